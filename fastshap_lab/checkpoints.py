@@ -1,0 +1,83 @@
+"""A model folder: ``config.json`` says how to build the model, ``model.safetensors`` holds its weights.
+
+Written whole or not at all. Reading one unpickles nothing and imports no name found in it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from fastshap_lab.errors import UserError
+from fastshap_lab.files import write_atomically
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+
+
+def save_model(folder: Path, module: nn.Module, description: dict[str, Any]) -> None:
+    """Write a model folder, in place of one that is there.
+
+    Args:
+        folder: Where; its parents are made.
+        module: Its ``state_dict`` is what is kept.
+        description: What builds it, JSON values only; ``kind`` says which loader takes it.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    weights = save(tensors)
+    config = {**description, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    beside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+    try:
+        write_atomically(beside / _WEIGHTS, weights)
+        write_atomically(beside / _CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        if folder.exists():  # a folder cannot replace one that holds files
+            shutil.rmtree(folder)
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_description(folder: Path | str, kind: str) -> dict[str, Any]:
+    """Return the description in a model folder.
+
+    Raises:
+        UserError: There is no such folder, or it holds something else than this kind of model.
+    """
+    path = Path(folder) / _CONFIG
+    if not path.is_file():
+        hint = ": it is a single file; weights are loaded from model folders alone" if Path(folder).is_file() else ""
+        raise UserError(f"{folder}: no model folder ({_CONFIG} and {_WEIGHTS}, as a finished stage leaves them){hint}")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        found = description["kind"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged or not a model's; export the model again") from None
+    if found != kind:
+        raise UserError(f"{folder}: holds a {found}, not a {kind}")
+    return description
+
+
+def load_weights(folder: Path | str, module: nn.Module, description: dict[str, Any]) -> None:
+    """Fill a module with the weights of a model folder.
+
+    Raises:
+        UserError: They are missing, damaged, not those the description was written with, or fit another module.
+    """
+    path = Path(folder) / _WEIGHTS
+    if not path.is_file():
+        raise UserError(f"{path}: missing; export the model again")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != description.get("weights_sha256"):
+        raise UserError(f"{path}: truncated or changed since it was written; export the model again")
+    try:
+        module.load_state_dict(load(content))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).split("\n\t")[-1].strip()
+        raise UserError(f"{path}: does not fit the model in {_CONFIG}: {reason}") from None
+    module.eval()

@@ -1,0 +1,112 @@
+"""Shapes drawn on textured backgrounds: images whose explanation is known, since the mask of the object is."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, height_and_width
+from fastshap_lab.data.loader import TensorImages
+from fastshap_lab.errors import UserError
+
+VERSION = 1  # part of the digest: raise it when the same arguments draw other images
+NOISE = 0.05  # largest deviation of an object's pixel from its colour, and of the background from its texture
+
+# Which points belong to an object that fills x and y in [-1, 1]; y grows downwards.
+SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "disk": lambda x, y: x**2 + y**2 <= 1,
+    "square": lambda x, y: torch.maximum(x.abs(), y.abs()) <= 0.9,
+    "triangle": lambda x, y: (y <= 0.9) & (2 * x.abs() <= y + 1),
+    "cross": lambda x, y: (torch.minimum(x.abs(), y.abs()) <= 0.3) & (torch.maximum(x.abs(), y.abs()) <= 1),
+    "ring": lambda x, y: (x**2 + y**2 <= 1) & (x**2 + y**2 >= 0.3),
+    "diamond": lambda x, y: x.abs() + y.abs() <= 1,
+    "bar": lambda x, y: (x.abs() <= 1) & (y.abs() <= 0.35),
+    "pillar": lambda x, y: (x.abs() <= 0.35) & (y.abs() <= 1),
+}
+
+
+class Synthetic(ImageDataModule):
+    """One shape per image, its class; place, size, colours and texture are random and independent of the class.
+
+    An image follows from seed, split and index alone, however many are drawn.
+
+    Args:
+        num_classes: The first so many of ``SHAPES``.
+        image_size: Height and width, or the side of a square.
+        num_train: Training images.
+        num_val: Validation images.
+        num_test: Test images.
+        seed: Of the images.
+
+    Raises:
+        UserError: There are fewer shapes than classes.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 4,
+        image_size: int | tuple[int, int] = 32,
+        num_train: int = 2000,
+        num_val: int = 200,
+        num_test: int = 400,
+        seed: int = 0,
+    ) -> None:
+        if not 2 <= num_classes <= len(SHAPES):
+            raise UserError(f"data.params.num_classes={num_classes}: there are {len(SHAPES)} shapes, choose 2 to all")
+        super().__init__(list(SHAPES)[:num_classes], height_and_width(image_size))
+        self._counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
+        self._seed_of_images = seed
+
+    def load(self, split: Split) -> TensorImages:
+        """Return the shapes of a split, with masks and boxes."""
+        chunks = torch.arange(self._counts[split]).split(1024)  # bounds the memory for coordinates and noise
+        images, masks = zip(*(self._draw(split, indices) for indices in chunks), strict=True)
+        masks = torch.cat(masks)
+        labels = torch.arange(len(masks)) % self.num_classes
+        return TensorImages(torch.cat(images), labels, masks, boxes_around(masks))
+
+    def content(self) -> Iterator[bytes]:
+        """Yield the arguments, which decide over everything."""
+        yield repr((VERSION, self._counts, self._seed_of_images)).encode()
+
+    def _draw(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images (B, 3, H, W) and masks (B, H, W)."""
+        height, width = self.image_size
+        stream = SPLITS.index(split)
+        draws = np.stack(
+            [
+                np.random.default_rng((self._seed_of_images, stream, index)).random(12 + 3 * height * width, np.float32)
+                for index in indices.tolist()
+            ]
+        )
+        place, noise = torch.from_numpy(draws).split([12, 3 * height * width], dim=1)
+        place = place[:, :, None, None]
+        y = torch.arange(height)[:, None] + 0.5
+        x = torch.arange(width) + 0.5
+
+        radius = min(height, width) * (0.22 + 0.2 * place[:, 0])  # (B, 1, 1)
+        across = (x - radius - (width - 2 * radius) * place[:, 1]) / radius  # (B, 1, W): the whole object is in view
+        down = (y - radius - (height - 2 * radius) * place[:, 2]) / radius  # (B, H, 1)
+        masks = torch.zeros(len(indices), height, width, dtype=torch.bool)
+        for label, name in enumerate(self.class_names):
+            chosen = indices % self.num_classes == label
+            masks[chosen] = SHAPES[name](across[chosen], down[chosen])
+
+        colour = place[:, 3:6]  # (B, 3, 1, 1)
+        # In every channel at least 0.35 away from the object's colour, on a circle whose ends are 0 and 1.
+        background = (colour + 0.35 + 0.3 * place[:, 6:9]) % 1
+        angle, period, phase = np.pi * place[:, 9:10], 3 + 5 * place[:, 10:11], 2 * np.pi * place[:, 11:12]
+        texture = 0.12 * torch.sin(2 * np.pi * (x * angle.cos() + y * angle.sin()) / period + phase)
+        images = torch.where(masks[:, None], colour, background + texture)
+        images = images + NOISE * (2 * noise.view_as(images) - 1)
+        return (255 * images.clamp(0, 1)).round().to(torch.uint8), masks
+
+
+def boxes_around(masks: Tensor) -> Tensor:
+    """Return left, top, right and bottom (N, 4) of masks (N, H, W) in pixels, right and bottom exclusive."""
+    columns, rows = masks.any(dim=1).int(), masks.any(dim=2).int()
+    left, top = columns.argmax(dim=1), rows.argmax(dim=1)
+    right = masks.shape[2] - columns.flip(1).argmax(dim=1)
+    bottom = masks.shape[1] - rows.flip(1).argmax(dim=1)
+    return torch.stack([left, top, right, bottom], dim=1)

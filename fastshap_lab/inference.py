@@ -1,0 +1,202 @@
+"""The public front door: load a trained model, explain images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fastshap_lab.checkpoints import load_weights, read_description
+from fastshap_lab.data.images import Images, to_tensor
+from fastshap_lab.errors import UserError
+from fastshap_lab.models import (
+    Classifier,
+    Explainer,
+    Surrogate,
+    SurrogateGame,
+    build_classifier,
+    build_explainer,
+    build_surrogate,
+)
+from fastshap_lab.report import class_maps, save_figure
+from fastshap_lab.shapley import LINKS, NORMALIZATIONS, efficiency_gap
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What an explainer says about a batch of images.
+
+    Attributes:
+        images: (B, 3, H, W), RGB in [0, 1], at the model's size.
+        values: (B, K, rows, columns), the Shapley value of each player for each class, in units of the link.
+        probabilities: (B, K), of the model that ``source`` names.
+        source: ``classifier`` where it is bundled with the explainer, else ``surrogate``.
+        efficiency_gap: (B, K), what the network's raw values missed of the total, before normalization.
+        classes: K class names.
+        link: The space of the values.
+    """
+
+    images: Tensor
+    values: Tensor
+    probabilities: Tensor
+    source: str
+    efficiency_gap: Tensor
+    classes: list[str]
+    link: str
+
+    def maps(self) -> Float[Tensor, "B K H W"]:
+        """Return the values at image size; every pixel carries its player's value, undivided."""
+        return nn.functional.interpolate(self.values, size=self.images.shape[-2:], mode="nearest-exact")
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw each image beside one map per class: blue lowers the class's value, red raises it, zero is white."""
+        figure = class_maps(
+            self.images.permute(0, 2, 3, 1).cpu().numpy(),
+            self.values.cpu().numpy(),
+            self.probabilities.cpu().numpy(),
+            self.classes,
+            value_name=f"Shapley value ({self.link})",
+        )
+        save_figure(figure, Path(path))
+        return Path(path)
+
+
+class AmortizedExplainer(nn.Module):
+    """Shapley values of every player for every class in one forward pass: an explainer and all it takes to serve it.
+
+    Args:
+        network: Predicts raw values.
+        surrogate: Says what they must add up to.
+        classifier: The model that the surrogate imitates, if it comes along.
+        link: The space of the values.
+        normalization: How raw values are made to add up.
+        class_names: Of all K classes.
+    """
+
+    def __init__(
+        self,
+        network: Explainer,
+        surrogate: Surrogate,
+        classifier: Classifier | None,
+        link: str,
+        normalization: str,
+        class_names: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.network, self.surrogate, self.classifier = network, surrogate, classifier
+        self.grid, self.link, self.normalization, self.class_names = (
+            network.grid,
+            link,
+            normalization,
+            list(class_names),
+        )
+
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P K"]:
+        """Return normalized Shapley values of images in [0, 1]."""
+        return self._explain(image)[0]
+
+    def game(self, max_batch: int = 512) -> SurrogateGame:
+        """Return the game whose Shapley values these are."""
+        return SurrogateGame(self.surrogate, self.link, max_batch).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.parameters()).device
+
+    @torch.inference_mode()
+    def explain(self, images: Images, max_batch: int = 256) -> Explanation:
+        """Explain images for all classes.
+
+        Args:
+            images: A batch or a single one: uint8 or [0, 1] float tensors at the model's size, (3, H, W) or
+                (B, 3, H, W), or PIL images or paths, which are resized to it.
+            max_batch: Images per pass.
+
+        Raises:
+            UserError: An image has another size, or values outside of its range.
+        """
+        batch = to_tensor(images, self.grid.image_size)
+        shower = self.classifier or self.surrogate.classifier
+        parts = []
+        for chunk in batch.split(max_batch):
+            image = chunk.to(self.device)
+            phi, gap, full = self._explain(image)
+            logits = full if self.classifier is None else shower(image)
+            parts.append((self.grid.to_grid(phi), gap, logits.softmax(dim=-1)))
+        values, gap, probabilities = (torch.cat(part).cpu().clone() for part in zip(*parts, strict=True))
+        source = "surrogate" if self.classifier is None else "classifier"
+        return Explanation(batch, values, probabilities, source, gap, self.class_names, self.link)
+
+    def attribute(self, image: Images, target: int | Tensor | None = None) -> Float[Tensor, "B rows columns"]:
+        """Return one class's values per image, as captum's attribution classes are called.
+
+        Args:
+            image: As for ``explain``.
+            target: Class per image, one for all, or none for the most probable of each.
+        """
+        explanation = self.explain(image)
+        if target is None:
+            target = explanation.probabilities.argmax(dim=-1)
+        chosen = torch.as_tensor(target).cpu().long().expand(len(explanation.values))
+        if not ((chosen >= 0) & (chosen < len(self.class_names))).all():
+            raise UserError(f"target={target}: classes are 0 … {len(self.class_names) - 1}")
+        return explanation.values[torch.arange(len(chosen)), chosen]
+
+    def _explain(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return normalized values, the gap before, and the surrogate's logits on the whole image."""
+        num_players = self.grid.num_players
+        everyone = torch.ones(len(image), 1, num_players, dtype=torch.bool, device=image.device)
+        nobody_sees = slice(0, 1) if self.surrogate.masking.null_ignores_image else slice(None)
+        full = self.surrogate(image, everyone).squeeze(1)
+        empty = self.surrogate(image[nobody_sees], ~everyone[nobody_sees]).squeeze(1)
+        grand, null = LINKS[self.link](full), LINKS[self.link](empty)
+        raw = self.network(image)
+        return NORMALIZATIONS[self.normalization](raw, grand, null), efficiency_gap(raw, grand, null), full
+
+
+def build_amortized(description: dict[str, Any]) -> AmortizedExplainer:
+    """Return an explainer with random weights, as its description says."""
+    classifier = description["classifier"]
+    return AmortizedExplainer(
+        build_explainer(**description["network"]),
+        build_surrogate(**description["surrogate"]),
+        None if classifier is None else build_classifier(**classifier),
+        description["link"],
+        description["normalization"],
+        description["class_names"],
+    )
+
+
+def load_classifier(folder: str | Path) -> Classifier:
+    """Return a trained classifier, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: The folder is missing, damaged, or holds another kind of model.
+    """
+    description = read_description(folder, "classifier")
+    return _filled(folder, description, lambda: build_classifier(**description["network"]))
+
+
+def load_surrogate(folder: str | Path) -> Surrogate:
+    """Return a trained surrogate, in evaluation mode on the CPU; errors as for ``load_classifier``."""
+    description = read_description(folder, "surrogate")
+    return _filled(folder, description, lambda: build_surrogate(**description["surrogate"]))
+
+
+def load_explainer(folder: str | Path) -> AmortizedExplainer:
+    """Return a trained explainer, in evaluation mode on the CPU; errors as for ``load_classifier``."""
+    description = read_description(folder, "explainer")
+    return _filled(folder, description, lambda: build_amortized(description))
+
+
+def _filled(folder: str | Path, description: dict[str, Any], builder: Any) -> Any:
+    try:
+        module = builder()
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/config.json: damaged ({error}); export the model again") from None
+    load_weights(folder, module, description)
+    return module

@@ -1,0 +1,122 @@
+"""How far attributions are from reference Shapley values."""
+
+import torch
+from jaxtyping import Float, Int
+from scipy.stats import rankdata
+from torch import Tensor
+from torchmetrics import Metric
+
+from fastshap_lab.metrics.bootstrap import bootstrap_sums
+from fastshap_lab.shapley.efficiency import equal_split
+
+# Columns of the per-image sums that every measure below is made from.
+_COLUMNS = ("count", "error", "value", "square", "equal_error", "cosine", "cosines", "spearman", "spearmans")
+
+
+def shapley_error_sums(
+    phi: Float[Tensor, "B P K"],
+    reference: Float[Tensor, "B P K"],
+    grand: Float[Tensor, "B K"],
+    null: Float[Tensor, "#B K"],
+) -> Float[Tensor, "B K columns"]:
+    """Return sums over players, in float64, from which every error measure follows by adding up images and classes.
+
+    Cosine and Spearman correlation are per image and class; where one is undefined (constant values) it adds nothing
+    to its sum nor to its count.
+    """
+    phi, reference = phi.double(), reference.double()
+    equal = equal_split(grand, null, phi.shape[1]).double()
+    cosine = torch.nn.functional.cosine_similarity(phi, reference, dim=1)
+    cosine = cosine.where((phi.norm(dim=1) > 0) & (reference.norm(dim=1) > 0), torch.nan)
+    spearman = _correlation(_ranks(phi), _ranks(reference))
+    return torch.stack(
+        [
+            torch.full_like(cosine, phi.shape[1]),
+            (phi - reference).square().sum(dim=1),
+            reference.sum(dim=1),
+            reference.square().sum(dim=1),
+            (equal - reference).square().sum(dim=1),
+            cosine.nan_to_num(0),
+            (~cosine.isnan()).double(),
+            spearman.nan_to_num(0),
+            (~spearman.isnan()).double(),
+        ],
+        dim=-1,
+    )
+
+
+def shapley_errors(sums: Float[Tensor, "*shape columns"]) -> dict[str, Float[Tensor, "*shape"]]:
+    """Return the error measures that go with added-up ``shapley_error_sums``.
+
+    ``mse``; ``r2`` pooled over images, players and classes; ``r2_beyond_equal``, the same with the equal split in place of
+    the mean, since giving every player the same share has a high ``r2`` already; mean ``cosine`` and ``spearman``.
+    """
+    part = dict(zip(_COLUMNS, sums.unbind(dim=-1), strict=True))
+    total = part["square"] - part["value"].square() / part["count"]
+    return {
+        "mse": part["error"] / part["count"],
+        "r2": 1 - part["error"] / total,
+        "r2_beyond_equal": 1 - part["error"] / part["equal_error"],
+        "cosine": part["cosine"] / part["cosines"],
+        "spearman": part["spearman"] / part["spearmans"],
+    }
+
+
+class ShapleyError(Metric):
+    """Error against reference Shapley values: of each image's target class, of the others, and of all.
+
+    Reference: methods.md of this project's docs; Covert et al., arXiv:2206.05282, section 5, for the split of classes.
+    """
+
+    higher_is_better = None
+    full_state_update = False
+    target: list[Tensor]
+    others: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("target", [], dist_reduce_fx="cat")
+        self.add_state("others", [], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        phi: Float[Tensor, "B P K"],
+        reference: Float[Tensor, "B P K"],
+        grand: Float[Tensor, "B K"],
+        null: Float[Tensor, "#B K"],
+        target: Int[Tensor, " B"],
+    ) -> None:
+        """Add images; ``target`` is the class each is explained for."""
+        sums = shapley_error_sums(phi, reference, grand, null)
+        chosen = torch.nn.functional.one_hot(target, phi.shape[2]).unsqueeze(-1)
+        self.target.append((sums * chosen).sum(dim=1))
+        self.others.append((sums * (1 - chosen)).sum(dim=1))
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        """Return each measure for ``target``, ``others`` and ``all`` classes."""
+        return {
+            part: {name: value.item() for name, value in shapley_errors(sums.sum(dim=0)).items()}
+            for part, sums in self._parts().items()
+        }
+
+    def intervals(self, resamples: int, seed: int = 0) -> dict[str, dict[str, tuple[float, float]]]:
+        """Return 95 % percentile intervals from resampling images."""
+        intervals: dict[str, dict[str, tuple[float, float]]] = {}
+        for part, sums in self._parts().items():
+            measures = shapley_errors(bootstrap_sums(sums, resamples, seed))
+            bounds = torch.tensor([0.025, 0.975], dtype=torch.float64)
+            intervals[part] = {name: tuple(value.quantile(bounds).tolist()) for name, value in measures.items()}
+        return intervals
+
+    def _parts(self) -> dict[str, Tensor]:
+        target, others = (torch.cat(list(state)).cpu() for state in (self.target, self.others))
+        return {"target": target, "others": others, "all": target + others}
+
+
+def _ranks(values: Float[Tensor, "B P K"]) -> Float[Tensor, "B P K"]:
+    return torch.from_numpy(rankdata(values.cpu().numpy(), axis=1)).to(values.device)
+
+
+def _correlation(left: Float[Tensor, "B P K"], right: Float[Tensor, "B P K"]) -> Float[Tensor, "B K"]:
+    left, right = (values - values.mean(dim=1, keepdim=True) for values in (left, right))
+    return (left * right).sum(dim=1) / (left.norm(dim=1) * right.norm(dim=1))  # 0 / 0 is NaN: undefined

@@ -1,0 +1,86 @@
+"""Networks that know nothing of training, built from plain descriptions.
+
+A description is what a model folder's ``config.json`` holds: table names with plain arguments, never an import path.
+What is built is random until weights are loaded.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from fastshap_lab.config import build, lookup
+from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.explainers import EXPLAINERS, Explainer
+from fastshap_lab.models.maskings import MASKINGS
+from fastshap_lab.models.resnet import resnet
+from fastshap_lab.models.surrogate import Surrogate, SurrogateGame
+from fastshap_lab.models.vit import vit
+from fastshap_lab.shapley.grid import PlayerGrid
+
+__all__ = [
+    "CLASSIFIERS",
+    "Classifier",
+    "Explainer",
+    "Surrogate",
+    "SurrogateGame",
+    "build_classifier",
+    "build_explainer",
+    "build_surrogate",
+    "takes_backbone",
+]
+
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"resnet": resnet, "vit": vit}
+
+
+def build_classifier(
+    name: str,
+    params: Mapping[str, Any],
+    image_size: Sequence[int],
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    extra_channels: int = 0,
+    group: str = "classifier",
+) -> Classifier:
+    """Return a classifier of RGB images; ``group`` is the configuration group that errors name."""
+    height, width = image_size
+    given = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean) + extra_channels}
+    network = build(CLASSIFIERS, group, name, params, **given)
+    return Classifier(network, mean, std, (height, width), num_classes)
+
+
+def build_surrogate(classifier: Mapping[str, Any], masking: str, grid: Sequence[int]) -> Surrogate:
+    """Return a surrogate; ``classifier`` describes the network inside, without the masking's channels."""
+    kind = lookup(MASKINGS, "surrogate.masking", masking)
+    inner = build_classifier(**classifier, extra_channels=kind.extra_channels, group="surrogate")
+    rows, columns = grid
+    players = PlayerGrid(inner.image_size, (rows, columns))
+    return Surrogate(inner, kind(inner, players), players)
+
+
+def build_explainer(
+    name: str,
+    params: Mapping[str, Any],
+    image_size: Sequence[int],
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    grid: Sequence[int],
+) -> Explainer:
+    """Return an explainer network; ``params.backbone``, where one is taken, is ``{name, params}`` of ``CLASSIFIERS``."""
+    (height, width), (rows, columns) = image_size, grid
+    players = PlayerGrid((height, width), (rows, columns))
+    given: dict[str, Any] = {"grid": players, "num_classes": num_classes, "mean": mean, "std": std}
+    params = dict(params)
+    if takes_backbone(name):
+        size = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean)}
+        backbone = params.pop("backbone")
+        given["backbone"] = build(CLASSIFIERS, "explainer.params.backbone", **backbone, **size)
+    return build(EXPLAINERS, "explainer", name, params, **given)
+
+
+def takes_backbone(name: str) -> bool:
+    """Return whether an explainer is built around the network of a classifier."""
+    return "backbone" in inspect.signature(lookup(EXPLAINERS, "explainer.name", name)).parameters

@@ -1,0 +1,7 @@
+"""Explainer networks, image -> raw values; one per file."""
+
+from fastshap_lab.models.explainers.base import Explainer
+from fastshap_lab.models.explainers.unet import UNetExplainer
+from fastshap_lab.models.explainers.vit import ViTExplainer
+
+EXPLAINERS: dict[str, type[Explainer]] = {"unet": UNetExplainer, "vit": ViTExplainer}

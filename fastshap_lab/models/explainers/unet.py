@@ -1,0 +1,79 @@
+"""A U-shaped convolutional explainer."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastshap_lab.models.explainers.base import Explainer, small
+from fastshap_lab.shapley.grid import PlayerGrid
+
+
+class UNetExplainer(Explainer):
+    """Down to a coarse view of the whole image, up again to the player grid, a value per class at each player.
+
+    After the UNet of Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436, whose up path likewise ends at the players'
+    resolution. Differs from it: pixel coordinates are two further input channels (what a patch is worth depends on
+    where it is), and the head starts small.
+
+    Args:
+        grid: The players, any rows and columns.
+        num_classes: K.
+        mean: Mean colour of the training images.
+        std: Standard deviation of each channel.
+        channels: Width at full resolution and after each halving.
+    """
+
+    def __init__(
+        self,
+        grid: PlayerGrid,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        channels: tuple[int, ...] = (64, 128, 256, 512),
+    ) -> None:
+        super().__init__(grid, num_classes, mean, std)
+        sizes = [grid.image_size]
+        for _ in channels[1:]:
+            sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
+        inputs = [len(mean) + 2, *channels]
+        self.down = nn.ModuleList(
+            _block(inputs[level], channels[level], stride=1 if level == 0 else 2) for level in range(len(channels))
+        )
+        # The coarsest level that still has a position for every player is where the way up ends.
+        last = max(level for level, size in enumerate(sizes) if size[0] >= grid.shape[0] and size[1] >= grid.shape[1])
+        self.up = nn.ModuleDict(
+            {
+                str(level): _block(channels[level + 1] + channels[level], channels[level])
+                for level in range(last, len(channels) - 1)
+            }
+        )
+        self.last = last
+        self.head = small(nn.Conv2d(channels[last], num_classes, 1))
+        rows, columns = (torch.linspace(-1, 1, side) for side in grid.image_size)
+        self.register_buffer("coordinates", torch.stack(torch.meshgrid(rows, columns, indexing="ij")), persistent=False)
+
+    def predict(self, pixels: Tensor) -> Tensor:
+        """Return raw values (B, P, K) of normalized pixels (B, 3, H, W)."""
+        x = torch.cat([pixels, self.coordinates.expand(len(pixels), -1, -1, -1)], dim=1)
+        levels = []
+        for block in self.down:
+            x = block(x)
+            levels.append(x)
+        for level in range(len(levels) - 2, self.last - 1, -1):
+            upsampled = F.interpolate(x, size=levels[level].shape[-2:], mode="nearest")
+            x = self.up[str(level)](torch.cat([upsampled, levels[level]], dim=1))
+        x = F.adaptive_avg_pool2d(self.head(x), self.grid.shape)  # (B, K, rows, columns)
+        return x.flatten(2).transpose(1, 2)
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )

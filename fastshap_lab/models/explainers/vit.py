@@ -1,0 +1,80 @@
+"""A vision transformer as explainer."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from fastshap_lab.errors import UserError
+from fastshap_lab.models.explainers.base import Explainer, small
+from fastshap_lab.models.freezing import load_matching
+from fastshap_lab.shapley.grid import PlayerGrid
+
+
+class ViTExplainer(Explainer):
+    """A backbone started from the surrogate's weights, one more attention block, an MLP on every patch token.
+
+    Reference: Covert et al., Learning to estimate Shapley values with vision transformers, ICLR 2023,
+    arXiv:2206.05282, section 4.2 and appendix C. Differs from it: no tanh on the outputs, the head starts small, and
+    patches and players need not be the same: a patch of several players has as many outputs, a player of several
+    patches takes their mean.
+
+    Args:
+        grid: The players, any rows and columns.
+        num_classes: K.
+        mean: Mean colour of the training images.
+        std: Standard deviation of each channel.
+        backbone: A vision transformer on RGB images; its classification head is dropped.
+        mlp_ratio: Width of the MLP's hidden layers over the width of the tokens.
+
+    Raises:
+        UserError: The backbone is no vision transformer.
+    """
+
+    def __init__(
+        self,
+        grid: PlayerGrid,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        backbone: nn.Module,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__(grid, num_classes, mean, std)
+        if not isinstance(backbone, VisionTransformer):
+            raise UserError(
+                f"explainer=vit: the backbone must be a vision transformer, got {type(backbone).__name__}; "
+                "choose a ViT surrogate, or name one in explainer.params.backbone"
+            )
+        width = backbone.embed_dim
+        backbone.reset_classifier(0)
+        self.backbone, self.tokens = backbone, tuple(backbone.patch_embed.grid_size)
+        # Several players per patch, where the grid is finer by whole numbers.
+        finer = [max(players // tokens, 1) for players, tokens in zip(grid.shape, self.tokens, strict=True)]
+        self.players_per_token = tuple(finer)
+        # The backbone ends in a norm, so the block's own first norm would be the second in a row.
+        self.block = Block(width, backbone.blocks[0].attn.num_heads, mlp_ratio=mlp_ratio, qkv_bias=True)
+        self.block.norm1 = nn.Identity()
+        hidden = int(width * mlp_ratio)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
+        )
+        self.head = small(nn.Linear(hidden, num_classes * finer[0] * finer[1]))
+
+    def predict(self, pixels: Tensor) -> Tensor:
+        """Return raw values (B, P, K) of normalized pixels (B, 3, H, W)."""
+        tokens = self.block(self.backbone.forward_features(pixels))[:, self.backbone.num_prefix_tokens :]
+        raw = self.head(self.mlp(tokens)).unflatten(1, self.tokens)  # (B, rows, columns, K · players per token)
+        rows, columns = self.players_per_token
+        raw = raw.unflatten(-1, (-1, rows, columns)).permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)  # (B, K, ., .)
+        return F.adaptive_avg_pool2d(raw, self.grid.shape).flatten(2).transpose(1, 2)
+
+    def start_from(self, surrogate_network: nn.Module) -> None:
+        """Take the surrogate's weights as the backbone's, where shapes allow."""
+        state = surrogate_network.state_dict()
+        first = self.backbone.patch_embed.proj.weight
+        for name, tensor in state.items():
+            if name == "patch_embed.proj.weight" and tensor.shape[1] > first.shape[1]:
+                state[name] = tensor[:, : first.shape[1]]  # leave the surrogate's mask channel behind
+        load_matching(self.backbone, state)

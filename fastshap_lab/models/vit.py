@@ -1,0 +1,42 @@
+"""Vision transformers (Dosovitskiy et al., ICLR 2021, arXiv:2010.11929)."""
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from fastshap_lab.errors import UserError
+
+
+def vit(
+    num_classes: int,
+    image_size: tuple[int, int],
+    in_chans: int,
+    patch_size: int = 4,
+    width: int = 384,
+    depth: int = 7,
+    num_heads: int = 12,
+    mlp_width: int = 384,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """Return timm's VisionTransformer with a class token.
+
+    The defaults are the light ViT of Roldan, Xu and Zhang, "Visualizing and Interpreting Transformer-based Vision
+    Models", for 32 × 32 pixels: 64 patches and a class token, 6.3 million parameters.
+
+    Raises:
+        UserError: The patch size does not divide the image, or the heads the width.
+    """
+    if any(side % patch_size for side in image_size):
+        raise UserError(f"params.patch_size={patch_size}: does not divide an image of {image_size[0]}×{image_size[1]}")
+    if width % num_heads:
+        raise UserError(f"params.num_heads={num_heads}: does not divide the width {width}")
+    return VisionTransformer(
+        img_size=image_size,
+        patch_size=patch_size,
+        in_chans=in_chans,
+        num_classes=num_classes,
+        embed_dim=width,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=mlp_width / width,
+        drop_path_rate=drop_path,
+    )

@@ -1,0 +1,19 @@
+"""Results in, figures and tables out: numpy arrays and data frames, no models."""
+
+from fastshap_lab.report.curves import scatter, training_curves
+from fastshap_lab.report.maps import class_maps, comparison, save_figure, subset_maps
+from fastshap_lab.report.page import Section, write_page
+from fastshap_lab.report.tables import render_html, write_table
+
+__all__ = [
+    "Section",
+    "class_maps",
+    "comparison",
+    "render_html",
+    "save_figure",
+    "scatter",
+    "subset_maps",
+    "training_curves",
+    "write_page",
+    "write_table",
+]

@@ -1,0 +1,256 @@
+"""Heatmaps beside the images they explain: zero is white, red speaks for the class, blue against it."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+
+from fastshap_lab.files import replacing
+
+# ColorBrewer's RdBu, reversed, with its light grey centre made white. An odd number of colours, so that zero has one of
+# its own; NaN is grey, so that it does not pass for zero.
+BLUE_WHITE_RED = LinearSegmentedColormap.from_list(
+    "blue_white_red",
+    ["#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b"],
+    N=257,
+).with_extremes(bad="0.6")
+
+KEY = "Red speaks for the class, blue against it, white is zero; each row has its own scale."
+
+# Lengths in inches. Everything is placed by hand, so that no text meets a picture whatever the number of cells.
+CELL = 0.95
+GAP = 0.12
+LINE = 0.165
+ROW_TEXT = 1.35
+BAR = 0.09
+BAR_TEXT = 0.85
+FONT = 9.0  # points
+CHARACTER = 0.55 * FONT / 72  # mean width
+
+FRAMES: dict[str, dict[str, object]] = {
+    "plain": {"color": "0.75", "linewidth": 0.6},
+    "predicted": {"color": "black", "linewidth": 2.2},
+    "label": {"color": "#1a7f37", "linewidth": 2.2, "linestyle": (0, (2.5, 1.2))},
+}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    picture: np.ndarray  # an image (H, W, 3), or one value per player (grid_h, grid_w)
+    title: str = ""
+    caption: str = ""
+    frame: str = "plain"
+
+
+@dataclass(frozen=True)
+class _Row:
+    text: str
+    cells: list[_Cell]
+
+
+def class_maps(
+    images: Float[np.ndarray, "B H W 3"],
+    maps: Float[np.ndarray, "B K gh gw"],
+    probabilities: Float[np.ndarray, "B K"],
+    class_names: Sequence[str],
+    labels: Sequence[int] | np.ndarray | None = None,
+    row_names: Sequence[str] | None = None,
+    value_name: str = "Shapley value",
+    max_classes: int = 10,
+) -> Figure:
+    """Return a figure with one row per image: the image, then the map of each class, on one colour scale per row.
+
+    Classes stand in their own order; where there are more than ``max_classes``, each row shows its most probable ones,
+    most probable first. A solid frame marks the predicted class, a dashed one the label where it differs.
+
+    Args:
+        images: RGB in [0, 1].
+        maps: Attributions of the players.
+        probabilities: Of the classes, printed under their maps; the largest is the prediction.
+        class_names: One per class.
+        labels: True class of each image.
+        row_names: What to call each image.
+        value_name: What the colours stand for.
+        max_classes: Most maps in a row.
+    """
+    num_classes = maps.shape[1]
+    all_shown = num_classes <= max_classes
+    rows = []
+    for index, (image, image_maps, row_probabilities) in enumerate(zip(images, maps, probabilities, strict=True)):
+        predicted = int(row_probabilities.argmax())
+        label = None if labels is None else int(labels[index])
+        order = np.arange(num_classes) if all_shown else np.argsort(-row_probabilities, kind="stable")[:max_classes]
+        cells = [
+            _Cell(
+                image_maps[k],
+                title=class_names[k] if index == 0 or not all_shown else "",
+                caption=f"p = {row_probabilities[k]:.2f}",
+                frame="predicted" if k == predicted else "label" if k == label else "plain",
+            )
+            for k in order
+        ]
+        text = [] if row_names is None else [row_names[index]]
+        text += [] if label is None else [f"label: {class_names[label]}"]
+        text += [f"predicted: {class_names[predicted]}"]
+        rows.append(_Row("\n".join(text), [_Cell(image), *cells]))
+    frames = "Solid frame: predicted class" + ("." if labels is None else "; dashed: the label, where it differs.")
+    return _draw(rows, images.shape[1:3], f"{value_name} of each patch. {KEY} {frames}")
+
+
+def comparison(
+    images: Float[np.ndarray, "B H W 3"],
+    columns: Mapping[str, Float[np.ndarray, "B _ _"]],
+    row_text: Sequence[str] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> Figure:
+    """Return a figure with one row per image: the image, then one map per column, on one colour scale per row.
+
+    Args:
+        images: RGB in [0, 1].
+        columns: Maps to compare, in the same units, by the name that stands over them; their grids may differ.
+        row_text: What to say of each image.
+        notes: For some of the columns, what to print under each map.
+    """
+    notes = notes or {}
+    rows = []
+    for index, image in enumerate(images):
+        cells = [
+            _Cell(maps[index], title=name if index == 0 else "", caption=notes[name][index] if name in notes else "")
+            for name, maps in columns.items()
+        ]
+        rows.append(_Row("" if row_text is None else row_text[index], [_Cell(image), *cells]))
+    return _draw(rows, images.shape[1:3], KEY)
+
+
+def subset_maps(
+    images: Float[np.ndarray, "B H W 3"],
+    pipelines: Mapping[str, Float[np.ndarray, "B _ _"]],
+    captions: Mapping[str, Sequence[str]],
+) -> Figure:
+    """Return a figure with one column per image: the image on top, then its map from each pipeline.
+
+    Args:
+        images: RGB in [0, 1].
+        pipelines: Maps of each pipeline, one row of the figure with its own colour scale.
+        captions: For each pipeline, what to print under each map.
+    """
+    rows = [_Row("", [_Cell(image) for image in images])]
+    for name, maps in pipelines.items():
+        cells = [_Cell(values, caption=caption) for values, caption in zip(maps, captions[name], strict=True)]
+        rows.append(_Row(name, cells))
+    return _draw(rows, images.shape[1:3], KEY)
+
+
+def save_figure(figure: Figure, path: Path | str) -> None:
+    """Write a figure as PNG, whole or not at all.
+
+    At 150 dots per inch, fewer where a side would grow beyond 8000 pixels.
+
+    Args:
+        figure: Any matplotlib figure.
+        path: The file to make or replace.
+    """
+    dpi = min(150.0, 8000 / max(figure.get_size_inches()))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
+
+
+def _draw(rows: list[_Row], image_size: tuple[int, int], key: str) -> Figure:
+    """Lay the cells out in inches, from the top left, and draw them.
+
+    Args:
+        rows: Cells of each row; those with a map share a scale.
+        image_size: Height and width in pixels; every cell has their ratio, so a map lies as its image does.
+        key: How to read the figure; stands above it.
+    """
+    image_height, image_width = image_size
+    cell_width = CELL * max(1.0, sqrt(image_width / image_height))  # captions need their width in portrait too
+    cell_height = cell_width * image_height / image_width
+    text_width = ROW_TEXT if any(row.text for row in rows) else 0.0
+    num_columns = max((len(row.cells) for row in rows), default=0)
+    width = GAP + text_width + num_columns * (cell_width + GAP) + BAR + BAR_TEXT
+
+    rows = [_wrap_row(row, cell_width) for row in rows]
+    key = _wrap(key, width - 2 * GAP, max_lines=9)
+    key_height = GAP + _text_height([key]) + GAP
+    title_heights = [_text_height([cell.title for cell in row.cells]) for row in rows]
+    row_heights = [
+        max(cell_height + _text_height([cell.caption for cell in row.cells]), _text_height([row.text])) + GAP
+        for row in rows
+    ]
+    height = key_height + sum(title_heights) + sum(row_heights) + GAP
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+
+    def axes_at(left: float, top: float, axes_width: float) -> Axes:
+        bottom = height - top - cell_height
+        return figure.add_axes((left / width, bottom / height, axes_width / width, cell_height / height))
+
+    figure.text(GAP / width, 1 - GAP / height, key, fontsize=FONT, color="0.3", va="top", parse_math=False)
+    top = key_height
+    for row, title_height, row_height in zip(rows, title_heights, row_heights, strict=True):
+        top += title_height
+        figure.text(GAP / width, 1 - top / height, row.text, fontsize=FONT, va="top", parse_math=False)
+        maps = [cell.picture for cell in row.cells if cell.picture.ndim == 2]
+        limit = _limit(maps)
+        scale = ScalarMappable(Normalize(-limit, limit), BLUE_WHITE_RED)
+        left = GAP + text_width
+        for cell in row.cells:
+            _draw_cell(axes_at(left, top, cell_width), cell, scale)
+            left += cell_width + GAP
+        if maps:
+            bar = figure.colorbar(scale, cax=axes_at(left, top, BAR))
+            bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.3g}", "0", f"{limit:.3g}"], fontsize=FONT)
+            bar.outline.set(edgecolor="0.75", linewidth=0.6)
+        top += row_height
+    return figure
+
+
+def _draw_cell(axes: Axes, cell: _Cell, scale: ScalarMappable) -> None:
+    if cell.picture.ndim == 3:
+        axes.imshow(cell.picture.clip(0, 1), aspect="auto")
+    else:
+        axes.imshow(cell.picture, cmap=scale.cmap, norm=scale.norm, aspect="auto", interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    # Names are data: a dollar sign in one is no formula.
+    axes.set_title(cell.title, fontsize=FONT, pad=4, parse_math=False)
+    axes.set_xlabel(cell.caption, fontsize=FONT, labelpad=3, parse_math=False)
+    axes.spines[:].set(**FRAMES[cell.frame])
+
+
+def _limit(maps: list[np.ndarray]) -> float:
+    """Return the largest absolute value that is finite, or one where there is none but zero."""
+    largest = [np.abs(values[np.isfinite(values)]).max(initial=0.0) for values in maps]
+    return float(max(largest, default=0.0)) or 1.0
+
+
+def _wrap_row(row: _Row, cell_width: float) -> _Row:
+    cells = [
+        _Cell(cell.picture, _wrap(cell.title, cell_width), _wrap(cell.caption, cell_width), cell.frame)
+        for cell in row.cells
+    ]
+    return _Row(_wrap(row.text, ROW_TEXT - GAP), cells)
+
+
+def _wrap(text: str, inches: float, max_lines: int = 3) -> str:
+    """Return the text with each of its lines broken, and cut after ``max_lines``, to fit a width."""
+    characters = int(inches / CHARACTER)
+    wrapped = []
+    for line in text.splitlines():
+        pieces = textwrap.wrap(line, characters)
+        if len(pieces) > max_lines:
+            pieces[max_lines - 1 :] = [f"{pieces[max_lines - 1][: characters - 1]}…"]
+        wrapped += pieces
+    return "\n".join(wrapped)
+
+
+def _text_height(texts: list[str]) -> float:
+    return LINE * max((len(text.splitlines()) for text in texts), default=0)

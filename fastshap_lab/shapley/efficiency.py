@@ -1,0 +1,59 @@
+"""Efficiency: attributions add up to the value of the grand coalition beyond that of the null coalition."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def efficiency_gap(
+    phi: Float[Tensor, "B P K"], grand: Float[Tensor, "B K"], null: Float[Tensor, "#B K"]
+) -> Float[Tensor, "B K"]:
+    """Return what is missing for the attributions to add up to the game they explain.
+
+    Signed, in value units: positive when the attributions sum to too little.
+
+    Reference: Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436, on additive efficient normalization.
+
+    Args:
+        phi: Shapley values after the link, normalized or raw.
+        grand: Value of the grand coalition of each image.
+        null: Value of the null coalition; one row if the masking ignores the image.
+    """
+    return grand - null - phi.sum(dim=1)
+
+
+def equal_split(grand: Float[Tensor, "B K"], null: Float[Tensor, "#B K"], num_players: int) -> Float[Tensor, "B P K"]:
+    """Return the explanation that gives every player the same share: efficient, and blind to the image's content."""
+    return ((grand - null) / num_players).unsqueeze(1).expand(-1, num_players, -1)
+
+
+def no_normalization(
+    raw: Float[Tensor, "B P K"], grand: Float[Tensor, "B K"], null: Float[Tensor, "#B K"]
+) -> Float[Tensor, "B P K"]:
+    """Return the raw values: their efficiency gap remains."""
+    return raw
+
+
+def additive_normalization(
+    raw: Float[Tensor, "B P K"], grand: Float[Tensor, "B K"], null: Float[Tensor, "#B K"]
+) -> Float[Tensor, "B P K"]:
+    """Return the closest efficient values in the least-squares sense: the gap is shared out equally.
+
+    Reference: Ruiz et al., The family of least square values, 1998; Jethani et al., arXiv:2107.07436, section 3.
+    """
+    return raw + efficiency_gap(raw, grand, null).unsqueeze(1) / raw.shape[1]
+
+
+def multiplicative_normalization(
+    raw: Float[Tensor, "B P K"], grand: Float[Tensor, "B K"], null: Float[Tensor, "#B K"]
+) -> Float[Tensor, "B P K"]:
+    """Return the values scaled to add up. Unstable where they sum to nearly zero: not finite where they sum to zero."""
+    return raw * ((grand - null) / raw.sum(dim=1)).unsqueeze(1)
+
+
+NORMALIZATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "additive": additive_normalization,
+    "multiplicative": multiplicative_normalization,
+    "none": no_normalization,
+}

@@ -1,0 +1,67 @@
+"""The game that attributions explain: a value for every image, coalition and class."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@runtime_checkable
+class Game(Protocol):
+    """Value function v(image, S) of all classes at once, in the space of its link, without gradients."""
+
+    num_players: int
+
+    def values(self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
+        """Return the value of each coalition."""
+
+    def grand(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        """Return the value when every player is present."""
+
+    def null(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "#B K"]:
+        """Return the value when no player is present; one row where it does not depend on the image."""
+
+    def __call__(
+        self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]
+    ) -> tuple[Float[Tensor, "B M K"], Float[Tensor, "B K"], Float[Tensor, "#B K"]]:
+        """Return values, grand and null from one batch of passes."""
+
+
+def logits(logits: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+    """Return the logits as they are."""
+    return logits
+
+
+def softmax(logits: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+    """Return class probabilities."""
+    return logits.softmax(dim=-1)
+
+
+def log_softmax(logits: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+    """Return the logarithm of class probabilities."""
+    return logits.log_softmax(dim=-1)
+
+
+def log_odds(logits: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+    """Return ``log(p / (1 - p))`` of each class's softmax probability, for at least two classes."""
+    log_p = logits.log_softmax(dim=-1)
+    odds = log_p - (-log_p.expm1()).log()
+    # The most probable class may be rounded to p = 1: the others' sum says exactly how much is left of it.
+    top = logits.argmax(dim=-1, keepdim=True)
+    rest = log_p.scatter(-1, top, float("-inf")).logsumexp(dim=-1, keepdim=True)
+    return odds.scatter(-1, top, log_p.gather(-1, top) - rest)
+
+
+def sigmoid(logits: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+    """Return each class's own probability, for classifiers whose classes do not exclude each other."""
+    return logits.sigmoid()
+
+
+LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": softmax,
+    "log_softmax": log_softmax,
+    "log_odds": log_odds,
+    "logits": logits,
+    "sigmoid": sigmoid,
+}

@@ -1,0 +1,55 @@
+"""What surrogates and explainers minimize."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fastshap_lab.shapley.efficiency import efficiency_gap
+
+
+def surrogate_kl(
+    classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
+) -> Float[Tensor, "B M"]:
+    """Return KL(classifier on the whole image ‖ surrogate on each coalition), in nats.
+
+    Reference: Frye et al., ICLR 2021, arXiv:2006.01272; Jethani et al., arXiv:2107.07436, section 3.
+    """
+    log_p = classifier_logits.log_softmax(dim=-1).unsqueeze(1)
+    return (log_p.exp() * (log_p - surrogate_logits.log_softmax(dim=-1))).sum(dim=-1)
+
+
+def additive_residuals(
+    phi: Float[Tensor, "B P K"],
+    coalitions: Bool[Tensor, "B M P"],
+    values: Float[Tensor, "B M K"],
+    null: Float[Tensor, "#B K"],
+) -> Float[Tensor, "B M K"]:
+    """Return how far each coalition's value is above what its members' attributions add up to."""
+    return values - null.unsqueeze(1) - coalitions.to(phi.dtype) @ phi
+
+
+def shapley_regression_loss(
+    phi: Float[Tensor, "B P K"],
+    coalitions: Bool[Tensor, "B M P"],
+    values: Float[Tensor, "B M K"],
+    null: Float[Tensor, "#B K"],
+    weights: Float[Tensor, "B M"],
+) -> Float[Tensor, ""]:
+    """Return P times the weighted mean squared error of the additive approximation of the game.
+
+    Over coalitions from the Shapley kernel, efficient ``phi`` minimize it exactly at the Shapley values.
+
+    Reference: Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436, equation 5. Differs from the paper: the factor P,
+    as in its code, and a mean over all classes in place of one drawn class.
+    """
+    squared = additive_residuals(phi, coalitions, values, null).square()
+    return phi.shape[1] * (weights.unsqueeze(-1) * squared).mean()
+
+
+def efficiency_penalty(
+    raw: Float[Tensor, "B P K"], grand: Float[Tensor, "B K"], null: Float[Tensor, "#B K"]
+) -> Float[Tensor, ""]:
+    """Return P times the mean squared efficiency gap of the values before normalization.
+
+    Reference: Jethani et al., arXiv:2107.07436, section 3; their code's scale, in units of the regression loss.
+    """
+    return raw.shape[1] * efficiency_gap(raw, grand, null).square().mean()

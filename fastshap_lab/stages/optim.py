@@ -1,0 +1,50 @@
+"""Optimizers and learning-rate schedules, by name."""
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from fastshap_lab.config import OptimConfig
+
+OPTIMIZERS: dict[str, Any] = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "adam": partial(torch.optim.Adam, fused=True),
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True, fused=True),
+}
+SCHEDULES = ("one_cycle", "cosine", "plateau", "constant")
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig, num_steps: int, monitor: str) -> dict[str, Any]:
+    """Return what Lightning's ``configure_optimizers`` returns.
+
+    Args:
+        module: Its trainable parameters; biases and norms are not decayed.
+        config: ``name``, ``lr`` (the peak), ``weight_decay``, ``schedule``, ``warmup`` (the share of steps that rise).
+        num_steps: Steps of the whole training.
+        monitor: The validation measure that the plateau schedule follows, lower is better.
+    """
+    groups = param_groups_weight_decay(module, config.weight_decay)
+    optimizer = OPTIMIZERS[config.name](groups, lr=config.lr)
+    scheduler: LRScheduler | ReduceLROnPlateau
+    if config.schedule == "one_cycle":
+        scheduler = OneCycleLR(optimizer, config.lr, total_steps=num_steps, pct_start=config.warmup)
+    elif config.schedule == "plateau":
+        scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=5, min_lr=1e-5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+    else:
+        rising = math.ceil(config.warmup * num_steps)
+        falls = config.schedule == "cosine"
+
+        def factor(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            progress = (step - rising) / max(num_steps - rising, 1)
+            return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))) if falls else 1.0
+
+        scheduler = LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

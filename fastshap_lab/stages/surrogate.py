@@ -1,0 +1,90 @@
+"""The surrogate stage: train a model that imitates the classifier when players are absent."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastshap_lab.checkpoints import save_model
+from fastshap_lab.config import SurrogateConfig
+from fastshap_lab.inference import load_classifier
+from fastshap_lab.metrics import Imitation
+from fastshap_lab.models import Classifier, Surrogate, build_surrogate
+from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.shapley import UniformSizeSampler, surrogate_kl
+from fastshap_lab.stages.common import Training, batches, device_of, fit, network_description
+from fastshap_lab.stages.runs import Run
+
+
+class SurrogateTraining(Training):
+    """Fit a surrogate to a frozen classifier. Batches hold ``image`` (B, C, H, W)."""
+
+    network: Surrogate
+
+    def __init__(self, network: Surrogate, classifier: Classifier, config: SurrogateConfig, seed: int) -> None:
+        super().__init__(network, config.optim, seed, monitor="val/kl")
+        self.num_coalitions = config.num_coalitions
+        self.sampler = UniformSizeSampler(network.grid.num_players)
+        self._classifier = [frozen(classifier)]  # in a list: neither trained nor saved with this module
+
+    def on_fit_start(self) -> None:
+        """Bring the classifier along."""
+        self._classifier[0].to(self.device)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the KL divergence from the classifier, each image under fresh coalitions."""
+        return self._step("train", batch["image"], self.step_generator(batch_idx))
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the same over coalitions that are the same every epoch."""
+        self._step("val", batch["image"], torch.Generator(self.device).manual_seed(batch_idx))
+
+    def _step(self, split: str, image: Tensor, generator: torch.Generator) -> Tensor:
+        coalitions, _ = self.sampler(len(image), self.num_coalitions, generator, self.device)
+        with torch.no_grad():
+            target = self._classifier[0](image)
+        loss = surrogate_kl(target, self.network(image, coalitions)).mean()
+        self.log_epoch({f"{split}/kl": loss}, len(image))
+        return loss
+
+
+def describe(run: Run, pixels: bool = False) -> dict[str, Any]:
+    """Return what builds a run's surrogate."""
+    config = run.config.surrogate
+    network = network_description(run, config, pixels)
+    return {"classifier": network, "masking": config.masking, "grid": list(run.config.data.grid)}
+
+
+def check(run: Run) -> None:
+    """Raise a ``UserError`` where the surrogate cannot be built."""
+    build_surrogate(**describe(run))
+
+
+def make(run: Run) -> dict[str, float]:
+    """Train, export, and return measures on the test images."""
+    config = run.config.surrogate
+    description = describe(run, pixels=True)
+    classifier, network = load_classifier(run.parents["classifier"].model), build_surrogate(**description)
+    if config.from_classifier:
+        load_matching(network.classifier, classifier.state_dict())
+    fit(SurrogateTraining(network, classifier, config, run.config.seed), run, config)
+    save_model(run.model, network, {"kind": "surrogate", "surrogate": description, "class_names": run.data.class_names})
+    return {f"test/{name}": value for name, value in test_measures(run, classifier, network).items()}
+
+
+@torch.inference_mode()
+def test_measures(run: Run, classifier: Classifier, surrogate: Surrogate, masks_per_image: int = 4) -> dict[str, float]:
+    """Return accuracy, cross-entropy and KL on whole and on masked test images; coalitions are always the same."""
+    full, masked = Imitation(), Imitation()
+    device = device_of(run)
+    classifier, surrogate = frozen(classifier).to(device), frozen(surrogate).to(device)
+    sampler, generator = UniformSizeSampler(surrogate.grid.num_players), torch.Generator().manual_seed(0)
+    for image, label in batches(run, "test", images_per_pass=masks_per_image + 1):
+        coalitions, _ = sampler(len(image), masks_per_image, generator, device)
+        logits = surrogate(
+            image, torch.cat([coalitions.new_ones(len(image), 1, coalitions.shape[2]), coalitions], dim=1)
+        )
+        logits, label, target = logits.cpu(), label.cpu(), classifier(image).cpu()
+        full.update(logits[:, :1], label, target)
+        masked.update(logits[:, 1:], label, target)
+    return full.compute() | {f"masked_{name}": value for name, value in masked.compute().items()}

@@ -1,0 +1,1 @@
+import fastshap_lab  # noqa: F401 - makes torchvision importable, which Lightning imports

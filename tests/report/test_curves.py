@@ -1,0 +1,52 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastshap_lab.report import save_figure, scatter, training_curves
+
+NAN = float("nan")
+
+
+def corner(figure):
+    return figure.axes[0].texts[0].get_text()
+
+
+def test_a_panel_per_metric_a_line_per_run_and_nothing_for_what_was_not_logged(tmp_path):
+    vit = pd.DataFrame(
+        {"epoch": [0, 0, 1, 1], "train/loss": [NAN, 4.0, NAN, 2.0], "val/loss": [5.0, NAN, 3.0, NAN], "val/r2": NAN}
+    )
+    unet = pd.DataFrame({"epoch": [0], "train/loss": [1.0]})
+    panels = {"loss": ["train/loss", "val/loss"], "R²": ["val/r2"], "time": ["seconds"]}
+    figure = training_curves({"vit": vit, "$unet": unet}, panels)
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["vit, train/loss", "vit, val/loss", "$unet, train/loss"]
+    assert axes.lines[0].get_xydata().tolist() == [[0, 4], [1, 2]]
+    assert axes.lines[1].get_xydata().tolist() == [[0, 5], [1, 3]]
+    save_figure(figure, tmp_path / "curves.png")
+
+
+def test_no_history_gives_an_empty_figure(tmp_path):
+    figure = training_curves({}, {"loss": ["train/loss"]})
+    assert figure.axes == []
+    save_figure(figure, tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize(
+    ("predicted", "r2"), [([0.0, 2.0, 4.0], "1.000"), ([2.0, 2.0, 2.0], "0.000"), ([4.0, 2.0, 0.0], "-3.000")]
+)
+def test_r2_is_that_of_the_prediction_itself(predicted, r2):
+    figure = scatter(np.array([0.0, 2.0, 4.0]), np.array(predicted), "digits")
+    assert corner(figure) == f"R² = {r2}\nn = 3"
+    assert figure.axes[0].get_xlim() == figure.axes[0].get_ylim()
+
+
+def test_every_value_is_in_a_bin():
+    exact = np.random.default_rng(0).normal(size=1000)
+    bins = scatter(exact, 0.5 * exact, "digits").axes[0].collections[0]
+    assert bins.get_array().sum() == 1000
+
+
+def test_equal_exact_values_have_no_r2(tmp_path):
+    figure = scatter(np.ones(4), np.ones(4), "$constant")
+    assert corner(figure) == "R² = –\nn = 4"
+    save_figure(figure, tmp_path / "scatter.png")

@@ -1,0 +1,42 @@
+import pytest
+import scipy.special
+import torch
+
+from fastshap_lab.shapley.game import LINKS, log_odds
+from tests import oracles
+
+LOGITS = 3 * torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_links_are_named_after_what_they_return():
+    logits = LOGITS.numpy()
+    expected = {
+        "softmax": scipy.special.softmax(logits, axis=-1),
+        "log_softmax": scipy.special.log_softmax(logits, axis=-1),
+        "log_odds": scipy.special.logit(scipy.special.softmax(logits, axis=-1)),
+        "logits": logits,
+        "sigmoid": scipy.special.expit(logits),
+    }
+    assert LINKS.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(LINKS[name](LOGITS), torch.from_numpy(values))
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        [20.0, 0.0, -3.0],  # float32 rounds the first probability to 1
+        [17.0, 0.0, 0.0],
+        [1000.0, 0.0, 0.0],
+        [0.0, 1000.0, -1000.0],
+        [-1000.0, 0.0, -1000.0],
+        [1000.0, 1000.0, 0.0],
+        [1e-4, 0.0, 0.0],
+        [0.25, 0.25],
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_odds_of_extreme_logits_are_finite_and_correct(logits: list[float], dtype: torch.dtype):
+    exact = torch.tensor(logits, dtype=dtype)
+    expected = torch.tensor(oracles.log_odds(exact.tolist()), dtype=dtype)
+    torch.testing.assert_close(log_odds(exact), expected)

@@ -1,0 +1,92 @@
+import pytest
+import scipy.special
+import torch
+from torch import Tensor
+
+from fastshap_lab.shapley.coalitions import all_coalitions
+from fastshap_lab.shapley.losses import (
+    additive_residuals,
+    efficiency_penalty,
+    shapley_regression_loss,
+    surrogate_kl,
+)
+from tests.oracles import TableGame, kernel_weight, members, regression_shapley_values, subset_shapley_values
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_surrogate_kl_matches_other_libraries():
+    classifier, surrogate = 3 * randn(2, 4), 3 * randn(2, 5, 4, seed=1)
+    divergence = surrogate_kl(classifier, surrogate)
+    p = scipy.special.softmax(classifier.numpy(), axis=-1)[:, None]
+    q = scipy.special.softmax(surrogate.numpy(), axis=-1)
+    torch.testing.assert_close(divergence, torch.from_numpy(scipy.special.rel_entr(p, q).sum(axis=-1)))
+    log_q = surrogate[:, 0].log_softmax(dim=-1)
+    expected = torch.nn.functional.kl_div(log_q, classifier.softmax(dim=-1), reduction="batchmean")
+    torch.testing.assert_close(divergence[:, 0].mean(), expected)
+
+
+def test_surrogate_kl_is_zero_for_equal_answers_and_positive_for_others():
+    classifier = 3 * randn(2, 4)
+    shifted = classifier.unsqueeze(1) + torch.tensor([0.0, 5.0]).view(1, 2, 1)  # a constant changes no probability
+    torch.testing.assert_close(surrogate_kl(classifier, shifted), torch.zeros(2, 2, dtype=torch.float64))
+    assert (surrogate_kl(classifier, randn(2, 100, 4, seed=1)) > 0).all()
+
+
+def test_surrogate_kl_of_certain_answers_is_finite():
+    classifier, surrogate = torch.tensor([[1000.0, 0.0]]), torch.tensor([[[1000.0, 0.0], [0.0, 1000.0]]])
+    assert surrogate_kl(classifier, surrogate).tolist() == [[0.0, 1000.0]]
+
+
+def test_residuals_of_an_additive_game_are_zero():
+    phi, null = randn(2, 5, 3), randn(1, 3, seed=1)
+    coalitions = all_coalitions(5).expand(2, -1, -1)
+    values = torch.stack(
+        [torch.stack([null[0] + image[members(number, 5)].sum(dim=0) for number in range(32)]) for image in phi]
+    )
+    torch.testing.assert_close(additive_residuals(phi, coalitions, values, null), torch.zeros_like(values))
+    # A value above what its members add up to leaves a positive residual.
+    torch.testing.assert_close(additive_residuals(phi, coalitions, values + 1, null), torch.ones_like(values))
+
+
+@pytest.mark.parametrize("null_rows", [1, 2])
+def test_regression_loss_is_players_times_the_weighted_mean_square(null_rows: int):
+    phi, values, null, weights = randn(2, 4, 3), randn(2, 6, 3, seed=1), randn(null_rows, 3, seed=2), randn(2, 6).abs()
+    coalitions = randn(2, 6, 4, seed=3) > 0
+    total = 0.0
+    for image in range(2):
+        for coalition in range(6):
+            for target in range(3):
+                sum_of_members = sum(float(phi[image, i, target]) for i in range(4) if coalitions[image, coalition, i])
+                predicted = float(null[image % null_rows, target]) + sum_of_members
+                total += float(weights[image, coalition] * (values[image, coalition, target] - predicted) ** 2)
+    loss = shapley_regression_loss(phi, coalitions, values, null, weights)
+    assert float(loss) == pytest.approx(4 * total / (2 * 6 * 3))
+
+
+def test_efficient_values_minimize_the_regression_loss_at_the_shapley_values():
+    game = TableGame.random(num_images=2, num_players=5, num_classes=3)
+    exact = subset_shapley_values(game.table)
+    torch.testing.assert_close(exact, regression_shapley_values(game.table))
+    coalitions = all_coalitions(5, 1, 31).expand(2, -1, -1)
+    kernel = [kernel_weight(5, len(members(number, 5))) for number in range(1, 31)]
+    weights = torch.tensor(kernel, dtype=torch.float64).expand(2, -1)
+
+    def loss(phi: Tensor) -> Tensor:
+        return shapley_regression_loss(phi, coalitions, game.table[:, 1:31], game.table[:, 0], weights)
+
+    phi = exact.clone().requires_grad_()
+    loss(phi).backward()
+    along_efficient = phi.grad - phi.grad.mean(dim=1, keepdim=True)
+    assert along_efficient.abs().max() < 1e-12
+    for seed in range(5):
+        noise = 0.01 * randn(2, 5, 3, seed=seed)
+        assert loss(exact + noise - noise.mean(dim=1, keepdim=True)) > loss(exact)
+
+
+def test_efficiency_penalty_is_players_times_the_mean_squared_gap():
+    raw = torch.tensor([[[1.0, 1.0], [2.0, 5.0]], [[0.0, 0.0], [0.0, 4.0]]])
+    grand, null = torch.tensor([[5.0, 5.0], [1.0, 5.0]]), torch.tensor([[1.0, 1.0]])  # gaps 1, -2, 0, 0
+    assert float(efficiency_penalty(raw, grand, null)) == 2 * (1 + 4) / 4
