@@ -1,5 +1,26 @@
 """Amortized Shapley explainers of image classifiers: trained, checked against the truth, served."""
 
-from fastshap_lab import _torchvision as _torchvision  # before anything that imports torchvision
+from typing import TYPE_CHECKING, Any
+
+from fastshap_lab import _torchvision
+
+if TYPE_CHECKING:
+    from fastshap_lab.inference import load_classifier, load_explainer, load_surrogate
 
 __version__ = "0.1.0"
+__all__ = ["load_classifier", "load_explainer", "load_surrogate"]
+
+_torchvision.install()
+
+
+def __getattr__(name: str) -> Any:
+    """Import the front door when it is first used: PyTorch takes seconds."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fastshap_lab import inference
+
+    return getattr(inference, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -5,7 +5,6 @@ Written whole or not at all. Reading one unpickles nothing and imports no name f
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,18 @@ def save_model(folder: Path, module: nn.Module, description: dict[str, Any]) -> 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     weights = save(tensors)
     config = {**description, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    beside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+    beside, old = (folder.with_name(f".{folder.name}.{uuid4().hex[:8]}") for _ in range(2))
     try:
         write_atomically(beside / _WEIGHTS, weights)
         write_atomically(beside / _CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         if folder.exists():  # a folder cannot replace one that holds files
-            shutil.rmtree(folder)
-        os.replace(beside, folder)
+            folder.replace(old)
+        beside.replace(folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        for leftover in (beside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def read_description(folder: Path | str, kind: str) -> dict[str, Any]:

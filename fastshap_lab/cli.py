@@ -12,51 +12,57 @@ from pathlib import Path
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fastshap_lab.config import Config, did_you_mean
+from fastshap_lab.config import Config, did_you_mean, validated
 from fastshap_lab.errors import UserError
 
 
 def main(config_dir: Path) -> None:
     """Run ``train.py``.
 
-    Exit status: 0 when everything asked for is there, 2 after a mistake the user can mend, which is one line on
-    standard error (``debug=true`` adds the traceback), 1 after anything else.
+    Exit status: 0 when everything asked for is there; 2 after a mistake the user can mend, which is one line on
+    standard error (``debug=true`` adds the traceback); 130 after Ctrl-C; 1 after anything else.
 
     Args:
         config_dir: Holds ``config.yaml`` and the groups.
     """
     ConfigStore.instance().store(name="schema", node=Config)
-    # W&B writes a YAML null as None; Hydra would take it for a word.
-    sys.argv[1:] = [re.sub(r"=None$", "=null", argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [as_hydra_wants(argument) for argument in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed as tracebacks
     with _one_line_errors():
         hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name="config")(_run)()
+
+
+def as_hydra_wants(override: str) -> str:
+    """Return an override with what Hydra is particular about mended.
+
+    W&B writes a YAML null as None, which Hydra would take for a word. Keys the YAML does not mention need a ``++``:
+    of a component's parameters, of which ``build`` knows whether they exist; everywhere else they are mistakes.
+    """
+    override = re.sub(r"=None$", "=null", override.lstrip("+"))
+    return re.sub(r"^((\w+\.params|evaluate\.pipelines)[.=])", r"++\1", override)
 
 
 def _run(config: DictConfig) -> None:
     with _one_line_errors():  # here too: Hydra announces exceptions of its job in its own way
         from fastshap_lab.stages import pipeline  # imports slowly: --help and mistyped keys need not wait for it
 
-        console = Console(highlight=False)
         given = list(HydraConfig.get().overrides.task)
 
-        def compose(overrides: list[str]) -> Config:
-            keys = {_key(override) for override in overrides}
-            return typed(hydra.compose("config", [one for one in given if _key(one) not in keys] + overrides))
+        def compose(choices: dict[str, str], overrides: list[str]) -> Config:
+            kept = [one for one in given if one.split("=")[0] not in choices]
+            chosen = [f"{group}={choice}" for group, choice in choices.items()]
+            return validated(hydra.compose("config", chosen + [as_hydra_wants(one) for one in overrides] + kept))
 
-        runs = pipeline.plan(typed(config), compose)
+        console = Console(highlight=False)
+        runs = pipeline.plan(validated(config), compose)
         pipeline.show(runs, console)
         if not config.dry_run:
             pipeline.execute(runs, console)
-
-
-def _key(override: str) -> str:
-    return override.split("=")[0].lstrip("+~")
 
 
 @contextmanager
@@ -64,22 +70,17 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        if "debug=true" in sys.argv[1:]:
+        if "debug=true" in map(str.lower, sys.argv[1:]):
             traceback.print_exc()
-        Console(stderr=True, highlight=False).print(f"error: {one_line(error)}", soft_wrap=True, markup=False)
+        _say(f"error: {one_line(error)}")
         sys.exit(2)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from the last complete epoch")
+        sys.exit(130)
 
 
-def typed(config: DictConfig) -> Config:
-    """Return a composed configuration as the dataclass it was checked against.
-
-    Raises:
-        UserError: A value that has no default is missing.
-    """
-    missing = OmegaConf.missing_keys(config)
-    if missing:
-        raise UserError(f"{sorted(missing)[0]}: missing, it has no default")
-    return OmegaConf.to_object(config)
+def _say(line: str) -> None:
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True, markup=False)
 
 
 def one_line(error: Exception) -> str:
@@ -92,9 +93,11 @@ def one_line(error: Exception) -> str:
         return f"{group}={choice}: unknown, {did_you_mean(choice, error.options)}"
     if found := re.search(r"Could not override '([^']+)'", text):
         return unknown_key(found[1])
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        text = f"{error.__cause__}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override.lstrip('+')}: cannot be read as key=value; quote what holds '=', ',' or brackets"
+    if isinstance(error, HydraException) and not isinstance(error.__cause__, OmegaConfBaseException):
+        return " ".join(text.split())
+    lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
     details = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
     key = details.get("full_key", "")
     return f"{key}: {lines[0]}" if key else lines[0]

@@ -2,18 +2,44 @@
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from omegaconf import MISSING
-from pydantic import TypeAdapter, ValidationError
+from omegaconf import MISSING, DictConfig, OmegaConf
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from fastshap_lab.errors import UserError
 
 T = TypeVar("T")
 
 STAGES = ("classifier", "surrogate", "explainer", "evaluate")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of an error line: the nearest known word if one is near, and all that are known."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def _one_of(*known: str) -> AfterValidator:
+    def check(word: str) -> str:
+        if word not in known:
+            raise ValueError(f"unknown, {did_you_mean(word, known)}")
+        return word
+
+    return AfterValidator(check)
+
+
+# OmegaConf checks the types of what it composes, pydantic the ranges, at the end: see ``validated``.
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+FolderName = Annotated[str, Field(pattern=r"^\w[\w .+-]*$")]
 
 
 @dataclass
@@ -28,7 +54,7 @@ class ComponentConfig:
 class DataConfig(ComponentConfig):
     """Where images come from, and the players on them."""
 
-    grid: list[int] = MISSING
+    grid: Annotated[list[Count], Field(min_length=2, max_length=2)] = MISSING
 
 
 @dataclass
@@ -36,11 +62,11 @@ class AugmentConfig:
     """Random changes of training images; all zero leaves them alone."""
 
     flip: bool = False
-    crop_padding: int = 0
-    rotation: float = 0.0
-    scale: float = 0.0
-    translate: float = 0.0
-    padding_mode: str = "zeros"
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    rotation: NotNegative = 0.0
+    scale: Share = 0.0
+    translate: NotNegative = 0.0
+    padding_mode: Annotated[str, _one_of("zeros", "border", "reflection")] = "zeros"
 
 
 @dataclass
@@ -48,11 +74,11 @@ class OptimConfig:
     """Optimizer and schedule; see ``stages/optim.py``."""
 
     name: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
+    lr: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
     schedule: str = "one_cycle"
-    warmup: float = 0.1
-    clip_norm: float | None = None
+    warmup: Share = 0.1
+    clip_norm: Positive | None = None
 
 
 @dataclass
@@ -61,16 +87,16 @@ class TrainingConfig(ComponentConfig):
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    epochs: int = MISSING
-    batch_size: int = 128
-    patience: int | None = None
+    epochs: Count = MISSING
+    batch_size: Count = 128
+    patience: Count | None = None
 
 
 @dataclass
 class ClassifierConfig(TrainingConfig):
     """The model to be explained."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
 
 
 @dataclass
@@ -78,7 +104,7 @@ class SurrogateConfig(TrainingConfig):
     """The model that imitates it under coalitions."""
 
     masking: str = MISSING
-    num_coalitions: int = 1
+    num_coalitions: Count = 1
     from_classifier: bool = True
 
 
@@ -88,9 +114,9 @@ class ExplainerConfig(TrainingConfig):
 
     link: str = "softmax"
     normalization: str = "additive"
-    num_coalitions: int = 16
+    num_coalitions: Count = 16
     paired: bool = True
-    efficiency_penalty: float = 0.0
+    efficiency_penalty: NotNegative = 0.0
     bundle_classifier: bool = True
 
 
@@ -108,11 +134,11 @@ class PipelineConfig:
 class EvaluateConfig:
     """What to measure and draw."""
 
-    pipelines: dict[str, PipelineConfig] = field(default_factory=dict)
-    references: int = 64
-    masks_per_image: int = 4
-    images_shown: int = 8
-    bootstrap: int = 1000
+    pipelines: dict[FolderName, PipelineConfig] = field(default_factory=dict)
+    references: Count = 64
+    masks_per_image: Count = 4
+    images_shown: Count = 8
+    bootstrap: Count = 1000
 
 
 @dataclass
@@ -120,28 +146,28 @@ class TrainerConfig:
     """Hardware, and the number format; the latter alone can change a result."""
 
     accelerator: str = "auto"
-    devices: int | str = "auto"
-    num_nodes: int = 1
+    devices: int | str = 1
+    num_nodes: Count = 1
     strategy: str = "auto"
     precision: str = "32-true"
-    max_batch: int = 512
+    max_batch: Count = 512
 
 
 @dataclass
 class LoggerConfig:
     """Where curves go beside ``metrics.csv``."""
 
-    name: str = "csv"
+    name: Annotated[str, _one_of("csv", "wandb")] = "csv"
     project: str = "fastshap_lab"
-    mode: str = "online"
+    mode: Annotated[str, _one_of("online", "offline")] = "online"
 
 
 @dataclass
 class Config:
     """The whole of it."""
 
-    stage: str = "all"
-    name: str | None = None
+    stage: Annotated[str, _one_of(*STAGES, "all")] = "all"
+    name: FolderName | None = None
     seed: int = 0
     runs_dir: str = "runs"
     dry_run: bool = False
@@ -155,12 +181,15 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error line: the nearest known word if one is near, and all that are known."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"{hint}known: {', '.join(known)}"
+def validated(config: DictConfig) -> Config:
+    """Return a composed configuration as dataclasses, every value in its range.
+
+    Raises:
+        UserError: A value that has no default is missing, or one is out of its range.
+    """
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{key}: missing, it has no default")
+    return _validated(Config, OmegaConf.to_container(config, resolve=True))
 
 
 def lookup(table: Mapping[str, T], key: str, name: str) -> T:
@@ -197,10 +226,25 @@ def build(table: Mapping[str, Callable[..., T]], group: str, name: str, params: 
     for key, parameter in accepted.items():
         if parameter.default is parameter.empty and key not in params:
             raise UserError(f"{group}.params.{key}: missing, {name} needs it")
-    checked = {}
-    for key, value in params.items():
-        try:
-            checked[key] = TypeAdapter(accepted[key].annotation).validate_python(value)
-        except ValidationError as error:
-            raise UserError(f"{group}.params.{key}={value}: {error.errors()[0]['msg'].lower()}") from None
-    return constructor(**given, **checked)
+    checked = {
+        key: _validated(accepted[key].annotation, value, f"{group}.params.{key}") for key, value in params.items()
+    }
+    try:
+        return constructor(**given, **checked)
+    except UserError as error:
+        raise UserError(re.sub(r"^params\.", f"{group}.params.", str(error))) from None
+    except Exception as error:  # libraries tell of arguments that do not go together in as many ways as there are
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise UserError(f"{group}.params={checked}: {name} cannot be built from them: {reason}") from error
+
+
+def _validated(expected: Any, value: Any, key: str = "") -> Any:
+    """Return a value as pydantic makes it fit (lists become tuples, say); ``key`` is where it stands, "" the root."""
+    try:
+        return TypeAdapter(expected).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = key or ".".join(str(part) for part in first["loc"] if part != "[key]")
+        text = first["msg"].removeprefix("Value error, ")
+        text = "too short" if first["type"] == "missing" else re.sub(r"^\w+ should", "must", text)
+        raise UserError(f"{where}={value if key else first['input']}: {text}") from None

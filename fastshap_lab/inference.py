@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fastshap_lab.checkpoints import load_weights, read_description
-from fastshap_lab.data.images import Images, to_tensor
+from fastshap_lab.config import lookup
 from fastshap_lab.errors import UserError
+from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.models import (
     Classifier,
     Explainer,
@@ -51,8 +53,11 @@ class Explanation:
         """Return the values at image size; every pixel carries its player's value, undivided."""
         return nn.functional.interpolate(self.values, size=self.images.shape[-2:], mode="nearest-exact")
 
-    def plot(self, path: str | Path) -> Path:
-        """Draw each image beside one map per class: blue lowers the class's value, red raises it, zero is white."""
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Return each image drawn beside one map per class, and save it if a path is given.
+
+        Blue lowers the class's value, red raises it, zero is white; one scale per image.
+        """
         figure = class_maps(
             self.images.permute(0, 2, 3, 1).cpu().numpy(),
             self.values.cpu().numpy(),
@@ -60,8 +65,9 @@ class Explanation:
             self.classes,
             value_name=f"Shapley value ({self.link})",
         )
-        save_figure(figure, Path(path))
-        return Path(path)
+        if path is not None:
+            save_figure(figure, path)
+        return figure
 
 
 class AmortizedExplainer(nn.Module):
@@ -87,12 +93,8 @@ class AmortizedExplainer(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.surrogate, self.classifier = network, surrogate, classifier
-        self.grid, self.link, self.normalization, self.class_names = (
-            network.grid,
-            link,
-            normalization,
-            list(class_names),
-        )
+        self.grid, self.class_names = network.grid, list(class_names)
+        self.link, self.normalization = link, normalization
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P K"]:
         """Return normalized Shapley values of images in [0, 1]."""
@@ -107,7 +109,6 @@ class AmortizedExplainer(nn.Module):
         """Where the model is."""
         return next(self.parameters()).device
 
-    @torch.inference_mode()
     def explain(self, images: Images, max_batch: int = 256) -> Explanation:
         """Explain images for all classes.
 
@@ -120,13 +121,17 @@ class AmortizedExplainer(nn.Module):
             UserError: An image has another size, or values outside of its range.
         """
         batch = to_tensor(images, self.grid.image_size)
-        shower = self.classifier or self.surrogate.classifier
-        parts = []
-        for chunk in batch.split(max_batch):
-            image = chunk.to(self.device)
-            phi, gap, full = self._explain(image)
-            logits = full if self.classifier is None else shower(image)
-            parts.append((self.grid.to_grid(phi), gap, logits.softmax(dim=-1)))
+        to_probability = LINKS["sigmoid" if self.link == "sigmoid" else "softmax"]
+        parts, mode = [], self.training
+        self.eval()
+        with torch.inference_mode():
+            for chunk in batch.split(max_batch):
+                image = chunk.to(self.device)
+                phi, gap, full = self._explain(image)
+                logits = full if self.classifier is None else self.classifier(image)
+                parts.append((self.grid.to_grid(phi), gap, to_probability(logits)))
+        self.train(mode)
+        # Cloned outside of inference mode: ordinary tensors, which the caller may change or use in a loss.
         values, gap, probabilities = (torch.cat(part).cpu().clone() for part in zip(*parts, strict=True))
         source = "surrogate" if self.classifier is None else "classifier"
         return Explanation(batch, values, probabilities, source, gap, self.class_names, self.link)
@@ -137,14 +142,21 @@ class AmortizedExplainer(nn.Module):
         Args:
             image: As for ``explain``.
             target: Class per image, one for all, or none for the most probable of each.
+
+        Raises:
+            UserError: As for ``explain``, or a target is no class.
         """
         explanation = self.explain(image)
         if target is None:
             target = explanation.probabilities.argmax(dim=-1)
-        chosen = torch.as_tensor(target).cpu().long().expand(len(explanation.values))
+        chosen, number = torch.as_tensor(target).cpu().long(), len(explanation.values)
+        if chosen.shape not in ((), (1,), (number,)):
+            shape = tuple(chosen.shape)
+            raise UserError(f"target of shape {shape}: must be one class for all images or one for each of {number}")
+        chosen = chosen.expand(number)
         if not ((chosen >= 0) & (chosen < len(self.class_names))).all():
             raise UserError(f"target={target}: classes are 0 … {len(self.class_names) - 1}")
-        return explanation.values[torch.arange(len(chosen)), chosen]
+        return explanation.values[torch.arange(number), chosen]
 
     def _explain(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalized values, the gap before, and the surrogate's logits on the whole image."""
@@ -161,6 +173,8 @@ class AmortizedExplainer(nn.Module):
 def build_amortized(description: dict[str, Any]) -> AmortizedExplainer:
     """Return an explainer with random weights, as its description says."""
     classifier = description["classifier"]
+    for table, key in ((LINKS, "link"), (NORMALIZATIONS, "normalization")):
+        lookup(table, key, description[key])
     return AmortizedExplainer(
         build_explainer(**description["network"]),
         build_surrogate(**description["surrogate"]),
@@ -196,7 +210,10 @@ def load_explainer(folder: str | Path) -> AmortizedExplainer:
 def _filled(folder: str | Path, description: dict[str, Any], builder: Any) -> Any:
     try:
         module = builder()
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder}/config.json: damaged ({error}); export the model again") from None
+    except UserError as error:
+        raise UserError(f"{folder}/config.json: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{folder}/config.json: damaged ({reason}); export the model again") from None
     load_weights(folder, module, description)
     return module

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import track
 
 from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, height_and_width, stratified_split
-from fastshap_lab.data.images import to_pixels, to_rgb
 from fastshap_lab.data.loader import TensorImages
 from fastshap_lab.errors import UserError
+from fastshap_lab.images import to_pixels, to_rgb
 
 
 class Hub(ImageDataModule):

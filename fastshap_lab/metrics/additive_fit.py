@@ -12,8 +12,9 @@ from fastshap_lab.shapley.losses import additive_residuals
 class AdditiveFit(Metric):
     """R² of the additive approximation of a game, against the explanation that gives every player the same share.
 
-    Zero or less says that an explainer has collapsed: it knows no more than the total. One is out of reach: no
-    attribution accounts for what players do together.
+    Over the differences between a coalition's value and its complement's: their sum is the same for all efficient
+    explanations and would only hide how they differ. Zero or less says that an explainer has collapsed: it knows no
+    more than the total. One is out of reach: no attribution accounts for what players do together.
     """
 
     higher_is_better = True
@@ -34,11 +35,15 @@ class AdditiveFit(Metric):
         grand: Float[Tensor, "B K"],
         null: Float[Tensor, "#B K"],
     ) -> None:
-        """Add images with coalitions drawn from the Shapley kernel, and the game's values of them."""
+        """Add images with pairs of coalitions from the Shapley kernel, complements side by side, and their values."""
         equal = equal_split(grand, null, phi.shape[1])
-        self.residual += additive_residuals(phi, coalitions, values, null).square().double().sum()
-        self.equal_residual += additive_residuals(equal, coalitions, values, null).square().double().sum()
+        self.residual += _pair_differences(additive_residuals(phi, coalitions, values, null)).square().sum()
+        self.equal_residual += _pair_differences(additive_residuals(equal, coalitions, values, null)).square().sum()
 
     def compute(self) -> Tensor:
         """Return the R², at most 1."""
         return (1 - self.residual / self.equal_residual).float()
+
+
+def _pair_differences(residuals: Float[Tensor, "B M K"]) -> Float[Tensor, "B pairs K"]:
+    return (residuals[:, ::2] - residuals[:, 1::2]).double()

@@ -26,8 +26,7 @@ def shapley_error_sums(
     """
     phi, reference = phi.double(), reference.double()
     equal = equal_split(grand, null, phi.shape[1]).double()
-    cosine = torch.nn.functional.cosine_similarity(phi, reference, dim=1)
-    cosine = cosine.where((phi.norm(dim=1) > 0) & (reference.norm(dim=1) > 0), torch.nan)
+    cosine = _cosine(phi, reference)
     spearman = _correlation(_ranks(phi), _ranks(reference))
     return torch.stack(
         [
@@ -48,8 +47,8 @@ def shapley_error_sums(
 def shapley_errors(sums: Float[Tensor, "*shape columns"]) -> dict[str, Float[Tensor, "*shape"]]:
     """Return the error measures that go with added-up ``shapley_error_sums``.
 
-    ``mse``; ``r2`` pooled over images, players and classes; ``r2_beyond_equal``, the same with the equal split in place of
-    the mean, since giving every player the same share has a high ``r2`` already; mean ``cosine`` and ``spearman``.
+    ``mse``; ``r2`` pooled over images, players and classes; ``r2_beyond_equal``, the same with the equal split in place
+    of the mean, since giving every player the same share has a high ``r2`` already; mean ``cosine`` and ``spearman``.
     """
     part = dict(zip(_COLUMNS, sums.unbind(dim=-1), strict=True))
     total = part["square"] - part["value"].square() / part["count"]
@@ -118,5 +117,9 @@ def _ranks(values: Float[Tensor, "B P K"]) -> Float[Tensor, "B P K"]:
 
 
 def _correlation(left: Float[Tensor, "B P K"], right: Float[Tensor, "B P K"]) -> Float[Tensor, "B K"]:
-    left, right = (values - values.mean(dim=1, keepdim=True) for values in (left, right))
+    return _cosine(*(values - values.mean(dim=1, keepdim=True) for values in (left, right)))
+
+
+def _cosine(left: Float[Tensor, "B P K"], right: Float[Tensor, "B P K"]) -> Float[Tensor, "B K"]:
+    # Not torch's, which takes short vectors for longer ones: values of a class without probability are tiny.
     return (left * right).sum(dim=1) / (left.norm(dim=1) * right.norm(dim=1))  # 0 / 0 is NaN: undefined

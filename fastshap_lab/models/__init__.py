@@ -69,13 +69,13 @@ def build_explainer(
     std: Sequence[float],
     grid: Sequence[int],
 ) -> Explainer:
-    """Return an explainer network; ``params.backbone``, where one is taken, is ``{name, params}`` of ``CLASSIFIERS``."""
+    """Return an explainer network; ``params.backbone``, if it takes one, is ``{name, params}`` of ``CLASSIFIERS``."""
     (height, width), (rows, columns) = image_size, grid
     players = PlayerGrid((height, width), (rows, columns))
     given: dict[str, Any] = {"grid": players, "num_classes": num_classes, "mean": mean, "std": std}
     params = dict(params)
     if takes_backbone(name):
-        size = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean)}
+        size: dict[str, Any] = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean)}
         backbone = params.pop("backbone")
         given["backbone"] = build(CLASSIFIERS, "explainer.params.backbone", **backbone, **size)
     return build(EXPLAINERS, "explainer", name, params, **given)

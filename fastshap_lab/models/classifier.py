@@ -17,6 +17,9 @@ class Classifier(nn.Module):
         num_classes: K.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         network: nn.Module,

@@ -1,6 +1,7 @@
 """Networks that are only asked, never trained."""
 
 import copy
+import warnings
 from typing import TypeVar
 
 import torch
@@ -20,14 +21,17 @@ def frozen(module: M) -> M:
     for part in list(clone.modules()):
         if isinstance(part, Classifier):
             part.network = _folded(part.network)
-    return clone.to(memory_format=torch.channels_last)
+    clone.eval()  # once more: folding builds new modules
+    return clone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
 
 
 def _folded(network: nn.Module) -> nn.Module:
     """Return the network with BatchNorm folded, or as it is where ``torch.fx`` cannot trace it."""
     if not any(isinstance(part, nn.BatchNorm2d) for part in network.modules()):
         return network
-    from torch.fx.experimental.optimization import fuse  # imports slowly
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own use of torch.jit in that module
+        from torch.fx.experimental.optimization import fuse  # imports slowly
 
     try:
         return fuse(network)

@@ -1,7 +1,11 @@
 """Residual networks of basic blocks (He et al., CVPR 2016, arXiv:1512.03385), for small images and large ones."""
 
+from typing import Any
+
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
+
+from fastshap_lab.errors import UserError
 
 
 def resnet(
@@ -10,15 +14,23 @@ def resnet(
     in_chans: int,
     channels: tuple[int, int, int, int] = (64, 128, 256, 512),
     depths: tuple[int, int, int, int] = (2, 2, 2, 2),
-    stem_stride: int = 1,
+    strides: tuple[int, int, int, int, int] = (1, 1, 2, 2, 2),
 ) -> nn.Module:
     """Return timm's ResNet with a 3 × 3 stem and no pooling after it, as is usual on images of 32 pixels and less.
 
     The defaults are ResNet18. ``channels[0]`` is also the stem's width, so slimmer variants are slim throughout.
+    ``strides`` are the stem's and those of the four stages.
+
+    Raises:
+        UserError: The stem's width is odd, or the first stage has a stride: its shortcut has no convolution to follow.
     """
+    if channels[0] % 2:
+        raise UserError(f"params.channels={list(channels)}: the first must be even")
+    if strides[1] != 1:
+        raise UserError(f"params.strides={list(strides)}: the second must be 1")
     # A "deep" stem is timm's only one whose width can be chosen (2 · stem_width); its three layers give way to one.
     network = ResNet(
-        BasicBlock,
+        BasicBlock,  # type: ignore[arg-type]  # timm annotates an instance
         depths,
         num_classes=num_classes,
         in_chans=in_chans,
@@ -26,7 +38,12 @@ def resnet(
         stem_type="deep",
         stem_width=channels[0] // 2,
     )
-    network.conv1 = nn.Conv2d(in_chans, channels[0], 3, stride=stem_stride, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    network.maxpool = nn.Identity()
+    stem = nn.Conv2d(in_chans, channels[0], 3, stride=strides[0], padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    network.conv1, network.maxpool = stem, nn.Identity()  # type: ignore[assignment]  # deduced from timm's own
+    stages: tuple[Any, ...] = (network.layer1, network.layer2, network.layer3, network.layer4)
+    for stage, stride in zip(stages, strides[1:], strict=True):
+        for layer in (stage[0].conv1, stage[0].downsample and stage[0].downsample[0]):
+            if layer is not None:
+                layer.stride = (stride, stride)
     return network

@@ -64,8 +64,10 @@ class SurrogateGame:
                 for rows, chunk in zip(owner.split(self.max_batch), players.split(self.max_batch), strict=True)
             ]
             values = self.link(torch.cat(logits).float())
-        # Cloned outside of inference mode: an ordinary tensor, which a loss may keep for its backward pass.
-        return values.clone().unflatten(0, (len(image), num_coalitions))
+        # Cloned outside of inference mode, the caller's too (a validation may be the first to ask for the null value,
+        # which is kept): an ordinary tensor, which a loss may keep for its backward pass.
+        with torch.inference_mode(False):
+            return values.clone().unflatten(0, (len(image), num_coalitions))
 
     def grand(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Return the value when every player is present."""

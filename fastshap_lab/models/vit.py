@@ -25,9 +25,9 @@ def vit(
     Raises:
         UserError: The patch size does not divide the image, or the heads the width.
     """
-    if any(side % patch_size for side in image_size):
+    if patch_size < 1 or any(side % patch_size for side in image_size):
         raise UserError(f"params.patch_size={patch_size}: does not divide an image of {image_size[0]}×{image_size[1]}")
-    if width % num_heads:
+    if num_heads < 1 or width % num_heads:
         raise UserError(f"params.num_heads={num_heads}: does not divide the width {width}")
     return VisionTransformer(
         img_size=image_size,

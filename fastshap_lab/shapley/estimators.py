@@ -41,7 +41,7 @@ def exact_shapley_values(game: Game, image: Float[Tensor, "B C H W"], max_player
     num_players = game.num_players
     if num_players > max_players:
         raise UserError(
-            f"exact Shapley values: {num_players} players make 2^{num_players} coalitions; at most {max_players} allowed"
+            f"exact values: {num_players} players make 2^{num_players} coalitions; at most {max_players} allowed"
         )
     of_members, of_others = exact_coefficients(num_players)
     phi = torch.zeros(())

@@ -24,10 +24,11 @@ from fastshap_lab.report import (
     write_table,
 )
 from fastshap_lab.shapley import additive_normalization, equal_split
-from fastshap_lab.stages.common import METRICS_FILE, batches, device_of, log_results
+from fastshap_lab.stages.common import METRICS_FILE, batches, device_of
 from fastshap_lab.stages.references import exact_references, reference_order
 from fastshap_lab.stages.runs import Run
-from fastshap_lab.stages.surrogate import test_measures
+from fastshap_lab.stages.surrogate import measure
+from fastshap_lab.stages.tracking import log_results
 
 REPORT = "report.html"
 MOST_EXACT_PLAYERS = 16
@@ -114,7 +115,7 @@ def _load(run: Run, name: str, explainer: Run) -> Pipeline:
     classifier = load_classifier(runs["classifier"].model).to(device)
     with torch.inference_mode():
         logits = torch.cat([classifier(image) for image, _ in batches(run, "test")]).cpu()
-    measures = test_measures(run, classifier, load_surrogate(surrogate.model), run.config.evaluate.masks_per_image)
+    measures = measure(run, classifier, load_surrogate(surrogate.model), run.config.evaluate.masks_per_image)
     return Pipeline(name, runs, load_explainer(explainer.model).to(device), logits.softmax(dim=-1), measures)
 
 
@@ -133,7 +134,8 @@ def _models(report: Report, pipelines: list[Pipeline]) -> None:
     report.add(
         "Models",
         "Accuracy and cross-entropy against the labels of the test images, and the KL divergence in nats from the "
-        "classifier's answer on the whole image. Masked: coalitions of uniformly drawn size, the same for every surrogate.",
+        "classifier's answer on the whole image. Masked: coalitions of uniformly drawn size, the same "
+        "for every surrogate.",
         {("models", "Classifiers and surrogates"): pd.DataFrame(rows)},
     )
 
@@ -167,12 +169,12 @@ def _shapley_errors(run: Run, report: Report, pipelines: list[Pipeline]) -> dict
             errors, intervals = metric.compute(), metric.intervals(run.config.evaluate.bootstrap)
             for classes in errors:
                 row: dict[str, str | float] = {"pipeline": name, "explanation": explanation, "classes": classes}
-                for measure, value in errors[classes].items():
-                    low, high = intervals[classes][measure]
-                    row |= {measure: value, f"{measure}_low": low, f"{measure}_high": high}
+                for key, value in errors[classes].items():
+                    low, high = intervals[classes][key]
+                    row |= {key: value, f"{key}_low": low, f"{key}_high": high}
                 rows.append(row)
             if explanation == "explainer":
-                measures |= {f"{name}/{measure}": value for measure, value in errors["all"].items()}
+                measures |= {f"{name}/{key}": value for key, value in errors["all"].items()}
         beside = f"{name}: one forward pass, and all {2 ** exact.shape[1]:,} coalitions"
         figures[f"exact-{name}", beside] = _beside_exact(run, pipeline, indices, phi, exact)
         figures[f"scatter-{name}", f"{name}: every player, class and reference image"] = scatter(

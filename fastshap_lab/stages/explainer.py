@@ -14,6 +14,7 @@ from fastshap_lab.models import Explainer, SurrogateGame, build_explainer, takes
 from fastshap_lab.shapley import (
     LINKS,
     NORMALIZATIONS,
+    Sampler,
     ShapleyKernelSampler,
     efficiency_gap,
     efficiency_penalty,
@@ -36,6 +37,7 @@ class ExplainerTraining(Training):
     def __init__(self, network: Explainer, game: SurrogateGame, config: ExplainerConfig, seed: int) -> None:
         super().__init__(network, config.optim, seed, monitor="val/loss")
         self.game, self.sampler = game, ShapleyKernelSampler(game.num_players, config.paired)
+        self.paired = ShapleyKernelSampler(game.num_players)
         self.normalize, self.num_coalitions = NORMALIZATIONS[config.normalization], config.num_coalitions
         self.penalty = config.efficiency_penalty
         self.fit_of_validation = AdditiveFit()
@@ -46,14 +48,14 @@ class ExplainerTraining(Training):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of each image under fresh coalitions."""
-        return self._step("train", batch["image"], self.step_generator(batch_idx))
+        return self._step("train", batch["image"], self.sampler, self.step_generator(batch_idx))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the loss over coalitions that are the same every epoch, so that epochs can be compared."""
-        self._step("val", batch["image"], torch.Generator(self.device).manual_seed(batch_idx))
+        """Log the loss over pairs of coalitions that are the same every epoch, so that epochs can be compared."""
+        self._step("val", batch["image"], self.paired, torch.Generator(self.device).manual_seed(batch_idx))
 
-    def _step(self, split: str, image: Tensor, generator: torch.Generator) -> Tensor:
-        coalitions, weights = self.sampler(len(image), self.num_coalitions, generator, self.device)
+    def _step(self, split: str, image: Tensor, sampler: Sampler, generator: torch.Generator) -> Tensor:
+        coalitions, weights = sampler(len(image), self.num_coalitions, generator, self.device)
         values, grand, null = self.game(image, coalitions)
         raw = self.network(image)
         phi = self.normalize(raw, grand, null)
@@ -91,8 +93,8 @@ def check(run: Run) -> None:
     config = run.config.explainer
     lookup(LINKS, "explainer.link", config.link)
     lookup(NORMALIZATIONS, "explainer.normalization", config.normalization)
-    if config.paired and config.num_coalitions % 2:
-        raise UserError(f"explainer.num_coalitions={config.num_coalitions}: pairs need an even number")
+    if config.num_coalitions % 2:
+        raise UserError(f"explainer.num_coalitions={config.num_coalitions}: must be even, coalitions come in pairs")
     build_explainer(**describe(run)["network"])
 
 
@@ -113,18 +115,18 @@ def make(run: Run) -> dict[str, float]:
     """Train, export, and return measures on the test images."""
     explainer = train(run)
     save_model(run.model, explainer, {"kind": "explainer", **describe(run, pixels=True)})
-    return test_measures(run, explainer)
+    return measure(run, explainer)
 
 
 @torch.inference_mode()
-def test_measures(run: Run, explainer: AmortizedExplainer, num_coalitions: int = 16) -> dict[str, float]:
+def measure(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
     """Return how much of the game the explanations of test images account for, and what they missed of its total."""
     device = device_of(run)
     explainer = explainer.to(device)
     game, sampler = explainer.game(run.config.trainer.max_batch), ShapleyKernelSampler(explainer.grid.num_players)
     generator, additive_fit, gaps = torch.Generator().manual_seed(0), AdditiveFit(), []
-    for image, _ in batches(run, "test", images_per_pass=num_coalitions + 1):
-        coalitions, _ = sampler(len(image), num_coalitions, generator, device)
+    for image, _ in batches(run, "test"):
+        coalitions, _ = sampler(len(image), 16, generator, device)
         values, grand, null = game(image, coalitions)
         raw = explainer.network(image)
         phi = NORMALIZATIONS[explainer.normalization](raw, grand, null)

@@ -32,7 +32,8 @@ def build_optimizer(module: nn.Module, config: OptimConfig, num_steps: int, moni
     optimizer = OPTIMIZERS[config.name](groups, lr=config.lr)
     scheduler: LRScheduler | ReduceLROnPlateau
     if config.schedule == "one_cycle":
-        scheduler = OneCycleLR(optimizer, config.lr, total_steps=num_steps, pct_start=config.warmup)
+        rise = config.warmup if config.warmup * num_steps > 1 else 0.0  # PyTorch divides by zero where it is one step
+        scheduler = OneCycleLR(optimizer, config.lr, total_steps=num_steps, pct_start=rise)
     elif config.schedule == "plateau":
         scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=5, min_lr=1e-5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}

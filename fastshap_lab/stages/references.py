@@ -1,5 +1,6 @@
 """Reference Shapley values of a surrogate's game: computed once per surrogate, link and image, kept beside it."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def exact_references(folder: Path, game: SurrogateGame, images: Tensor, indices:
         link: Names the cache.
     """
     values = []
-    for index in track(indices, "exact Shapley values", transient=True):
+    for index in track(indices, "exact Shapley values", transient=True, disable=not sys.stdout.isatty()):
         path = folder / "references" / f"test-{link}" / f"{index:06d}.safetensors"
         phi = _cached(path)
         if phi is None:

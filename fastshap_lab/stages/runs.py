@@ -5,11 +5,12 @@ import json
 import platform
 import subprocess
 import time
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from omegaconf import OmegaConf
@@ -32,6 +33,7 @@ class Run:
         parents: The runs it builds on, by role.
         config: The whole configuration, of which the stage reads its part.
         data: The images.
+        tracker: The W&B run, while one is open.
     """
 
     stage: str
@@ -40,6 +42,7 @@ class Run:
     parents: dict[str, "Run"]
     config: Config
     data: ImageDataModule = field(repr=False)
+    tracker: Any = field(default=None, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -50,8 +53,9 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.config.runs_dir) / self.stage / f"{self.name}-{self.fingerprint[:8]}"
+        """The run folder; one that was made under another name is found by its fingerprint."""
+        stage, tail = Path(self.config.runs_dir) / self.stage, f"-{self.fingerprint[:8]}"
+        return next(stage.glob(f"*{tail}"), stage / f"{self.name}{tail}")
 
     @property
     def model(self) -> Path:
@@ -66,7 +70,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the result is there."""
-        return self.record().get("status") == "finished"
+        return self.record().get("status") == "finished" and (self.stage == "evaluate" or self.model.is_dir())
 
     @property
     def plan(self) -> str:
@@ -79,19 +83,18 @@ class Run:
 
     def begin(self) -> None:
         """Make the folder and say what is being made in it."""
-        write_atomically(
-            self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(self.config), resolve=True)
-        )
-        self._write("running", seconds=self.record().get("seconds", 0.0))
+        config = OmegaConf.to_yaml(OmegaConf.structured(self.config))
+        write_atomically(self.folder / "config.yaml", config)
+        self._write("running")
+
+    def stop(self, status: str, seconds: float) -> None:
+        """Say that the run ended early, and how."""
+        self._write(status, seconds)
 
     def finish(self, measures: dict[str, float], seconds: float) -> None:
         """Say that the result is complete; nothing counts as a result before."""
         write_atomically(self.folder / "metrics.json", json.dumps(measures, indent=2) + "\n")
-        self._write("finished", seconds=self.record().get("seconds", 0.0) + seconds)
-
-    def stop(self, status: str, seconds: float) -> None:
-        """Say that the run ended early, and how."""
-        self._write(status, seconds=self.record().get("seconds", 0.0) + seconds)
+        self._write("finished", seconds)
 
     def measures(self) -> dict[str, float]:
         """Return the result's measures."""
@@ -106,11 +109,13 @@ class Run:
             "settings": self.settings,
         }
 
-    def _write(self, status: str, seconds: float) -> None:
+    def _write(self, status: str, seconds: float = 0.0) -> None:
+        before = self.record()
         record = {
             **self.summary(),
+            "id": before.get("id") or uuid4().hex,
             "status": status,
-            "seconds": round(seconds, 2),
+            "seconds": round(before.get("seconds", 0.0) + seconds, 2),
             "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "git": _git_state(),
             "versions": {package: version(package) for package in _PACKAGES},
@@ -119,12 +124,7 @@ class Run:
         write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
 
 
-def component(config: Any, *leave_out: str) -> dict[str, Any]:
-    """Return a configuration group as plain values, for settings; without keys that cannot change a result."""
-    plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else asdict(config)
-    return {key: value for key, value in plain.items() if key not in leave_out}
-
-
+@cache
 def _git_state() -> dict[str, Any]:
     """Return commit and cleanliness of the working copy that the package runs from, if it is one."""
     here = Path(__file__).parent

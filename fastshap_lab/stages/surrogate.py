@@ -9,7 +9,7 @@ from fastshap_lab.checkpoints import save_model
 from fastshap_lab.config import SurrogateConfig
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
-from fastshap_lab.models import Classifier, Surrogate, build_surrogate
+from fastshap_lab.models import Classifier, Surrogate, SurrogateGame, build_surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
 from fastshap_lab.shapley import UniformSizeSampler, surrogate_kl
 from fastshap_lab.stages.common import Training, batches, device_of, fit, network_description
@@ -69,22 +69,20 @@ def make(run: Run) -> dict[str, float]:
         load_matching(network.classifier, classifier.state_dict())
     fit(SurrogateTraining(network, classifier, config, run.config.seed), run, config)
     save_model(run.model, network, {"kind": "surrogate", "surrogate": description, "class_names": run.data.class_names})
-    return {f"test/{name}": value for name, value in test_measures(run, classifier, network).items()}
+    return {f"test/{name}": value for name, value in measure(run, classifier, network).items()}
 
 
 @torch.inference_mode()
-def test_measures(run: Run, classifier: Classifier, surrogate: Surrogate, masks_per_image: int = 4) -> dict[str, float]:
+def measure(run: Run, classifier: Classifier, surrogate: Surrogate, masks_per_image: int = 4) -> dict[str, float]:
     """Return accuracy, cross-entropy and KL on whole and on masked test images; coalitions are always the same."""
-    full, masked = Imitation(), Imitation()
-    device = device_of(run)
-    classifier, surrogate = frozen(classifier).to(device), frozen(surrogate).to(device)
-    sampler, generator = UniformSizeSampler(surrogate.grid.num_players), torch.Generator().manual_seed(0)
-    for image, label in batches(run, "test", images_per_pass=masks_per_image + 1):
+    whole, masked, device = Imitation(), Imitation(), device_of(run)
+    classifier = frozen(classifier).to(device)
+    game = SurrogateGame(surrogate, "logits", run.config.trainer.max_batch).to(device)
+    sampler, generator = UniformSizeSampler(game.num_players), torch.Generator().manual_seed(0)
+    for image, label in batches(run, "test"):
         coalitions, _ = sampler(len(image), masks_per_image, generator, device)
-        logits = surrogate(
-            image, torch.cat([coalitions.new_ones(len(image), 1, coalitions.shape[2]), coalitions], dim=1)
-        )
-        logits, label, target = logits.cpu(), label.cpu(), classifier(image).cpu()
-        full.update(logits[:, :1], label, target)
-        masked.update(logits[:, 1:], label, target)
-    return full.compute() | {f"masked_{name}": value for name, value in masked.compute().items()}
+        logits, grand, _ = game(image, coalitions)
+        label, target = label.cpu(), classifier(image).cpu()
+        whole.update(grand.unsqueeze(1).cpu(), label, target)
+        masked.update(logits.cpu(), label, target)
+    return whole.compute() | {f"masked_{name}": value for name, value in masked.compute().items()}

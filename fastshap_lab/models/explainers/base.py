@@ -23,6 +23,9 @@ class Explainer(nn.Module, ABC):
         std: Standard deviation of each channel.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, grid: PlayerGrid, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.grid, self.num_classes = grid, num_classes

@@ -25,6 +25,8 @@ class UNetExplainer(Explainer):
         channels: Width at full resolution and after each halving.
     """
 
+    coordinates: Tensor
+
     def __init__(
         self,
         grid: PlayerGrid,
@@ -36,13 +38,16 @@ class UNetExplainer(Explainer):
         super().__init__(grid, num_classes, mean, std)
         sizes = [grid.image_size]
         for _ in channels[1:]:
-            sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
+            height, width = sizes[-1]
+            sizes.append(((height + 1) // 2, (width + 1) // 2))
         inputs = [len(mean) + 2, *channels]
         self.down = nn.ModuleList(
             _block(inputs[level], channels[level], stride=1 if level == 0 else 2) for level in range(len(channels))
         )
-        # The coarsest level that still has a position for every player is where the way up ends.
-        last = max(level for level, size in enumerate(sizes) if size[0] >= grid.shape[0] and size[1] >= grid.shape[1])
+        # The way up ends at the coarsest level whose positions the players share without remainder.
+        last = max(
+            level for level, size in enumerate(sizes) if not (size[0] % grid.shape[0] or size[1] % grid.shape[1])
+        )
         self.up = nn.ModuleDict(
             {
                 str(level): _block(channels[level + 1] + channels[level], channels[level])

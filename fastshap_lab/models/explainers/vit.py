@@ -1,6 +1,7 @@
 """A vision transformer as explainer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -54,7 +55,8 @@ class ViTExplainer(Explainer):
         finer = [max(players // tokens, 1) for players, tokens in zip(grid.shape, self.tokens, strict=True)]
         self.players_per_token = tuple(finer)
         # The backbone ends in a norm, so the block's own first norm would be the second in a row.
-        self.block = Block(width, backbone.blocks[0].attn.num_heads, mlp_ratio=mlp_ratio, qkv_bias=True)
+        last: Any = backbone.blocks[-1]
+        self.block = Block(width, last.attn.num_heads, mlp_ratio=mlp_ratio, qkv_bias=True)
         self.block.norm1 = nn.Identity()
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(

@@ -32,6 +32,7 @@ class AttentionMask(Masking):
                 f"got {type(network).__name__}; any network takes surrogate.masking=mask_channel"
             )
         self.tokens: tuple[int, int] = network.patch_embed.grid_size
+        self.num_prefix_tokens = network.num_prefix_tokens
         if any(tokens % players for tokens, players in zip(self.tokens, grid.shape, strict=True)):
             raise UserError(
                 f"surrogate.masking=attention: a player must own whole patches, and {self.tokens[0]}×{self.tokens[1]} "
@@ -42,7 +43,7 @@ class AttentionMask(Masking):
         """Return logits (N, K) of images (N, 3, H, W), each with one coalition (N, P)."""
         tokens = PlayerGrid(self.tokens, self.grid.shape).to_pixels(coalition.unsqueeze(1))  # a token is a "pixel" here
         visible = tokens.flatten(1)
-        prefix = visible.new_ones(len(visible), classifier.network.num_prefix_tokens)
+        prefix = visible.new_ones(len(visible), self.num_prefix_tokens)
         keys = torch.cat([prefix, visible], dim=1)  # (N, T)
         mask = keys[:, None, None, :].expand(-1, 1, keys.shape[1], -1)  # heads broadcast, every query sees the same
         return classifier.network(classifier.normalize(image), attn_mask=mask)

@@ -1,6 +1,7 @@
 """Images of any kind, as the tensors that models take."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError(f"its mode {image.mode} has no fixed range")
     if image.mode.startswith("I;16"):  # which convert() would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    ImageOps.exif_transpose(image, in_place=True)
+    image = ImageOps.exif_transpose(image)  # a copy: the caller's stays as it is
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
@@ -59,9 +60,9 @@ def to_tensor(images: Images, size: tuple[int, int]) -> Tensor:
     if isinstance(images, Tensor):
         return _checked(images, size)
     try:
-        image = images if isinstance(images, Image.Image) else Image.open(images)
-        return torch.from_numpy(to_pixels(image, size).copy()).unsqueeze(0).float() / 255
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+        with nullcontext(images) if isinstance(images, Image.Image) else Image.open(images) as image:
+            return torch.from_numpy(to_pixels(image, size).copy()).unsqueeze(0).float() / 255
+    except (AttributeError, OSError, Image.DecompressionBombError, UnidentifiedImageError, ValueError) as error:
         raise UserError(f"{images}: cannot be read as an image: {error}") from None
 
 
@@ -71,6 +72,8 @@ def _checked(images: Tensor, size: tuple[int, int]) -> Tensor:
         raise UserError(
             f"an image tensor of shape {tuple(images.shape)}: must be (3, {size[0]}, {size[1]}), or a batch of these"
         )
+    if not len(batch):
+        raise UserError("no image given")
     if batch.dtype == torch.uint8:
         return batch.float() / 255
     if not batch.is_floating_point() or not (batch.isfinite().all() and batch.min() >= 0 and batch.max() <= 1):

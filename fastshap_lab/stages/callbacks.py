@@ -1,0 +1,163 @@
+"""What happens around the steps of a training: checkpoints, early stopping, curves, a progress bar."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fastshap_lab.errors import UserError
+from fastshap_lab.files import replacing
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints appear under their name only when complete and on disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write beside, fsync, rename."""
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class EpochCheckpoints(Checkpoint):
+    """Keep the weights of the best epoch, and all that it takes to go on after the last one.
+
+    Lightning's ModelCheckpoint remembers absolute paths, and forgets the best epoch where a run folder was moved.
+    """
+
+    def __init__(self, folder: Path, monitor: str) -> None:
+        self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
+        self.monitor, self.best_value = monitor, math.inf
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write, after validation. A run killed between the two files repeats the epoch, and writes the same ones."""
+        value = trainer.callback_metrics[self.monitor].item()
+        if value < self.best_value:
+            self.best_value = value
+            trainer.save_checkpoint(self.best, weights_only=True)
+        trainer.save_checkpoint(self.last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Go with the checkpoint."""
+        return {"best_value": self.best_value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Come back with it."""
+        self.best_value = state_dict["best_value"]
+
+
+class Patience(EarlyStopping):
+    """Early stopping that also holds when its checkpoint is resumed after the stop."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at once where an earlier run had already stopped."""
+        trainer.should_stop = self.wait_count >= self.patience
+
+
+class FiniteLoss(Callback):
+    """Stop a training whose loss is not a finite number, before a checkpoint of it is written.
+
+    The first bad step is kept on the device and read once per epoch there, so that a GPU is never waited for in a step;
+    on a CPU it is read at once.
+
+    Args:
+        stage: Whose settings the error names.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start without a bad step."""
+        self._bad = torch.full((), math.inf, device=pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the first step whose loss was not finite."""
+        step = torch.full_like(self._bad, trainer.global_step)
+        self._bad = torch.where(outputs["loss"].detach().isfinite(), self._bad, torch.minimum(self._bad, step))
+        if self._bad.device.type == "cpu":
+            self._check(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look before validation and checkpoints."""
+        self._check(trainer)
+
+    def _check(self, trainer: Trainer) -> None:
+        if self._bad.isfinite():
+            kept = "the checkpoint of the epoch before is kept; " if trainer.current_epoch else ""
+            raise UserError(
+                f"{self.stage}: the loss is not a finite number at step {int(self._bad)}, epoch "
+                f"{trainer.current_epoch + 1}; {kept}lower {self.stage}.optim.lr or set {self.stage}.optim.clip_norm"
+            )
+
+
+class History(Callback):
+    """One row of measures per epoch in a CSV file; a resumed run keeps the rows it had."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the epoch: its validation is over, and its checkpoint comes after all callbacks of this kind."""
+        values = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rows.append({"epoch": len(self.rows), "lr": rate, **dict(sorted(values.items()))})
+        if trainer.is_global_zero:
+            with replacing(self.path) as temporary:
+                pd.DataFrame(self.rows).to_csv(temporary, index=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Go with the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Come back with it."""
+        self.rows = state_dict["rows"]
+
+
+class EpochBar(Callback):
+    """A progress bar over the whole training, on a terminal."""
+
+    def __init__(self, stage: str, monitor: str) -> None:
+        self.stage, self.monitor = stage, monitor
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, transient=True, disable=not sys.stdout.isatty())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start at the epoch a resumed run is at."""
+        self.bar.start()
+        steps = (trainer.max_epochs or 0) * trainer.num_training_batches
+        self.task = self.bar.add_task(self.stage, total=steps, completed=trainer.global_step, text="")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance."""
+        self.bar.advance(self.task)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how good it is."""
+        value = trainer.callback_metrics[self.monitor].item()
+        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {self.monitor} {value:.4f}"
+        self.bar.update(self.task, text=text)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave no trace."""
+        self.bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no trace."""
+        self.bar.stop()

@@ -1,1 +1,0 @@
-import fastshap_lab  # noqa: F401 - makes torchvision importable, which Lightning imports

@@ -1,0 +1,175 @@
+"""What a run is: fingerprints, folders, records, locks, reuse."""
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from fastshap_lab.config import Config
+from fastshap_lab.stages import classifier, pipeline
+from fastshap_lab.stages.common import Training
+from tests.runs import configured, executed, planned
+
+ALL = {"classifier", "surrogate", "explainer", "evaluate"}
+NONE: set[str] = set()
+# Which stages' fingerprints a key counts for: the longest prefix that is listed decides.
+COUNTS_FOR = {
+    "stage": NONE,
+    "name": NONE,
+    "seed": ALL,
+    "runs_dir": NONE,
+    "dry_run": NONE,
+    "debug": NONE,
+    "data": ALL,
+    "data.grid": ALL - {"classifier"},
+    "classifier": ALL,
+    "surrogate": ALL - {"classifier"},
+    "explainer": {"explainer", "evaluate"},
+    "evaluate": {"evaluate"},
+    "trainer": NONE,
+    "trainer.precision": ALL,
+    "logger": NONE,
+}
+# Where the next number or the opposite truth value would not do.
+OTHER = {
+    "stage": "evaluate",
+    "name": "other",
+    "runs_dir": "elsewhere",
+    "data.name": None,  # counts by the images
+    "data.params": {"num_classes": 3, "image_size": 16, "num_train": 48, "num_val": 24, "num_test": 25},
+    "data.grid": [4, 4],
+    "classifier.name": "vit",
+    "surrogate.name": "vit",
+    "explainer.name": "vit",
+    "optim.name": "sgd",
+    "optim.schedule": "plateau",
+    "optim.clip_norm": 2.0,
+    "params": {},
+    "augment.padding_mode": "border",
+    "patience": 3,
+    "surrogate.masking": "attention",
+    "explainer.link": "logits",
+    "explainer.normalization": "none",
+    "evaluate.pipelines": None,  # counts by the explainers
+    "trainer.accelerator": "cpu",
+    "trainer.devices": "1",
+    "trainer.strategy": "ddp",
+    "trainer.precision": "64-true",
+    "logger.name": "wandb",
+    "logger.project": "other",
+    "logger.mode": "offline",
+}
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(config):
+        value, key = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def changed(config: Config, key: str, value: Any) -> Config:
+    head, _, rest = key.partition(".")
+    return dataclasses.replace(config, **{head: changed(getattr(config, head), rest, value) if rest else value})
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """Return the fingerprint of each stage, whether or not it could be built."""
+    return {run.stage: run.fingerprint for run in pipeline.runs_of({"one": config}, config)}
+
+
+@pytest.mark.parametrize("key", [key for key, _ in leaves(configured())])
+def test_a_key_counts_for_the_stages_it_can_change(key):
+    config = configured()
+    value = dict(leaves(config))[key]
+    suffixes = [key.split(".", depth)[-1] for depth in range(key.count(".") + 1)]
+    other = next((OTHER[suffix] for suffix in suffixes if suffix in OTHER), ...)
+    if other is None:
+        return
+    if other is ...:
+        other = not value if isinstance(value, bool) else value + 1
+    assert other != value
+    known = max((prefix for prefix in COUNTS_FOR if key == prefix or key.startswith(f"{prefix}.")), key=len)
+    before, after = fingerprints(config), fingerprints(changed(config, key, other))
+    assert {stage for stage in ALL if before[stage] != after[stage]} == COUNTS_FOR[known]
+
+
+def test_a_pipeline_counts_by_its_explainer_and_its_name():
+    def evaluate(overrides: str, name: str = "A") -> str:
+        chosen = f"classifier: resnet_slim, surrogate: resnet_slim, explainer: unet_slim, overrides: [{overrides}]"
+        return planned(f"evaluate.pipelines={{{name}: {{{chosen}}}}}")[-1].fingerprint
+
+    assert evaluate("") == evaluate("'explainer.epochs=3'")  # as it is anyway
+    assert evaluate("") != evaluate("'explainer.epochs=4'")
+    assert evaluate("") != evaluate("", name="B")  # stands in tables and figures
+
+
+def test_a_stage_makes_what_it_needs_and_no_more(tmp_path):
+    runs = executed("stage=surrogate", f"runs_dir={tmp_path}")
+    assert [run.stage for run in runs] == ["classifier", "surrogate"]
+    assert {path.name for path in tmp_path.iterdir()} == {"classifier", "surrogate"}
+
+
+def test_a_run_is_found_again_under_another_name(tmp_path):
+    (first,) = executed("stage=classifier", f"runs_dir={tmp_path}", "name=first")
+    (again,) = planned("stage=classifier", f"runs_dir={tmp_path}", "name=second")
+    assert first.folder.name.startswith("first-resnet-")
+    assert (again.folder, again.plan) == (first.folder, "reuse")
+
+
+def test_a_run_whose_model_was_deleted_is_made_again(tmp_path):
+    (run,) = executed("stage=classifier", f"runs_dir={tmp_path}")
+    weights = (run.model / "model.safetensors").read_bytes()
+    for path in run.model.iterdir():
+        path.unlink()
+    run.model.rmdir()
+    assert run.plan == "resume"
+    executed("stage=classifier", f"runs_dir={tmp_path}")
+    assert (run.model / "model.safetensors").read_bytes() == weights
+
+
+def test_a_failed_run_says_so_and_starts_again(tmp_path, monkeypatch):
+    settings = ["stage=classifier", f"runs_dir={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "configure_optimizers", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            executed(*settings)
+    (run,) = planned(*settings)
+    failed = run.record()
+    assert (failed["status"], run.plan) == ("failed", "train")
+    executed(*settings)
+    finished = run.record()
+    assert (finished["status"], run.plan) == ("finished", "reuse")
+    assert finished["id"] == failed["id"]
+    assert finished["seconds"] > failed["seconds"]
+    assert finished["parents"] == {}
+    assert {"git", "versions", "hardware", "settings", "fingerprint"} <= set(finished)
+
+
+def test_the_second_process_waits_says_so_and_reuses(tmp_path, capsys, monkeypatch):
+    (run,) = executed("stage=classifier", f"runs_dir={tmp_path}")
+    record = run.record()
+    (run.folder / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    lock, held = FileLock(tmp_path / "classifier" / f".{run.fingerprint[:8]}.lock"), threading.Event()
+
+    def another_process() -> None:
+        with lock:
+            held.set()
+            time.sleep(0.5)
+            (run.folder / "run.json").write_text(json.dumps(record))
+
+    threading.Thread(target=another_process).start()
+    held.wait()
+    monkeypatch.setattr(classifier, "make", lambda run: pytest.fail("it was there"))
+    pipeline.execute([run], Console(width=80))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"classifier  waiting for another process that makes {run.folder}"
+    assert said[1].split()[:2] == ["classifier", "reused"]

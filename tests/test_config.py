@@ -1,0 +1,114 @@
+"""The schema, the choices in ``configs/``, the sweeps, and how components are built from both."""
+
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from fastshap_lab.config import build, did_you_mean
+from fastshap_lab.errors import UserError
+from tests.runs import CONFIGS, configured, planned
+
+GROUPS = ("data", "classifier", "surrogate", "explainer", "trainer", "logger", "experiment")
+SWEEPS = sorted((CONFIGS / "sweep").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("choice", [f"{group}={path.stem}" for group in GROUPS for path in (CONFIGS / group).iterdir()])
+def test_every_choice_composes(choice):
+    path = ["data.params.path=somewhere"] if choice == "data=hub" else []
+    configured(choice, *path, base=[])
+
+
+@pytest.mark.parametrize("size", ["16", "32"])
+@pytest.mark.parametrize(
+    ("classifier", "surrogate", "explainer"),
+    [
+        ("resnet_slim", "resnet_slim", "unet_slim"),
+        ("vit_slim", "vit_slim", "vit_slim"),
+        ("resnet18", "resnet18", "unet"),
+        ("vit", "vit", "vit"),
+        ("resnet18", "vit", "vit"),
+        ("vit", "resnet18", "unet"),
+    ],
+)
+def test_the_choices_go_together(size, classifier, surrogate, explainer):
+    networks = [f"classifier={classifier}", f"surrogate={surrogate}", f"explainer={explainer}"]
+    runs = planned("data=synthetic", f"data.params.image_size={size}", *networks, base=[])
+    assert [run.stage for run in runs] == ["classifier", "surrogate", "explainer", "evaluate"]
+
+
+def commands(sweep: dict[str, Any]) -> list[list[str]]:
+    """Return the arguments of trials that try every value of a sweep, as W&B's ``${args_no_hyphens}`` writes them."""
+    values = {}
+    for key, parameter in sweep["parameters"].items():
+        ends = [parameter[end] for end in ("value", "min", "max") if end in parameter]
+        values[key] = parameter.get("values", ends)
+    trials = max(map(len, values.values()))
+    return [[f"{key}={tried[trial % len(tried)]}" for key, tried in values.items()] for trial in range(trials)]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_trial_of_a_sweep_plans(path):
+    sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert sweep["program"] == "train.py"
+    assert sweep["command"] == ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
+    trials = commands(sweep)
+    assert any(word.endswith("=None") for words in trials for word in words)
+    for words in trials:
+        runs = planned(*words, base=[])
+        assert runs[-1].stage == path.stem
+        assert runs[-1].config.logger.name == "wandb"
+
+
+def test_a_later_word_wins_over_an_experiment_and_its_pipelines():
+    runs = planned(
+        "experiment=digits_ab",
+        "evaluate.pipelines.ViT.overrides=['explainer.epochs=7', 'explainer.batch_size=9']",
+        "explainer.epochs=3",
+        base=[],
+    )
+    explainers = [run.config.explainer for run in runs if run.stage == "explainer"]
+    assert [(one.name, one.epochs, one.batch_size) for one in explainers] == [("unet", 3, 128), ("vit", 3, 9)]
+
+
+def component(
+    size: tuple[int, int], rate: float = 0.5, mode: Literal["a", "b"] = "a", given: int = 0
+) -> dict[str, Any]:
+    if rate > 1:
+        raise ValueError("a rate above one\nand more")
+    if rate < 0:
+        raise UserError("params.rate: negative")
+    return {"size": size, "rate": rate, "mode": mode, "given": given}
+
+
+def test_build_makes_arguments_what_the_constructor_says_they_are():
+    assert build({"it": component}, "group", "it", {"size": [1, 2], "rate": 1}, given=3) == {
+        "size": (1, 2),
+        "rate": 1.0,
+        "mode": "a",
+        "given": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "expected"),
+    [
+        ("iy", {}, "group.name=iy: unknown, did you mean it? known: it"),
+        ("it", {}, "group.params.size: missing, it needs it"),
+        ("it", {"size": [1, 2, 3]}, "group.params.size=[1, 2, 3]: must have at most 2 items"),
+        ("it", {"size": [1]}, "group.params.size=[1]: too short"),
+        ("it", {"size": [1, 2.5]}, "group.params.size=[1, 2.5]: must be a valid integer"),
+        ("it", {"size": [1, 2], "mode": "c"}, "group.params.mode=c: must be 'a' or 'b'"),
+        ("it", {"size": [1, 2], "given": 4}, "group.params.given: unknown to it"),
+        ("it", {"size": [1, 2], "rate": -1}, "group.params.rate: negative"),
+        ("it", {"size": [1, 2], "rate": 2}, r"it cannot be built from them: ValueError: a rate above one$"),
+    ],
+)
+def test_build_says_what_is_wrong(name, params, expected):
+    with pytest.raises(UserError, match=expected.replace("[", r"\[").replace("?", r"\?")):
+        build({"it": component}, "group", name, params, given=3)
+
+
+def test_did_you_mean():
+    assert did_you_mean("stag", ["stage", "seed"]) == "did you mean stage? known: stage, seed"
+    assert did_you_mean("qqq", ["stage", "seed"]) == "known: stage, seed"

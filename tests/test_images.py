@@ -1,0 +1,124 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastshap_lab.errors import UserError
+from fastshap_lab.images import to_pixels, to_rgb, to_tensor
+
+SIZE = (2, 3)
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)  # H, W, C
+EXPECTED = torch.from_numpy(PIXELS).permute(2, 0, 1).unsqueeze(0) / 255
+
+
+def upright(orientation: int) -> Image.Image:
+    """Return the picture as a camera held another way stores it: with the EXIF orientation that makes it upright."""
+    stored = Image.fromarray(PIXELS)
+    if orientation == 6:  # "rotate by 90° clockwise to view"
+        stored = stored.transpose(Image.Transpose.ROTATE_90)
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(buffer, "PNG", exif=exif)
+    return Image.open(buffer)
+
+
+def test_tensors_of_either_kind_one_or_many():
+    image = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    for given in (image, image[None], image.float() / 255, (image / 255).double(), Image.fromarray(PIXELS)):
+        batch = to_tensor(given, SIZE)
+        assert batch.dtype == torch.float32
+        torch.testing.assert_close(batch, EXPECTED)
+    torch.testing.assert_close(to_tensor(torch.stack([image] * 3), SIZE), EXPECTED.expand(3, -1, -1, -1))
+    black, white = to_tensor(torch.stack([0 * image, 0 * image + 255]), SIZE)
+    assert [black.unique().tolist(), white.unique().tolist()] == [[0], [1]]
+
+
+def test_paths_and_sequences_of_anything(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(PIXELS).save(path)
+    given = [path, str(path), Image.fromarray(PIXELS), torch.cat([EXPECTED, EXPECTED]), EXPECTED[0]]
+    torch.testing.assert_close(to_tensor(given, SIZE), EXPECTED.expand(6, -1, -1, -1))
+    torch.testing.assert_close(to_tensor(tuple(given[:2]), SIZE), EXPECTED.expand(2, -1, -1, -1))
+
+
+def test_files_are_closed(tmp_path):
+    # An open file left to the garbage collector is a ResourceWarning, and so an error here.
+    frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    to_tensor(tmp_path / "two.gif", SIZE)
+    frames[0].save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    with pytest.raises(UserError, match=r"half\.png: cannot be read as an image"):
+        to_tensor(tmp_path / "half.png", SIZE)
+
+
+def test_pictures_are_resized_with_antialiasing_and_tensors_never():
+    board = np.zeros((8, 12, 3), dtype=np.uint8)
+    board[:, ::2] = 255  # columns that a resize without antialiasing would pick one of
+    small = to_tensor(Image.fromarray(board), (2, 3))
+    assert small.shape == (1, 3, 2, 3)
+    assert (small - 0.5).abs().max() < 0.1
+    left_half = np.zeros((4, 8, 3), dtype=np.uint8)
+    left_half[:, :4] = 255
+    assert to_tensor(Image.fromarray(left_half), (8, 16))[0, 0, :, [0, 15]].tolist() == [[1.0, 0.0]] * 8
+    with pytest.raises(UserError, match=r"shape \(3, 8, 12\): must be \(3, 2, 3\)"):
+        to_tensor(torch.rand(3, 8, 12), (2, 3))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_cameras_rotation_is_followed_and_the_given_picture_left_alone(orientation):
+    picture = upright(orientation)
+    size, before = picture.size, np.asarray(picture).copy()
+    for _ in range(2):
+        torch.testing.assert_close(to_tensor(picture, SIZE), EXPECTED)
+    assert picture.size == size
+    assert np.array_equal(np.asarray(picture), before)
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        (Image.new("L", (3, 2), 7), (7, 7, 7)),
+        (Image.new("1", (3, 2), 1), (255, 255, 255)),
+        (Image.new("RGBA", (3, 2), (200, 100, 50, 0)), (0, 0, 0)),
+        (Image.new("RGBA", (3, 2), (200, 100, 50, 255)), (200, 100, 50)),
+        (Image.new("LA", (3, 2), (255, 51)), (51, 51, 51)),
+        (Image.fromarray(np.full((2, 3), 0xAB12, dtype=np.uint16)), (0xAB, 0xAB, 0xAB)),
+        (Image.new("CMYK", (3, 2), (255, 0, 0, 0)), (0, 255, 255)),
+    ],
+    ids=["grey", "bits", "transparent", "opaque", "grey with alpha", "16 bits", "cmyk"],
+)
+def test_every_mode_becomes_three_channels_of_eight_bits(picture, expected):
+    assert to_rgb(picture).mode == "RGB"
+    pixels = to_pixels(picture, SIZE)
+    assert pixels.dtype == np.uint8
+    assert (pixels == np.array(expected)[:, None, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.rand(1, 2, 3), r"shape \(1, 2, 3\): must be \(3, 2, 3\), or a batch"),
+        (torch.rand(2, 3), r"shape \(2, 3\)"),
+        (torch.rand(1, 1, 3, 2, 3), r"shape \(1, 1, 3, 2, 3\)"),
+        (torch.rand(3, 3, 2), r"shape \(3, 3, 2\)"),
+        (torch.rand(3, 2, 3) * 255, "uint8, or float between 0 and 1"),
+        (torch.rand(3, 2, 3) - 0.5, "uint8, or float between 0 and 1"),
+        (torch.full((3, 2, 3), torch.nan), "uint8, or float between 0 and 1"),
+        (torch.ones(3, 2, 3, dtype=torch.int64), "uint8, or float between 0 and 1"),
+        (torch.ones(3, 2, 3, dtype=torch.bool), "uint8, or float between 0 and 1"),
+        (torch.rand(0, 3, 2, 3), "no image given"),
+        ([], "no image given"),
+        ("nowhere.png", "nowhere.png: cannot be read as an image: .*No such file"),
+        (__file__, "cannot be read as an image: cannot identify"),
+        ([torch.rand(3, 2, 3), "nowhere.png"], "nowhere.png: cannot be read"),
+        (Image.new("F", (3, 2)), "its mode F has no fixed range"),
+        (Image.new("I", (3, 2)), "its mode I has no fixed range"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_line(given, message):
+    with pytest.raises(UserError, match=message) as error:
+        to_tensor(given, SIZE)
+    assert "\n" not in str(error.value)

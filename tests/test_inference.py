@@ -1,0 +1,195 @@
+
+import pytest
+import torch
+from PIL import Image
+
+from fastshap_lab.checkpoints import save_model
+from fastshap_lab.errors import UserError
+from fastshap_lab.inference import AmortizedExplainer, Explanation, load_explainer
+from fastshap_lab.shapley import LINKS, exact_shapley_values
+from tests import small
+
+IMAGE = small.images(5)
+KINDS = ["unet", "vit"]
+
+
+def assert_same(explanation: Explanation, expected: Explanation, **close: float) -> None:
+    for name in ("images", "values", "probabilities", "efficiency_gap"):
+        torch.testing.assert_close(getattr(explanation, name), getattr(expected, name), **close)
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_add_up_to_the_game_they_explain(kind, link):
+    explainer = small.explainer(kind, link=link)
+    explanation, game = explainer.explain(IMAGE), explainer.game()
+    total = game.grand(IMAGE) - game.null(IMAGE)
+    assert explanation.values.shape == (5, 3, 2, 3)
+    torch.testing.assert_close(explanation.values.sum(dim=(2, 3)), total, rtol=1e-5, atol=1e-5)
+    raw = explainer.network(IMAGE)
+    torch.testing.assert_close(explanation.efficiency_gap, total - raw.sum(dim=1), rtol=1e-5, atol=1e-5)
+    # The gap is shared out equally, and players stay in their places.
+    expected = raw + explanation.efficiency_gap.unsqueeze(1) / 6
+    torch.testing.assert_close(explanation.values[:, :, 1, 0], expected[:, 3], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(explainer(IMAGE), expected, rtol=1e-5, atol=1e-5)
+    assert (explanation.link, explanation.classes) == (link, ["cat", "dog", "eel"])
+
+
+def test_without_normalization_values_are_the_networks():
+    explainer = small.explainer(normalization="none")
+    torch.testing.assert_close(explainer(IMAGE), explainer.network(IMAGE))
+    assert explainer.explain(IMAGE).efficiency_gap.abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_perfect_network_explains_exactly(kind):
+    class Perfect(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return exact.float()
+
+    explainer = small.explainer(kind)
+    exact = exact_shapley_values(explainer.game(), IMAGE)
+    explainer.network = Perfect()
+    explanation = explainer.explain(IMAGE)
+    assert explanation.efficiency_gap.abs().max() < 1e-5
+    torch.testing.assert_close(explanation.values.flatten(2).transpose(1, 2), exact.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bundled", [True, False])
+def test_a_loaded_explainer_repeats_the_saved_one_bit_by_bit(kind, bundled, tmp_path):
+    changes = {} if bundled else {"classifier": None}
+    explainer = small.explainer(kind, grid=(4, 6), **changes)
+    save_model(tmp_path / "model", explainer, small.explainer_description(kind, grid=(4, 6), **changes))
+    loaded = load_explainer(tmp_path / "model")
+    assert_same(loaded.explain(IMAGE), explainer.explain(IMAGE), rtol=0, atol=0)
+    assert torch.equal(loaded.attribute(IMAGE), explainer.attribute(IMAGE))
+
+
+def test_images_may_come_as_anything_that_shows_them(tmp_path):
+    explainer = small.explainer()
+    pixels = (IMAGE * 255).round().to(torch.uint8)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+    paths = [tmp_path / f"{index}.png" for index in range(5)]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    expected = explainer.explain(pixels)
+    torch.testing.assert_close(expected.images, pixels / 255)
+    for given in (pixels / 255, list(pixels), pictures, paths, [str(path) for path in paths], [paths[0], *pixels[1:]]):
+        assert_same(explainer.explain(given), expected, rtol=1e-6, atol=1e-6)
+    for single in (pixels[2], pixels[2] / 255, pictures[2], paths[2]):
+        one = explainer.explain(single)
+        assert one.values.shape == (1, 3, 2, 3)
+        torch.testing.assert_close(one.values, expected.values[2:3], rtol=1e-5, atol=1e-6)
+    assert explainer.explain(pictures[0].resize((60, 40))).images.shape == (1, 3, 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.rand(1, 3, 12, 8), r"shape \(1, 3, 12, 8\): must be \(3, 8, 12\)"),
+        (torch.rand(3, 8, 12) + 1, "float between 0 and 1"),
+        (torch.ones(3, 8, 12, dtype=torch.int32), "must be uint8"),
+        ([], "no image given"),
+    ],
+)
+def test_what_is_no_image_of_the_models_is_refused(given, message):
+    explainer = small.explainer()
+    for ask in (explainer.explain, explainer.attribute):
+        with pytest.raises(UserError, match=message):
+            ask(given)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_change_only_rounding(kind, max_batch):
+    explainer = small.explainer(kind)
+    sizes: list[int] = []
+    handle = explainer.network.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    chunked = explainer.explain(IMAGE, max_batch)
+    handle.remove()
+    assert [max(sizes), sum(sizes)] == [max_batch, 5]
+    assert_same(chunked, explainer.explain(IMAGE), rtol=1e-5, atol=1e-6)
+
+
+def test_explanations_are_ordinary_tensors_without_a_past():
+    explanation = small.explainer().explain(IMAGE)
+    for tensor in (explanation.values, explanation.probabilities, explanation.efficiency_gap):
+        assert not tensor.requires_grad
+        assert not tensor.is_inference()
+    explanation.values.mul_(2)
+    (explanation.values * torch.ones(3, 1, 1, requires_grad=True)).sum().backward()
+
+
+def test_attribute_takes_a_class_for_all_one_each_or_the_most_probable():
+    explainer = small.explainer()
+    with torch.no_grad():  # so that no class is every image's
+        explainer.classifier.network.fc.bias -= explainer.classifier(IMAGE).mean(dim=0)
+    explanation = explainer.explain(IMAGE)
+    values = explanation.values
+    assert torch.equal(explainer.attribute(IMAGE, target=2), values[:, 2])
+    each = [2, 0, 1, 1, 0]
+    expected = torch.stack([values[i, k] for i, k in enumerate(each)])
+    assert torch.equal(explainer.attribute(IMAGE, target=torch.tensor(each)), expected)
+    assert torch.equal(explainer.attribute(IMAGE, target=torch.tensor(1)), values[:, 1])
+    best = explanation.probabilities.argmax(dim=1).tolist()
+    assert len(set(best)) > 1
+    assert torch.equal(explainer.attribute(IMAGE), torch.stack([values[i, k] for i, k in enumerate(best)]))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (3, r"target=3: classes are 0 … 2"),
+        (-1, r"target=-1: classes are 0 … 2"),
+        (torch.tensor([0, 1, 2, 3, 0]), "classes are 0 … 2"),
+        (torch.tensor([0, 1, 2]), "must be one class for all images or one for each of 5"),
+        (torch.zeros(5, 1, dtype=torch.long), "must be one class for all images or one for each of 5"),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused(target, message):
+    with pytest.raises(UserError, match=message):
+        small.explainer().attribute(IMAGE, target)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("link", "to_probability"), [("log_odds", LINKS["softmax"]), ("sigmoid", LINKS["sigmoid"])])
+def test_probabilities_are_the_classifiers_where_it_is_bundled(link, to_probability):
+    explainer = small.explainer(link=link)
+    explanation = explainer.explain(IMAGE)
+    assert explanation.source == "classifier"
+    torch.testing.assert_close(explanation.probabilities, to_probability(explainer.classifier(IMAGE)))
+    explainer.classifier = None
+    alone = explainer.explain(IMAGE)
+    assert alone.source == "surrogate"
+    logits = explainer.surrogate(IMAGE, torch.ones(5, 1, 6, dtype=torch.bool))[:, 0]
+    torch.testing.assert_close(alone.probabilities, to_probability(logits))
+    torch.testing.assert_close(alone.values, explanation.values)
+    assert (alone.probabilities - explanation.probabilities).abs().max() > 1e-3
+
+
+def test_maps_give_every_pixel_the_value_of_its_player():
+    explanation = small.explainer(grid=(2, 3)).explain(IMAGE)
+    maps = explanation.maps()
+    assert maps.shape == (5, 3, 8, 12)
+    for row in range(8):
+        for column in range(12):
+            assert torch.equal(maps[:, :, row, column], explanation.values[:, :, row // 4, column // 4])
+
+
+def test_the_game_of_an_explainer_is_its_surrogates():
+    explainer = small.explainer(link="log_odds")
+    game, coalitions = explainer.game(max_batch=3), small.coalitions(5, 2, 6)
+    expected = LINKS["log_odds"](explainer.surrogate(IMAGE, coalitions))
+    torch.testing.assert_close(game.values(IMAGE, coalitions), expected, rtol=1e-4, atol=1e-5)
+    assert game.max_batch == 3
+
+
+def test_plot_writes_a_picture(tmp_path):
+    explainer: AmortizedExplainer = small.explainer()
+    path = tmp_path / "new" / "maps.png"
+    figure = explainer.explain(IMAGE[:2]).plot(path)
+    assert figure.axes
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > picture.height > 100
