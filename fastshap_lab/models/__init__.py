@@ -17,6 +17,7 @@ from fastshap_lab.models.maskings import MASKINGS
 from fastshap_lab.models.resnet import resnet
 from fastshap_lab.models.surrogate import Surrogate, SurrogateGame
 from fastshap_lab.models.vit import vit
+from fastshap_lab.models.zoo import timm_model
 from fastshap_lab.shapley.grid import PlayerGrid
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "takes_backbone",
 ]
 
-CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"resnet": resnet, "vit": vit}
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"resnet": resnet, "vit": vit, "timm": timm_model}
 
 
 def build_classifier(

@@ -78,7 +78,7 @@ def test_mask_channel_shows_absent_players_as_the_mean_colour():
 @pytest.mark.parametrize(
     ("name", "grid", "message"),
     [
-        ("resnet", (2, 3), "needs a vision transformer with a class token, got ResNet; .*mask_channel"),
+        ("resnet", (2, 3), "ResNet is not of timm.*mask_channel"),
         ("vit", (8, 12), "4×6 patches do not make 8×12 players"),
         ("vit", (4, 4), "4×6 patches do not make 4×4 players"),
         ("vit", (8, 6), "4×6 patches do not make 8×6 players"),

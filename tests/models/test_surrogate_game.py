@@ -16,7 +16,7 @@ class MeanOfImage(Masking):
 
     null_ignores_image = False
 
-    def __call__(self, classifier, image: Tensor, coalition: Tensor) -> Tensor:
+    def forward(self, classifier, image: Tensor, coalition: Tensor) -> Tensor:
         pixels = self.grid.to_pixels(coalition.unsqueeze(1)).squeeze(1)
         return classifier(torch.where(pixels, image, image.mean(dim=(2, 3), keepdim=True)))
 
@@ -24,12 +24,13 @@ class MeanOfImage(Masking):
 class Counter(Masking):
     """Keep the number of rows of every pass, and all coalitions asked for."""
 
-    def __init__(self, masking: Masking) -> None:
+    def __init__(self, classifier, masking: Masking) -> None:
+        super().__init__(classifier, masking.grid)
         self.masking, self.null_ignores_image = masking, masking.null_ignores_image
         self.rows: list[int] = []
         self.empty = 0
 
-    def __call__(self, classifier, image: Tensor, coalition: Tensor) -> Tensor:
+    def forward(self, classifier, image: Tensor, coalition: Tensor) -> Tensor:
         self.rows.append(len(image))
         self.empty += int((~coalition.any(dim=1)).sum())
         return self.masking(classifier, image, coalition)
@@ -44,7 +45,7 @@ def surrogate_of(masking: str) -> Surrogate:
 
 
 def counted(game: SurrogateGame) -> Counter:
-    game.surrogate.masking = counter = Counter(game.surrogate.masking)
+    game.surrogate.masking = counter = Counter(game.surrogate.classifier, game.surrogate.masking)
     return counter
 
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.explainers.base import Explainer, small
 from fastshap_lab.models.freezing import load_matching
+from fastshap_lab.models.tokens import is_token_network, token_grid
 from fastshap_lab.shapley.grid import PlayerGrid
 
 
@@ -43,21 +44,22 @@ class ViTExplainer(Explainer):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__(grid, num_classes, mean, std)
-        if not isinstance(backbone, VisionTransformer):
+        if not is_token_network(backbone):
             raise UserError(
-                f"explainer=vit: the backbone must be a vision transformer, got {type(backbone).__name__}; "
-                "choose a ViT surrogate, or name one in explainer.params.backbone"
+                f"explainer=vit: the backbone must be of timm's VisionTransformer or Eva families, got "
+                f"{type(backbone).__name__}; choose such a surrogate, or name one in explainer.params.backbone"
             )
         width = backbone.embed_dim
-        backbone.reset_classifier(0)
-        self.backbone, self.tokens = backbone, tuple(backbone.patch_embed.grid_size)
+        backbone.reset_classifier(0, global_pool="")
+        backbone.fc_norm = nn.Identity()  # belongs to the pooling that is gone
+        self.backbone, self.tokens = backbone, token_grid(backbone)
         # Several players per patch, where the grid is finer by whole numbers.
         finer = [max(players // tokens, 1) for players, tokens in zip(grid.shape, self.tokens, strict=True)]
         self.players_per_token = tuple(finer)
-        # The backbone ends in a norm, so the block's own first norm would be the second in a row.
         last: Any = backbone.blocks[-1]
         self.block = Block(width, last.attn.num_heads, mlp_ratio=mlp_ratio, qkv_bias=True)
-        self.block.norm1 = nn.Identity()
+        if not isinstance(backbone.norm, nn.Identity):  # else the block's own first norm would be the second in a row
+            self.block.norm1 = nn.Identity()
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()

@@ -1,49 +1,62 @@
 """Absent players are tokens that nobody attends to."""
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.maskings.base import Masking
+from fastshap_lab.models.tokens import classify_pooled, is_token_network, mean_of_present, pools_patches, token_grid
 from fastshap_lab.shapley.grid import PlayerGrid
 
 
 class AttentionMask(Masking):
     """Hide the tokens of absent players as keys in every attention of a vision transformer.
 
-    The class token and other prefix tokens are always visible, so the null coalition has an answer. A player may own
-    several tokens.
+    Prefix tokens (class, distillation, registers) are always visible. A network whose head reads the mean of its patch
+    tokens takes that of the present ones; of none, a learned null feature. A player may own several tokens.
 
     Reference: Covert et al., Learning to estimate Shapley values with vision transformers, ICLR 2023,
     arXiv:2206.05282, section 4.1.
 
     Raises:
-        UserError: The network is no vision transformer with a class token, or its patches do not fit the player grid.
+        UserError: The network is no such transformer, or its patches do not fit the player grid.
     """
 
     def __init__(self, classifier: Classifier, grid: PlayerGrid) -> None:
         super().__init__(classifier, grid)
         network = classifier.network
-        if not isinstance(network, VisionTransformer) or network.global_pool != "token":
+        if not is_token_network(network):
             raise UserError(
-                "surrogate.masking=attention: needs a vision transformer with a class token, "
-                f"got {type(network).__name__}; any network takes surrogate.masking=mask_channel"
+                f"surrogate.masking=attention: {type(network).__name__} is not of timm's VisionTransformer or Eva "
+                "families, whose attention can be masked; any network takes surrogate.masking=mask_channel"
             )
-        self.tokens: tuple[int, int] = network.patch_embed.grid_size
+        if network.global_pool not in ("token", "avg"):
+            raise UserError(
+                f"surrogate.masking=attention: pooling by {network.global_pool or 'nothing'} is not supported, only by "
+                "class token or mean; any network takes surrogate.masking=mask_channel"
+            )
+        tokens = token_grid(network)
+        if any(token % players for token, players in zip(tokens, grid.shape, strict=True)):
+            raise UserError(
+                f"surrogate.masking=attention: a player must own whole patches, and {tokens[0]}×{tokens[1]} patches "
+                f"do not make {grid.shape[0]}×{grid.shape[1]} players; choose data.grid or the patch size"
+            )
+        self.players = PlayerGrid(tokens, grid.shape)  # a patch is a "pixel" here
         self.num_prefix_tokens = network.num_prefix_tokens
-        if any(tokens % players for tokens, players in zip(self.tokens, grid.shape, strict=True)):
-            raise UserError(
-                f"surrogate.masking=attention: a player must own whole patches, and {self.tokens[0]}×{self.tokens[1]} "
-                f"patches do not make {grid.shape[0]}×{grid.shape[1]} players; choose data.grid or the patch size"
-            )
+        self.null = nn.Parameter(torch.zeros(network.num_features)) if pools_patches(network) else None
 
-    def __call__(self, classifier: Classifier, image: Tensor, coalition: Tensor) -> Tensor:
+    def forward(self, classifier: Classifier, image: Tensor, coalition: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, 3, H, W), each with one coalition (N, P)."""
-        tokens = PlayerGrid(self.tokens, self.grid.shape).to_pixels(coalition.unsqueeze(1))  # a token is a "pixel" here
-        visible = tokens.flatten(1)
-        prefix = visible.new_ones(len(visible), self.num_prefix_tokens)
-        keys = torch.cat([prefix, visible], dim=1)  # (N, T)
+        network, pixels = classifier.network, classifier.normalize(image)
+        present = self.players.to_pixels(coalition.unsqueeze(1)).flatten(1)  # (N, patches)
+        nobody = ~present.any(dim=1, keepdim=True)
+        # Without any prefix token the null coalition would leave attention nothing to look at; its answer is learned.
+        visible = present if self.num_prefix_tokens else present | nobody
+        keys = torch.cat([visible.new_ones(len(visible), self.num_prefix_tokens), visible], dim=1)  # (N, T)
         mask = keys[:, None, None, :].expand(-1, 1, keys.shape[1], -1)  # heads broadcast, every query sees the same
-        return classifier.network(classifier.normalize(image), attn_mask=mask)
+        if self.null is None:
+            return network(pixels, attn_mask=mask)
+        features = network.forward_features(pixels, attn_mask=mask)[:, self.num_prefix_tokens :]
+        pooled = torch.where(nobody, self.null.to(features.dtype), mean_of_present(features, present))
+        return classify_pooled(network, pooled)

@@ -17,7 +17,7 @@ class MaskChannel(Masking):
 
     extra_channels: ClassVar[int] = 1
 
-    def __call__(self, classifier: Classifier, image: Tensor, coalition: Tensor) -> Tensor:
+    def forward(self, classifier: Classifier, image: Tensor, coalition: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, 3, H, W), each with one coalition (N, P)."""
         mask = self.grid.to_pixels(coalition.unsqueeze(1)).squeeze(1).to(image.dtype)  # (N, 1, H, W)
         return classifier.network(torch.cat([classifier.normalize(image) * mask, mask], dim=1))
