@@ -7,12 +7,14 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from uuid import uuid4
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import nn
+from safetensors.torch import load, load_file, save
+from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import write_atomically
@@ -83,3 +85,52 @@ def load_weights(folder: Path | str, module: nn.Module, description: dict[str, A
         reason = str(error).split("\n\t")[-1].strip()
         raise UserError(f"{path}: does not fit the model in {_CONFIG}: {reason}") from None
     module.eval()
+
+
+def read_state(path: Path | str) -> dict[str, Tensor]:
+    """Return the weights in a file of someone else's: safetensors, or a PyTorch state dict.
+
+    A state dict may lie under ``state_dict`` or ``model``, and its names may have the prefix that parallel or compiled
+    training leaves.
+
+    Raises:
+        UserError: The file holds anything but tensors, of which nothing is run, or is damaged.
+    """
+    try:
+        state = load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: not a file of weights (safetensors, or torch.save of a state dict, tensors alone): {reason}"
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: not a state dict: must map names to tensors")
+    return {name.removeprefix("_orig_mod.").removeprefix("module."): value for name, value in state.items()}
+
+
+@torch.no_grad()
+def fill(network: nn.Module, state: dict[str, Tensor], path: Path | str) -> bool:
+    """Fill a timm network with weights; return whether its head stayed as it was, because the classes differ.
+
+    Raises:
+        UserError: The weights are another network's.
+    """
+    heads = network.get_classifier()
+    heads = heads if isinstance(heads, tuple) else (heads,)
+    places = [name for name, module in network.named_modules() if any(module is head for head in heads)]
+    own = network.state_dict()
+    in_head = {name for name in own if any(name.startswith(f"{place}.") for place in places)}
+    unfit = {name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape}
+    if wrong := sorted(unfit - in_head):
+        found = f"has shape {tuple(state[wrong[0]].shape)}" if wrong[0] in state else "is missing"
+        raise UserError(f"{path}: not this network's weights: {wrong[0]} {found}, must be {tuple(own[wrong[0]].shape)}")
+    if unknown := sorted(state.keys() - own.keys()):
+        raise UserError(f"{path}: not this network's weights: it has no {unknown[0]}")
+    replaced = bool(unfit)
+    for name, tensor in own.items():
+        if not (replaced and name in in_head):
+            tensor.copy_(state[name])  # the network's own; nothing happens on the meta device, where this is a check
+    return replaced

@@ -39,6 +39,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Color = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 FolderName = Annotated[str, Field(pattern=r"^\w[\w .+-]*$")]
 
 
@@ -96,7 +97,12 @@ class TrainingConfig(ComponentConfig):
 class ClassifierConfig(TrainingConfig):
     """The model to be explained."""
 
+    epochs: Annotated[int, Field(ge=0)] = MISSING  # none: given weights are explained as they are
     label_smoothing: Share = 0.0
+    weights: str | None = None
+    path: str | None = None
+    mean: Color | None = None
+    std: Color | None = None
 
 
 @dataclass

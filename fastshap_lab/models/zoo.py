@@ -1,6 +1,7 @@
 """Any image classifier of timm, by name."""
 
 import warnings
+from typing import Any
 
 import timm
 from torch import nn
@@ -38,7 +39,7 @@ def timm_model(
     if model not in timm.list_models():
         raise UserError(f"params.model={model}: no model of timm {timm.__version__}, {_near(model)}")
     wanted = {"patch_size": patch_size, "drop_rate": drop_rate or None, "drop_path_rate": drop_path_rate or None}
-    arguments = {"num_classes": num_classes, "in_chans": in_chans}
+    arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     arguments |= {key: value for key, value in wanted.items() if value is not None}
     size = f"{image_size[0]}×{image_size[1]}"
     try:

@@ -2,8 +2,9 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -149,23 +150,38 @@ def build_trainer(config: TrainerConfig, logger: Logger | bool = False, **argume
     return trainer
 
 
-def network_description(run: Run, config: ComponentConfig, pixels: bool = False) -> dict[str, Any]:
+def network_description(
+    run: Run,
+    config: ComponentConfig,
+    pixels: Mapping[str, Any] = MappingProxyType({"mean": [0.5] * 3, "std": [0.5] * 3}),
+) -> dict[str, Any]:
     """Return what builds a network for the run's images: its table entry, and what follows from the data.
 
     Args:
         run: Gives the data.
         config: Table entry and arguments.
-        pixels: Normalize by the training images' statistics; else by a placeholder, where reading them is not wanted.
+        pixels: Holds ``mean`` and ``std`` to normalize with: the classifier's own, which those that learn from it
+            share. The default is for networks that are only built to see whether they can be.
     """
-    mean, std = pixel_statistics(run.data.dataset("train").images) if pixels else ([0.5] * 3, [0.5] * 3)
     return {
         "name": config.name,
         "params": dict(config.params),
         "image_size": list(run.data.image_size),
         "num_classes": run.data.num_classes,
-        "mean": mean,
-        "std": std,
+        "mean": list(pixels["mean"]),
+        "std": list(pixels["std"]),
     }
+
+
+def check_images(network: nn.Module, stage: str, *inputs: Tensor) -> None:
+    """Raise a ``UserError`` where a network cannot take the data's images; on the meta device this costs nothing."""
+    try:
+        with torch.no_grad():
+            network.eval()(*inputs)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        height, width = inputs[0].shape[-2:]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{stage}: its network does not take images of {height}×{width}: {reason}") from None
 
 
 def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastshap_lab.checkpoints import save_model
+from fastshap_lab.checkpoints import read_description, save_model
 from fastshap_lab.config import ExplainerConfig, lookup
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_surrogate
@@ -20,8 +20,7 @@ from fastshap_lab.shapley import (
     efficiency_penalty,
     shapley_regression_loss,
 )
-from fastshap_lab.stages import surrogate as surrogate_stage
-from fastshap_lab.stages.common import Training, batches, device_of, fit, network_description
+from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
 from fastshap_lab.stages.runs import Run
 
 
@@ -70,24 +69,6 @@ class ExplainerTraining(Training):
         return loss
 
 
-def describe(run: Run, pixels: bool = False) -> dict[str, Any]:
-    """Return what builds a run's explainer with all it takes to be served."""
-    config = run.config.explainer
-    network = network_description(run, config, pixels) | {"grid": list(run.config.data.grid)}
-    if takes_backbone(config.name) and "backbone" not in config.params:
-        surrogate = run.config.surrogate
-        network["params"]["backbone"] = {"name": surrogate.name, "params": dict(surrogate.params)}
-    classifier = network_description(run, run.config.classifier, pixels) if config.bundle_classifier else None
-    return {
-        "network": network,
-        "surrogate": surrogate_stage.describe(run, pixels),
-        "classifier": classifier,
-        "link": config.link,
-        "normalization": config.normalization,
-        "class_names": list(run.data.class_names),
-    }
-
-
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the explainer cannot be built or trained."""
     config = run.config.explainer
@@ -95,27 +76,47 @@ def check(run: Run) -> None:
     lookup(NORMALIZATIONS, "explainer.normalization", config.normalization)
     if config.num_coalitions % 2:
         raise UserError(f"explainer.num_coalitions={config.num_coalitions}: must be even, coalitions come in pairs")
-    build_explainer(**describe(run)["network"])
+    network = build_explainer(**_describe(run, network_description(run, config)))
+    check_images(network, "explainer", torch.zeros(2, 3, *run.data.image_size))
 
 
-def train(run: Run) -> AmortizedExplainer:
-    """Return the trained explainer of a run, whose parents are finished."""
-    config, description = run.config.explainer, describe(run, pixels=True)
-    surrogate = load_surrogate(run.parents["surrogate"].model)
-    network = build_explainer(**description["network"])
-    network.start_from(surrogate.classifier.network)
-    game = SurrogateGame(surrogate, config.link, run.config.trainer.max_batch)
-    fit(ExplainerTraining(network, game, config, run.config.seed), run, config)
-    classifier = load_classifier(run.parents["classifier"].model) if config.bundle_classifier else None
-    names = description["class_names"]
-    return AmortizedExplainer(network, surrogate, classifier, config.link, config.normalization, names).eval()
+def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
+    """Return the trained explainer of a run, whose parents are finished, and what describes it."""
+    config, classifier, surrogate = run.config.explainer, run.parents["classifier"], run.parents["surrogate"]
+    game = read_description(surrogate.model, "surrogate")["surrogate"]
+    description = {
+        "network": _describe(run, network_description(run, config, game["classifier"])),
+        "surrogate": game,
+        "classifier": read_description(classifier.model, "classifier")["network"] if config.bundle_classifier else None,
+        "link": config.link,
+        "normalization": config.normalization,
+        "class_names": list(run.data.class_names),
+    }
+    network, loaded = build_explainer(**description["network"]), load_surrogate(surrogate.model)
+    network.start_from(loaded.classifier.network)
+    values = SurrogateGame(loaded, config.link, run.config.trainer.max_batch)
+    fit(ExplainerTraining(network, values, config, run.config.seed), run, config)
+    original = load_classifier(classifier.model) if config.bundle_classifier else None
+    explainer = AmortizedExplainer(
+        network, loaded, original, config.link, config.normalization, description["class_names"]
+    )
+    return explainer.eval(), description
 
 
 def make(run: Run) -> dict[str, float]:
     """Train, export, and return measures on the test images."""
-    explainer = train(run)
-    save_model(run.model, explainer, {"kind": "explainer", **describe(run, pixels=True)})
+    explainer, description = train(run)
+    save_model(run.model, explainer, {"kind": "explainer", **description})
     return measure(run, explainer)
+
+
+def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
+    """Return what builds the network, around the surrogate's own architecture where it needs one and names none."""
+    config, surrogate = run.config.explainer, run.config.surrogate
+    network["grid"] = list(run.config.data.grid)
+    if takes_backbone(config.name) and "backbone" not in config.params:
+        network["params"]["backbone"] = {"name": surrogate.name, "params": dict(surrogate.params)}
+    return network
 
 
 @torch.inference_mode()

@@ -166,7 +166,8 @@ def _chain(config: Config, data: ImageDataModule, digest: str) -> list[Run]:
     name = config.name or config.data.name
     for stage, joint in zip(_TRAINED, ("-", "-by-", "-"), strict=True):
         training: TrainingConfig = getattr(config, stage)
-        settings = {stage: asdict(training), "precision": config.trainer.precision, "seed": config.seed}
+        plain = classifier.content(config.classifier) if stage == "classifier" else asdict(training)
+        settings = {stage: plain, "precision": config.trainer.precision, "seed": config.seed}
         # What a parent was made from need not be said again: its fingerprint counts.
         settings |= {"data": digest} if stage == "classifier" else {"grid": config.data.grid}
         name = f"{name}{joint}{training.name}"

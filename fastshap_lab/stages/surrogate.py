@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastshap_lab.checkpoints import save_model
+from fastshap_lab.checkpoints import read_description, save_model
 from fastshap_lab.config import SurrogateConfig
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
 from fastshap_lab.models import Classifier, Surrogate, SurrogateGame, build_surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
 from fastshap_lab.shapley import UniformSizeSampler, surrogate_kl
-from fastshap_lab.stages.common import Training, batches, device_of, fit, network_description
+from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
 from fastshap_lab.stages.runs import Run
 
 
@@ -48,28 +48,28 @@ class SurrogateTraining(Training):
         return loss
 
 
-def describe(run: Run, pixels: bool = False) -> dict[str, Any]:
-    """Return what builds a run's surrogate."""
-    config = run.config.surrogate
-    network = network_description(run, config, pixels)
-    return {"classifier": network, "masking": config.masking, "grid": list(run.config.data.grid)}
-
-
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the surrogate cannot be built."""
-    build_surrogate(**describe(run))
+    surrogate = build_surrogate(**_describe(run, network_description(run, run.config.surrogate)))
+    nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
+    check_images(surrogate, "surrogate", torch.zeros(2, 3, *run.data.image_size), nobody)
 
 
 def make(run: Run) -> dict[str, float]:
     """Train, export, and return measures on the test images."""
-    config = run.config.surrogate
-    description = describe(run, pixels=True)
-    classifier, network = load_classifier(run.parents["classifier"].model), build_surrogate(**description)
+    config, parent = run.config.surrogate, run.parents["classifier"].model
+    pixels = read_description(parent, "classifier")["network"]
+    description = _describe(run, network_description(run, config, pixels))
+    classifier, network = load_classifier(parent), build_surrogate(**description)
     if config.from_classifier:
         load_matching(network.classifier, classifier.state_dict())
     fit(SurrogateTraining(network, classifier, config, run.config.seed), run, config)
     save_model(run.model, network, {"kind": "surrogate", "surrogate": description, "class_names": run.data.class_names})
     return {f"test/{name}": value for name, value in measure(run, classifier, network).items()}
+
+
+def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
+    return {"classifier": network, "masking": run.config.surrogate.masking, "grid": list(run.config.data.grid)}
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """What all trainings share: one stops where its loss is no number, writes its course, keeps quiet on a pipe."""
 
 import math
+import signal
 
 import pandas as pd
 import pytest
@@ -80,6 +81,27 @@ def test_a_measure_that_is_never_a_number_is_an_error(tmp_path, monkeypatch):
     pretend_cross_entropies(monkeypatch, *3 * [math.nan])
     with pytest.raises(UserError, match="val/cross_entropy was never a finite number"):
         executed("stage=classifier", f"runs_dir={tmp_path}")
+
+
+def test_a_plateau_is_seen_by_the_schedule(tmp_path, monkeypatch):
+    pretend_cross_entropies(monkeypatch, *8 * [1.0])
+    settings = ["classifier.epochs=8", "classifier.optim={lr: 0.002, schedule: plateau}"]
+    (run,) = executed("stage=classifier", *settings, f"runs_dir={tmp_path}")
+    assert pd.read_csv(run.folder / "metrics.csv")["lr"].tolist() == 6 * [0.002] + 2 * [0.001]
+
+
+def test_ctrl_c_passes_through_lightning(tmp_path, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClassifierTraining, "training_step", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            executed("stage=classifier", f"runs_dir={tmp_path}")
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning lets it be ignored
+    assert planned("stage=classifier", f"runs_dir={tmp_path}")[0].record()["status"] == "interrupted"
 
 
 def test_nothing_is_said_on_a_pipe(tmp_path, capfd):

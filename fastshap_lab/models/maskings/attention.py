@@ -1,12 +1,21 @@
 """Absent players are tokens that nobody attends to."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.maskings.base import Masking
-from fastshap_lab.models.tokens import classify_pooled, is_token_network, mean_of_present, pools_patches, token_grid
+from fastshap_lab.models.tokens import (
+    TokenNetwork,
+    classify_pooled,
+    is_token_network,
+    mean_of_present,
+    pools_patches,
+    token_grid,
+)
 from fastshap_lab.shapley.grid import PlayerGrid
 
 
@@ -22,6 +31,9 @@ class AttentionMask(Masking):
     Raises:
         UserError: The network is no such transformer, or its patches do not fit the player grid.
     """
+
+    players: PlayerGrid
+    null: nn.Parameter | None
 
     def __init__(self, classifier: Classifier, grid: PlayerGrid) -> None:
         super().__init__(classifier, grid)
@@ -48,7 +60,7 @@ class AttentionMask(Masking):
 
     def forward(self, classifier: Classifier, image: Tensor, coalition: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, 3, H, W), each with one coalition (N, P)."""
-        network, pixels = classifier.network, classifier.normalize(image)
+        network, pixels = cast(TokenNetwork, classifier.network), classifier.normalize(image)
         present = self.players.to_pixels(coalition.unsqueeze(1)).flatten(1)  # (N, patches)
         nobody = ~present.any(dim=1, keepdim=True)
         # Without any prefix token the null coalition would leave attention nothing to look at; its answer is learned.

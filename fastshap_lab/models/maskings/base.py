@@ -22,6 +22,8 @@ class Masking(nn.Module, ABC):
     null_ignores_image: ClassVar[bool] = True
     """Whether the answer to the null coalition is the same for every image."""
 
+    grid: PlayerGrid
+
     def __init__(self, classifier: Classifier, grid: PlayerGrid) -> None:
         super().__init__()
         self.grid = grid
