@@ -74,7 +74,7 @@ def test_a_real_mistake_is_one_line_and_status_2():
     done = command("surrogate=resnet18", "surrogate.masking=attention")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: surrogate.masking=attention: needs a vision transformer")
+    assert done.stderr.startswith("error: surrogate.masking=attention: ResNet is not of")
 
 
 def pipeline(overrides: str = "", **members: str) -> str:
@@ -89,7 +89,7 @@ def pipeline(overrides: str = "", **members: str) -> str:
         # A word that nobody knows, and the nearest one somebody does.
         ("stage=surogate", "stage=surogate: unknown, did you mean surrogate? known: classifier, surrogate"),
         ("data=digit", "data=digit: unknown, did you mean digits?"),
-        ("experiment=nope", "experiment=nope: unknown, known: digits_ab"),
+        ("experiment=nope", "experiment=nope: unknown, known: "),
         ("clasifier=vit", "clasifier: unknown key, did you mean classifier?"),
         ("classifier.optim.lrr=1", "classifier.optim.lrr: unknown key of classifier.optim, did you mean lr?"),
         ("+classifier.foo=1", "classifier.foo: unknown key of classifier"),
@@ -106,7 +106,8 @@ def pipeline(overrides: str = "", **members: str) -> str:
         ("logger.mode=off", "logger.mode=off: unknown, did you mean offline?"),
         # Types and ranges.
         ("classifier.epochs=many", "classifier.epochs: Value 'many' of type 'str' could not be converted to Integer"),
-        ("classifier.epochs=-1", "classifier.epochs=-1: must be greater than or equal to 1"),
+        ("classifier.epochs=-1", "classifier.epochs=-1: must be greater than or equal to 0"),
+        ("surrogate.epochs=0", "surrogate.epochs=0: must be greater than or equal to 1"),
         ("classifier.optim.lr=0", "classifier.optim.lr=0.0: must be greater than 0"),
         ("explainer.patience=0", "explainer.patience=0: must be"),
         ("evaluate.references=0", "evaluate.references=0: must be"),
@@ -118,7 +119,7 @@ def pipeline(overrides: str = "", **members: str) -> str:
         ("data.grid=[4]", "data.grid=[4]: must have at least 2 items"),
         ("surrogate=vit_slim data.grid=[8,8]", "surrogate.masking=attention: a player must own whole patches"),
         ("classifier=vit_slim classifier.params.num_heads=5", "classifier.params.num_heads=5: does not divide"),
-        ("explainer=vit_slim", "explainer=vit: the backbone must be a vision transformer, got ResNet"),
+        ("explainer=vit_slim", "explainer=vit: the backbone must be"),
         ("explainer.num_coalitions=7", "explainer.num_coalitions=7: must be even"),
         # Data.
         ("data=hub", "data.params.path: missing"),

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from fastshap_lab.cli import main
 from tests.runs import CONFIGS, TINY
 
 TRAIN = str(CONFIGS.parent / "train.py")
@@ -77,12 +78,15 @@ def test_a_sweep_compares_what_its_stage_measures(two_pipelines, stage):
     assert metric["name"] in pd.read_csv(history)
 
 
-def test_again_nothing_is_made(two_pipelines):
+def test_again_nothing_is_made(two_pipelines, monkeypatch, capsys):
     folder, words, _ = two_pipelines
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
-    done = train(*words, cwd=folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split()[1] for line in done.stdout.splitlines()] == ["reuse"] * 7 + ["reused"] * 7
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    main(CONFIGS)
+    said = capsys.readouterr()
+    assert [line.split()[1] for line in said.out.splitlines()] == ["reuse"] * 7 + ["reused"] * 7
+    assert not said.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -99,13 +103,16 @@ def test_kill_9_changes_nothing(tmp_path, stage):
     undisturbed = weights()
     (folder,) = (tmp_path / "runs" / stage).glob("*-*/")
     moved = folder.rename(tmp_path / "undisturbed")
+    last, written = folder / "checkpoints" / "last.ckpt", 0
     for _ in range(3):
         process = subprocess.Popen([sys.executable, TRAIN, *words], cwd=tmp_path, env=ENVIRONMENT)
-        while not (folder / "checkpoints" / "last.ckpt").is_file() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 1))
+        while process.poll() is None and not (last.is_file() and last.stat().st_mtime_ns > written):
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.3))  # at any moment of an epoch
         process.kill()
         process.wait()
+        written = last.stat().st_mtime_ns
+    assert json.loads((folder / "run.json").read_text())["status"] == "running"
     assert train(*words, cwd=tmp_path).returncode == 0
     assert weights() == undisturbed
     assert (folder / "metrics.csv").read_bytes() == (moved / "metrics.csv").read_bytes()

@@ -1,8 +1,16 @@
 """Data sets by the name they have in a configuration."""
 
 from fastshap_lab.data.base import ImageDataModule
+from fastshap_lab.data.cifar10 import Cifar10
 from fastshap_lab.data.digits import Digits
+from fastshap_lab.data.folder import Folder
 from fastshap_lab.data.hub import Hub
 from fastshap_lab.data.synthetic import Synthetic
 
-DATASETS: dict[str, type[ImageDataModule]] = {"digits": Digits, "hub": Hub, "synthetic": Synthetic}
+DATASETS: dict[str, type[ImageDataModule]] = {
+    "cifar10": Cifar10,
+    "digits": Digits,
+    "folder": Folder,
+    "hub": Hub,
+    "synthetic": Synthetic,
+}

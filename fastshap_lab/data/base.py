@@ -11,7 +11,8 @@ from lightning import LightningDataModule
 from sklearn.model_selection import train_test_split
 
 from fastshap_lab.data.augment import Augment
-from fastshap_lab.data.loader import TensorImages, TensorLoader
+from fastshap_lab.data.loader import ImageLoader
+from fastshap_lab.data.splits import ImageSplit
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -34,7 +35,7 @@ def stratified_split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Images with one label each, small enough to live on the training device as a whole.
+    """Images with one label each.
 
     One data module serves all stages: each says with ``configure`` how it wants its batches, and the splits, once
     loaded, stay. The same index always means the same image. A subclass says what the splits hold (``load``) and what
@@ -48,7 +49,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def __init__(self, class_names: list[str], image_size: tuple[int, int]) -> None:
         super().__init__()
         self.class_names, self.num_classes, self.image_size = class_names, len(class_names), image_size
-        self._splits: dict[Split, TensorImages] = {}
+        self._splits: dict[Split, ImageSplit] = {}
         self.configure(batch_size=128)
 
     def __str__(self) -> str:
@@ -56,7 +57,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return f"{type(self).__name__} ({self.num_classes} classes)"
 
     @abstractmethod
-    def load(self, split: Split) -> TensorImages:
+    def load(self, split: Split) -> ImageSplit:
         """Return a split, on the CPU; called once per split."""
 
     @abstractmethod
@@ -74,7 +75,7 @@ class ImageDataModule(LightningDataModule, ABC):
             digest.update(part)
         return digest.hexdigest()
 
-    def dataset(self, split: Split) -> TensorImages:
+    def dataset(self, split: Split) -> ImageSplit:
         """Return a split, on the trainer's device if a trainer is attached, else on the CPU."""
         if split not in self._splits:
             self._splits[split] = self.load(split)
@@ -92,20 +93,20 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         self._batch_size, self._augment, self._seed = batch_size, augment, seed
 
-    def train_dataloader(self) -> TensorLoader:
+    def train_dataloader(self) -> ImageLoader:
         """Return shuffled, augmented batches."""
         return self._loader("train")
 
-    def val_dataloader(self) -> TensorLoader:
+    def val_dataloader(self) -> ImageLoader:
         """Return the validation images in order."""
         return self._loader("val")
 
-    def test_dataloader(self) -> TensorLoader:
+    def test_dataloader(self) -> ImageLoader:
         """Return the test images in order."""
         return self._loader("test")
 
-    def _loader(self, split: Split) -> TensorLoader:
-        return TensorLoader(
+    def _loader(self, split: Split) -> ImageLoader:
+        return ImageLoader(
             self.dataset(split),
             self._batch_size,
             training=split == "train",

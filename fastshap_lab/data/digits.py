@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, height_and_width, stratified_split
-from fastshap_lab.data.loader import TensorImages
+from fastshap_lab.data.splits import TensorImages
 
 
 class Digits(ImageDataModule):

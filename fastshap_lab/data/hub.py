@@ -1,33 +1,25 @@
 """Any labelled image data set of the Hugging Face hub, or a local folder that is laid out like one."""
 
 import io
-import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
 import numpy as np
-import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
-from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, height_and_width, stratified_split
-from fastshap_lab.data.loader import TensorImages
+from fastshap_lab.data.base import Split, height_and_width
+from fastshap_lab.data.decoded import MAX_RESIDENT, DecodedDataModule
 from fastshap_lab.errors import UserError
-from fastshap_lab.images import to_pixels, to_rgb
+from fastshap_lab.images import Resize, read_rgb, resized
 
 
-class Hub(ImageDataModule):
+class Hub(DecodedDataModule):
     """Images and labels from a hub id, a folder of parquet files, or a folder of images (``train/<class>/<image>``).
 
-    A local folder is read where it lies, with neither network nor cache. Validation images are split off from the
-    training ones, with the classes in proportion.
-
-    Images become RGB: grey ones get three equal channels, transparent ones a black background, 16 bits lose the lower
-    eight, and a camera's rotation tag is followed. Those of another size are resized to ``image_size``, bilinearly with
-    antialiasing, without regard to their proportions.
+    A local folder is read where it lies, with neither network nor cache, unless it has more than ``max_resident``
+    bytes: then the ``datasets`` library makes a copy in its cache that can be read image by image. Validation images
+    are split off from the training ones, with the classes in proportion. Images become RGB as ``images.to_rgb`` says.
 
     Args:
         path: Hub id or folder.
@@ -40,6 +32,9 @@ class Hub(ImageDataModule):
         class_names: In the order of the labels; those of the data set if None, or else the labels as they are.
         limit_train: Use only so many training images, and validation images in proportion.
         limit_test: Use only so many test images.
+        resize: ``stretch``, or ``crop`` to keep the proportions and the largest part in the centre.
+        max_resident: Data sets of more bytes are left on disk, and splits of more decoded as they are needed.
+        workers: Decoding threads; one for each available core if None.
 
     Raises:
         UserError: The data set, a split, a column or an image is not there or not readable, or a label out of range.
@@ -57,9 +52,12 @@ class Hub(ImageDataModule):
         class_names: list[str] | None = None,
         limit_train: int | None = None,
         limit_test: int | None = None,
+        resize: Resize = "stretch",
+        max_resident: int = MAX_RESIDENT,
+        workers: int | None = None,
     ) -> None:
-        self._path = path
-        source = _open(path)
+        self._path, self._names = path, {"train": train_split, "test": test_split}
+        source = _open(path, max_resident)
         for option, split in (("train_split", train_split), ("test_split", test_split)):
             if split not in source:
                 raise UserError(f"data.params.{option}={split}: {path} has {', '.join(source)}")
@@ -67,74 +65,65 @@ class Hub(ImageDataModule):
         image_column = _choose_column(path, "image_column", image_column, features, _image_columns(features))
         label_column = _choose_column(path, "label_column", label_column, features, _label_columns(features))
 
-        train_images, train_labels = _read(source[train_split], image_column, label_column)
-        test_images, test_labels = _read(source[test_split], image_column, label_column)
+        self._images: dict[Split, Sequence[dict]] = {}
+        labels: dict[Split, list[int]] = {}
+        for split, name in self._names.items():
+            self._images[split], labels[split] = _read(source[name], image_column, label_column, max_resident)
         class_names = class_names or getattr(features[label_column], "names", None)
         if class_names is None:
-            class_names = [str(label) for label in range(len(set(train_labels)))]
-        for split, labels in ((train_split, train_labels), (test_split, test_labels)):
-            if unknown := set(labels) - set(range(len(class_names))):
+            class_names = [str(label) for label in range(len(set(labels["train"])))]
+        for split, name in self._names.items():
+            if unknown := set(labels[split]) - set(range(len(class_names))):
                 found = repr(min(unknown, key=str))
-                raise UserError(f"{path}: a label of split {split} is {found}, not one of 0 to {len(class_names) - 1}")
-
-        try:
-            train, val = stratified_split(np.array(train_labels), round(val_fraction * len(train_labels)))
-        except ValueError as error:
-            raise UserError(f"data.params.val_fraction={val_fraction}: {error}") from None
-        if limit_train is not None:
-            val = val[: max(1, round(len(val) * limit_train / len(train)))]
-        # Test images often lie sorted by class; a fixed permutation makes the first ones a fair sample.
-        test = np.random.RandomState(0).permutation(len(test_labels))
-        self._indices: dict[Split, np.ndarray] = {"train": train[:limit_train], "val": val, "test": test[:limit_test]}
-        self._images = {"train": train_images, "val": train_images, "test": test_images}
-        self._labels = {"train": train_labels, "val": train_labels, "test": test_labels}
-        self._names = {"train": train_split, "val": train_split, "test": test_split}
+                raise UserError(f"{path}: a label of split {name} is {found}, not one of 0 to {len(class_names) - 1}")
         if image_size is None:
             width, height = self._decode("train", 0).size
             image_size = (height, width)
-        super().__init__(list(class_names), height_and_width(image_size))
+        super().__init__(
+            labels,
+            class_names,
+            height_and_width(image_size),
+            val_fraction=val_fraction,
+            limit_train=limit_train,
+            limit_test=limit_test,
+            resize=resize,
+            max_resident=max_resident,
+            workers=workers,
+        )
 
-    def load(self, split: Split) -> TensorImages:
-        """Return the decoded images of a split; on a terminal, with a progress bar."""
-        indices = self._indices[split].tolist()
-        images = np.empty((len(indices), 3, *self.image_size), np.uint8)
+    def pixels(self, source: Split, index: int) -> np.ndarray:
+        """Return an image, resized if it has to be."""
+        return resized(self._decode(source, index), self.image_size, self._resize)
 
-        def decode(place: int) -> None:
-            images[place] = to_pixels(self._decode(split, indices[place]), self.image_size)
+    def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
+        """Yield the encoded images; paths do not count."""
+        for index in indices:
+            image = self._images[source][index]
+            yield Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
 
-        with ThreadPoolExecutor(4) as threads:  # Pillow decodes outside Python's lock
-            done = threads.map(decode, range(len(indices)))
-            console = Console(stderr=True)
-            for _ in track(done, f"decode {split}", len(indices), console=console, disable=not sys.stderr.isatty()):
-                pass
-        labels = [self._labels[split][index] for index in indices]
-        return TensorImages(torch.from_numpy(images), torch.tensor(labels))
-
-    def content(self) -> Iterator[bytes]:
-        """Yield the encoded images and the labels of each split: limits and fractions count, paths do not."""
-        for split in SPLITS:
-            for index in self._indices[split].tolist():
-                yield _encoded(self._images[split][index])
-                yield str(self._labels[split][index]).encode()
-
-    def _decode(self, split: Split, index: int) -> Image.Image:
+    def _decode(self, source: Split, index: int) -> Image.Image:
+        image = self._images[source][index]
         try:
-            return to_rgb(Image.open(io.BytesIO(_encoded(self._images[split][index]))))
-        except (OSError, TypeError, ValueError, SyntaxError) as error:  # Pillow's decoders raise all of them
-            where = f"image {index} of split {self._names[split]}"
-            raise UserError(f"{self._path}: {where} cannot be read: {error}") from None
+            return read_rgb(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
+        except UserError as error:
+            raise UserError(f"{self._path}: image {index} of split {self._names[source]} {error}") from error
 
 
-def _open(path: str) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
+def _open(path: str, max_resident: int) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
     """Return the splits by name."""
+    # Streaming reads files in place; what comes over the network is worth keeping in the hub's cache.
+    in_place = Path(path).exists() and _bytes_in(Path(path)) <= max_resident
     try:
-        # Streaming reads files in place; what comes over the network is worth keeping in the hub's cache.
-        return datasets.load_dataset(path, streaming=Path(path).exists())
+        return datasets.load_dataset(path, streaming=in_place)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"data.params.path={path}: neither a folder with images nor a data set on the hub: {reason}"
         ) from None
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _image_columns(features: datasets.Features) -> list[str]:
@@ -163,16 +152,14 @@ def _choose_column(path: str, option: str, wanted: str | None, features: dataset
 
 
 def _read(
-    source: datasets.Dataset | datasets.IterableDataset, image_column: str, label_column: str
-) -> tuple[list[dict], list]:
-    """Return the encoded images, as ``bytes`` or ``path``, and their labels, unchecked."""
+    source: datasets.Dataset | datasets.IterableDataset, image_column: str, label_column: str, max_resident: int
+) -> tuple[Sequence[dict], list]:
+    """Return the encoded images, as ``bytes`` or ``path``, in memory or mapped to it; and their labels, unchecked."""
     source = source.select_columns([image_column, label_column]).cast_column(image_column, datasets.Image(decode=False))
+    if isinstance(source, datasets.Dataset) and source.data.nbytes > max_resident:
+        return source[image_column], source[label_column][:]
     images, labels = [], []
     for rows in source.with_format("arrow").iter(batch_size=1000):  # far faster than row by row
         images += rows[image_column].to_pylist()
         labels += rows[label_column].to_pylist()
     return images, labels
-
-
-def _encoded(image: dict) -> bytes:
-    return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]

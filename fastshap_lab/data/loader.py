@@ -1,44 +1,19 @@
-"""Batches from images that are on the training device already."""
+"""Batches for training and evaluation, the same whether the images are in memory or decoded on the way."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil
 
 import torch
 from torch import Tensor
 
 from fastshap_lab.data.augment import Augment
+from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.seeding import derive_seed
 
 Batch = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class TensorImages:
-    """A split of a data set as plain tensors.
-
-    Attributes:
-        images: uint8 (N, 3, H, W); grey images have three equal channels.
-        labels: int64 (N,).
-        masks: Where the object is, bool (N, H, W), if known.
-        boxes: Left, top, right, bottom of the object in pixels, the last two exclusive, int64 (N, 4), if known.
-    """
-
-    images: Tensor
-    labels: Tensor
-    masks: Tensor | None = None
-    boxes: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device) -> "TensorImages":
-        """Return the split on another device."""
-        tensors = (self.images, self.labels, self.masks, self.boxes)
-        return TensorImages(*(None if tensor is None else tensor.to(device) for tensor in tensors))
-
-
-class TensorLoader:
+class ImageLoader:
     """Batches of a split: ``image`` (B, 3, H, W) in [0, 1], ``label`` (B,) and ``index`` (B,) within the split.
 
     The order follows from seed and epoch, the augmentation from seed, epoch, batch and rank, and nothing else, so that
@@ -60,7 +35,7 @@ class TensorLoader:
 
     def __init__(
         self,
-        data: TensorImages,
+        data: ImageSplit,
         batch_size: int,
         *,
         training: bool = False,
@@ -75,7 +50,7 @@ class TensorLoader:
         self.epoch = self._next_batch = self._first_batch = 0
 
     @property
-    def sampler(self) -> "TensorLoader":
+    def sampler(self) -> "ImageLoader":
         """Itself: where Lightning looks for ``set_epoch``."""
         return self
 
@@ -98,14 +73,14 @@ class TensorLoader:
     def __iter__(self) -> Iterator[Batch]:
         # A generator: nothing is read before the first batch, and by then Lightning has called set_epoch.
         first, self._first_batch = self._first_batch, 0
-        batches = self._share().to(self.data.images.device).split(self.batch_size)
-        for number in range(first, len(self)):
-            index = batches[number]
-            image = self.data.images[index].float() / 255
+        batches = self._share().split(self.batch_size)[first : len(self)]
+        for number, (index, images) in enumerate(zip(batches, self.data.blocks(batches), strict=True), first):
+            image = images.float() / 255
             if self.augment:
                 seed = derive_seed(self.seed, "augment", self.epoch, number, self.rank)
                 image = self.augment(image, torch.Generator().manual_seed(seed))
             self._next_batch = number + 1
+            index = index.to(self.data.device)
             yield {"image": image, "label": self.data.labels[index], "index": index}
 
     def _share(self) -> Tensor:

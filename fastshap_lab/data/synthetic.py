@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, height_and_width
-from fastshap_lab.data.loader import TensorImages
+from fastshap_lab.data.splits import TensorImages
 from fastshap_lab.errors import UserError
 
 VERSION = 1  # part of the digest: raise it when the same arguments draw other images

@@ -23,7 +23,6 @@ from fastshap_lab.stages.common import (
     device_of,
     fit,
     network_description,
-    pixel_statistics,
 )
 from fastshap_lab.stages.runs import Run
 
@@ -113,7 +112,7 @@ def _pixels(run: Run) -> dict[str, list[float]]:
     config = run.config.classifier
     if config.mean is not None and config.std is not None:
         return {"mean": config.mean, "std": config.std}
-    mean, std = pixel_statistics(run.data.dataset("train").images)
+    mean, std = run.data.dataset("train").pixel_statistics()
     return {"mean": config.mean or mean, "std": config.std or std}
 
 

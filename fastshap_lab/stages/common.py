@@ -184,18 +184,6 @@ def check_images(network: nn.Module, stage: str, *inputs: Tensor) -> None:
         raise UserError(f"{stage}: its network does not take images of {height}×{width}: {reason}") from None
 
 
-def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel of uint8 images (N, 3, H, W), in [0, 1]."""
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    counts = (
-        torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]).cpu().double()
-    )
-    shares = counts / counts.sum(dim=1, keepdim=True)
-    mean = shares @ levels
-    variance = shares @ levels.square() - mean.square()
-    return mean.tolist(), variance.clamp_min(1e-6).sqrt().tolist()  # a constant channel must not divide by zero
-
-
 def device_of(run: Run) -> torch.device:
     """Return where a run's data are, and its models go: the trainer's device."""
     return run.data.trainer.strategy.root_device
@@ -204,5 +192,6 @@ def device_of(run: Run) -> torch.device:
 def batches(run: Run, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images in [0, 1] and labels, in order, always the same number at once: what is drawn per batch, stays."""
     data = run.data.dataset(split)
-    for images, labels in zip(data.images.split(128), data.labels.split(128), strict=True):
+    parts = torch.arange(len(data)).split(128)
+    for images, labels in zip(data.blocks(parts), data.labels.split(128), strict=True):
         yield images.float() / 255, labels

@@ -151,9 +151,9 @@ def _shapley_errors(run: Run, report: Report, pipelines: list[Pipeline]) -> dict
     rows, figures, measures = [], {}, {}
     for pipeline in pipelines:
         name, explainer = pipeline.name, pipeline.explainer
-        image, game = test.images[indices].float() / 255, explainer.game(run.config.trainer.max_batch)
+        image, game = test.images_at(indices).float() / 255, explainer.game(run.config.trainer.max_batch)
         folder = pipeline.runs["surrogate"].folder
-        exact = exact_references(folder, game, test.images, indices.tolist(), explainer.link)
+        exact = exact_references(folder, game, test, indices.tolist(), explainer.link)
         with torch.inference_mode():
             phi = explainer(image).cpu().double()
             grand, null = game.grand(image).cpu().double(), game.null(image).cpu().double()
@@ -291,9 +291,9 @@ _PANELS = {
 
 
 def _explain(run: Run, pipeline: Pipeline, indices: Tensor) -> Tensor:
-    images = run.data.dataset("test").images[indices].cpu()
+    images = run.data.dataset("test").images_at(indices).cpu()
     return pipeline.explainer.explain(images, run.config.trainer.max_batch).values
 
 
 def _pictures(run: Run, indices: Tensor) -> np.ndarray:
-    return run.data.dataset("test").images[indices].cpu().permute(0, 2, 3, 1).float().div(255).numpy()
+    return run.data.dataset("test").images_at(indices).cpu().permute(0, 2, 3, 1).float().div(255).numpy()

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.files import write_atomically
 from fastshap_lab.models import SurrogateGame
 from fastshap_lab.shapley import exact_shapley_values
@@ -20,13 +21,15 @@ def reference_order(number: int) -> Tensor:
     return torch.randperm(number, generator=torch.Generator().manual_seed(0))
 
 
-def exact_references(folder: Path, game: SurrogateGame, images: Tensor, indices: Sequence[int], link: str) -> Tensor:
+def exact_references(
+    folder: Path, game: SurrogateGame, images: ImageSplit, indices: Sequence[int], link: str
+) -> Tensor:
     """Return exact Shapley values (N, P, K) in float64, from the cache where it holds them.
 
     Args:
         folder: The surrogate's run folder.
         game: Of that surrogate, with that link.
-        images: All test images, uint8 (N, 3, H, W).
+        images: The test images.
         indices: Which of them.
         link: Names the cache.
     """
@@ -35,7 +38,7 @@ def exact_references(folder: Path, game: SurrogateGame, images: Tensor, indices:
         path = folder / "references" / f"test-{link}" / f"{index:06d}.safetensors"
         phi = _cached(path)
         if phi is None:
-            phi = exact_shapley_values(game, images[index : index + 1].float() / 255)[0].cpu()
+            phi = exact_shapley_values(game, images.images_at(torch.tensor([index])).float() / 255)[0].cpu()
             write_atomically(path, save({"phi": phi.contiguous()}))
         values.append(phi)
     return torch.stack(values)

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -203,6 +204,27 @@ def test_an_unreadable_image_is_named(tmp_path):
         write(tmp_path / "set", "test", [*images[:2], broken], [0, 1, 0])
         with pytest.raises(UserError, match="image 2 of split test cannot be read"):
             Hub(str(tmp_path / "set"), val_fraction=0.25).dataset("test")
+
+
+def test_a_large_folder_stays_on_disk(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    in_memory, on_disk = Hub(str(folder)), Hub(str(folder), max_resident=100)
+    assert isinstance(in_memory._images["train"], list)
+    assert not isinstance(on_disk._images["train"], list)
+    assert on_disk.digest() == in_memory.digest()
+    for split in SPLITS:
+        everything = torch.arange(len(on_disk.dataset(split)))
+        assert torch.equal(on_disk.dataset(split).images_at(everything), in_memory.dataset(split).images)
+        assert torch.equal(on_disk.dataset(split).labels, in_memory.dataset(split).labels)
+
+
+def test_images_can_be_cropped(tmp_path):
+    images = [png(Image.new("RGB", (30, 10), "red"))] * 4
+    for split in ("train", "test"):
+        write(tmp_path / "set", split, images, [0, 1] * 2)
+    data = Hub(str(tmp_path / "set"), image_size=10, resize="crop", val_fraction=0.5)
+    assert data.dataset("test").images.shape == (4, 3, 10, 10)
+    assert data.digest() != Hub(str(tmp_path / "set"), image_size=10, val_fraction=0.5).digest()
 
 
 @needs_cifar10

@@ -1,0 +1,134 @@
+"""What data sets of encoded pictures share: splits, limits, decoding, and whether they fit into memory."""
+
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, stratified_split
+from fastshap_lab.data.splits import ImageSplit, StreamedImages, TensorImages
+from fastshap_lab.errors import UserError
+from fastshap_lab.images import Resize
+
+MAX_RESIDENT = 2 * 2**30
+
+
+def split_off(labels: np.ndarray, option: str, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices that stay, and the fraction that is split off, with the classes in proportion.
+
+    Raises:
+        UserError: A class has too few images, or nothing is left on one side; names the option.
+    """
+    try:
+        return stratified_split(labels, round(fraction * len(labels)))
+    except ValueError as error:
+        raise UserError(f"data.params.{option}={fraction}: {error}") from None
+
+
+def shuffled(count: int) -> np.ndarray:
+    """Return all indices in an order that is the same in every run: files lie sorted by class, a sample must not."""
+    return np.random.RandomState(0).permutation(count)
+
+
+class DecodedDataModule(ImageDataModule):
+    """Training, test and perhaps validation images of a source that gives them one by one.
+
+    Validation images are split off from the training ones where the source has none. A split that would take more than
+    ``max_resident`` bytes of pixels is decoded batch by batch, time and again; a smaller one once, and then lives on
+    the training device. The batches are the same.
+
+    Args:
+        labels: Of the source's splits: ``train``, ``test``, and ``val`` if it has one.
+        class_names: In the order of the labels.
+        image_size: Height and width.
+        val_fraction: Share of the training images to validate on.
+        limit_train: Use only so many training images, and validation images in proportion.
+        limit_test: Use only so many test images.
+        resize: What becomes of images of another size, see ``images.resized``.
+        max_resident: Bytes.
+        workers: Decoding threads; one for each available core if None. Neither changes an image.
+
+    Raises:
+        UserError: The source's images cannot be split so.
+    """
+
+    def __init__(
+        self,
+        labels: Mapping[Split, Sequence[int]],
+        class_names: Sequence[str],
+        image_size: tuple[int, int],
+        *,
+        val_fraction: float,
+        limit_train: int | None,
+        limit_test: int | None,
+        resize: Resize = "stretch",
+        max_resident: int = MAX_RESIDENT,
+        workers: int | None = None,
+    ) -> None:
+        super().__init__(list(class_names), image_size)
+        options = {"limit_train": limit_train, "limit_test": limit_test, "workers": workers}
+        for option, value in options.items():
+            if value is not None and value < 1:
+                raise UserError(f"data.params.{option}={value}: must be at least 1")
+        self._labels = {split: np.asarray(values) for split, values in labels.items()}
+        if "val" in labels:
+            train, val = shuffled(len(labels["train"])), shuffled(len(labels["val"]))
+        else:
+            train, val = split_off(self._labels["train"], "val_fraction", val_fraction)
+        if limit_train is not None:
+            val = val[: max(1, round(len(val) * limit_train / len(train)))]
+        test = shuffled(len(labels["test"]))
+        self._indices: dict[Split, np.ndarray] = {"train": train[:limit_train], "val": val, "test": test[:limit_test]}
+        self._source: dict[Split, Split] = {
+            "train": "train",
+            "val": "val" if "val" in labels else "train",
+            "test": "test",
+        }
+        self._resize, self._max_resident, self._workers = resize, max_resident, workers or available_cores()
+
+    @abstractmethod
+    def pixels(self, source: Split, index: int) -> np.ndarray:
+        """Return an image of the source, uint8 (3, H, W); called by several threads at once."""
+
+    @abstractmethod
+    def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
+        """Yield for each image of the source what it is decoded from, or a digest of that."""
+
+    def load(self, split: Split) -> ImageSplit:
+        """Return a split: decoded, on a terminal with a progress bar, or ready to be decoded as it is needed."""
+        source, indices = self._source[split], self._indices[split].tolist()
+        labels = torch.from_numpy(self._labels[source][indices]).long()
+
+        def decode(place: int) -> np.ndarray:
+            return self.pixels(source, indices[place])
+
+        streamed = StreamedImages(decode, labels, self.image_size, self._workers)
+        height, width = self.image_size
+        if 3 * height * width * len(labels) > self._max_resident:
+            return streamed
+        images = torch.empty(len(labels), 3, height, width, dtype=torch.uint8)
+        parts = torch.arange(len(labels)).split(256)
+        bar = {"console": Console(stderr=True), "disable": not sys.stderr.isatty()}
+        for part, block in zip(track(parts, f"decode {split}", **bar), streamed.blocks(parts), strict=True):
+            images[part] = block
+        return TensorImages(images, labels)
+
+    def content(self) -> Iterator[bytes]:
+        """Yield what images are decoded from, and the labels, of each split: limits and fractions count."""
+        if self._resize != "stretch":
+            yield self._resize.encode()
+        for split in SPLITS:
+            source, indices = self._source[split], self._indices[split].tolist()
+            for index, identity in zip(indices, self.identities(source, indices), strict=True):
+                yield identity
+                yield str(self._labels[source][index]).encode()
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

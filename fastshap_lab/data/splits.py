@@ -1,0 +1,156 @@
+"""What a split of a data set holds: images in memory, or images that are decoded when they are needed."""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MOST_IN_STATISTICS = 50_000  # images; the means of so many are off by a thousandth at most
+
+
+class ImageSplit(ABC):
+    """Images with one label each, by index.
+
+    Attributes:
+        labels: int64 (N,), on the device where images are wanted.
+        masks: Where the object is, bool (N, H, W), if known.
+        boxes: Left, top, right, bottom of the object in pixels, the last two exclusive, int64 (N, 4), if known.
+    """
+
+    labels: Tensor
+    masks: Tensor | None = None
+    boxes: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where images and labels are handed out."""
+        return self.labels.device
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "ImageSplit":
+        """Return the split on another device."""
+
+    @abstractmethod
+    def blocks(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield for each tensor of indices (B,), in turn, the images: uint8 (B, 3, H, W), on the device."""
+
+    def images_at(self, indices: Tensor) -> Tensor:
+        """Return some images, uint8 (B, 3, H, W), on the device."""
+        [images] = self.blocks([indices])
+        return images
+
+    def pixel_statistics(self) -> tuple[list[float], list[float]]:
+        """Return mean and standard deviation of each channel, in [0, 1].
+
+        Of all images, or of the first 50,000: training images come shuffled, so that these are a fair sample.
+        """
+        indices = torch.arange(min(len(self), MOST_IN_STATISTICS)).split(256)
+        counts = torch.zeros(3, 256, dtype=torch.float64)
+        for images in self.blocks(indices):
+            counts += torch.stack(
+                [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
+            ).cpu()
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        shares = counts / counts.sum(dim=1, keepdim=True)
+        mean = shares @ levels
+        variance = shares @ levels.square() - mean.square()
+        return mean.tolist(), variance.clamp_min(1e-6).sqrt().tolist()  # a constant channel must not divide by zero
+
+
+@dataclass(frozen=True)
+class TensorImages(ImageSplit):
+    """A split as plain tensors, which live on the device as a whole.
+
+    Attributes:
+        images: uint8 (N, 3, H, W); grey images have three equal channels.
+        labels: int64 (N,).
+        masks: Where the object is, bool (N, H, W), if known.
+        boxes: Left, top, right, bottom of the object in pixels, the last two exclusive, int64 (N, 4), if known.
+    """
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+    boxes: Tensor | None = None
+
+    def to(self, device: torch.device) -> "TensorImages":
+        """Return the split on another device."""
+        tensors = (self.images, self.labels, self.masks, self.boxes)
+        return TensorImages(*(None if tensor is None else tensor.to(device) for tensor in tensors))
+
+    def blocks(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield copies of rows."""
+        for part in indices:
+            yield self.images[part.to(self.device)]
+
+
+@dataclass(frozen=True)
+class StreamedImages(ImageSplit):
+    """A split whose images are decoded by threads while earlier ones are in use; ``ahead + 1`` blocks are in memory.
+
+    Threads, since Pillow decodes and resizes outside of Python's lock: nothing is pickled, copied or forked. Their
+    number changes no image.
+
+    Attributes:
+        decode: Returns an image by its index: uint8 (3, H, W); called by several threads at once.
+        labels: int64 (N,).
+        image_size: Height and width.
+        workers: Number of threads.
+        ahead: Blocks that are decoded beyond the one in use.
+    """
+
+    decode: Callable[[int], np.ndarray]
+    labels: Tensor
+    image_size: tuple[int, int]
+    workers: int
+    ahead: int = 2
+
+    def to(self, device: torch.device) -> "StreamedImages":
+        """Return the split on another device."""
+        return replace(self, labels=self.labels.to(device))
+
+    def blocks(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield blocks in order, however the threads are scheduled.
+
+        Raises:
+            UserError: An image cannot be read; raised where its block would have come.
+        """
+        threads, begun = ThreadPoolExecutor(self.workers), deque[tuple[np.ndarray, list[Future[None]]]]()
+        try:
+            for part in indices:
+                begun.append(self._begin(threads, part.tolist()))
+                if len(begun) > self.ahead:
+                    yield self._finished(*begun.popleft())
+            while begun:
+                yield self._finished(*begun.popleft())
+        finally:  # also where the caller wants no more
+            for _, shares in begun:
+                for share in shares:
+                    share.cancel()
+            threads.shutdown()
+
+    def _begin(self, threads: ThreadPoolExecutor, part: list[int]) -> tuple[np.ndarray, list[Future[None]]]:
+        """Let every thread decode its share of a block; return the block and what to wait for."""
+        block = np.empty((len(part), 3, *self.image_size), np.uint8)
+
+        def decode(places: range) -> None:
+            for place in places:
+                block[place] = self.decode(part[place])
+
+        share = max(1, ceil(len(part) / self.workers))
+        places = range(len(part))
+        return block, [threads.submit(decode, places[first : first + share]) for first in places[::share]]
+
+    def _finished(self, block: np.ndarray, shares: list[Future[None]]) -> Tensor:
+        for share in shares:
+            share.result()
+        return torch.from_numpy(block).to(self.device)
