@@ -47,9 +47,9 @@ def shapley_error_sums(
 def shapley_errors(sums: Float[Tensor, "*shape columns"]) -> dict[str, Float[Tensor, "*shape"]]:
     """Return the error measures that go with added-up ``shapley_error_sums``.
 
-    ``r2`` pooled over images, players and classes; ``r2_beyond_equal``, the same with the equal split in place
-    of the mean, since giving every player the same share has a high ``r2`` already; mean ``cosine`` and ``spearman``; ``mse``, in squared
-    value units.
+    ``r2`` pooled over images, players and classes; ``r2_beyond_equal``, the same with the equal split in place of the
+    mean, since giving every player the same share has a high ``r2`` already; mean ``cosine`` and ``spearman``; ``mse``,
+    in squared value units.
     """
     part = dict(zip(_COLUMNS, sums.unbind(dim=-1), strict=True))
     total = part["square"] - part["value"].square() / part["count"]

@@ -57,7 +57,8 @@ class Training(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule over the whole training."""
-        return build_optimizer(self.network, self.optim, int(self.trainer.estimated_stepping_batches), self.monitor)
+        steps, mixed = int(self.trainer.estimated_stepping_batches), "mixed" in str(self.trainer.precision)
+        return build_optimizer(self.network, self.optim, steps, self.monitor, mixed)
 
     def on_validation_epoch_end(self) -> None:
         """Let a plateau schedule see the epoch: Lightning would step it after the checkpoint, and a resume miss it."""

@@ -12,14 +12,16 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 from fastshap_lab.config import OptimConfig
 
 OPTIMIZERS: dict[str, Any] = {
-    "adamw": partial(torch.optim.AdamW, fused=True),
-    "adam": partial(torch.optim.Adam, fused=True),
-    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True, fused=True),
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
 }
 SCHEDULES = ("one_cycle", "cosine", "plateau", "constant")
 
 
-def build_optimizer(module: nn.Module, config: OptimConfig, num_steps: int, monitor: str) -> dict[str, Any]:
+def build_optimizer(
+    module: nn.Module, config: OptimConfig, num_steps: int, monitor: str, mixed_precision: bool = False
+) -> dict[str, Any]:
     """Return what Lightning's ``configure_optimizers`` returns.
 
     Args:
@@ -27,9 +29,11 @@ def build_optimizer(module: nn.Module, config: OptimConfig, num_steps: int, moni
         config: ``name``, ``lr`` (the peak), ``weight_decay``, ``schedule``, ``warmup`` (the share of steps that rise).
         num_steps: Steps of the whole training.
         monitor: The validation measure that the plateau schedule follows, lower is better.
+        mixed_precision: Whether Lightning trains in it, where it does not clip gradients of fused optimizers.
     """
     groups = param_groups_weight_decay(module, config.weight_decay)
-    optimizer = OPTIMIZERS[config.name](groups, lr=config.lr)
+    fused = not (mixed_precision and config.clip_norm)
+    optimizer = OPTIMIZERS[config.name](groups, lr=config.lr, fused=fused)
     scheduler: LRScheduler | ReduceLROnPlateau
     if config.schedule == "one_cycle":
         rise = config.warmup if config.warmup * num_steps > 1 else 0.0  # PyTorch divides by zero where it is one step

@@ -175,3 +175,10 @@ def test_biases_and_norms_do_not_decay():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_training_of_one_step_has_a_schedule(schedule):
     assert len(rates(1, schedule=schedule) if schedule != "plateau" else [2.0]) == 1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_gradients_are_clipped_in_half_precision_too(name, tmp_path):
+    clipped = [f"classifier.optim.name={name}", "classifier.optim.clip_norm=0.1", "trainer.precision=bf16-mixed"]
+    (run,) = executed("stage=classifier", "classifier.epochs=1", f"runs_dir={tmp_path}", *clipped)
+    assert run.finished
