@@ -237,7 +237,7 @@ def _subsets(run: Run, report: Report, a: Pipeline, b: Pipeline) -> None:
     agree = a.predictions == b.predictions
     rows, figures = [], {}
     for subset, members in subsets.items():
-        subset = subset.replace("A", a.name).replace("B", b.name)
+        subset = subset.translate({ord("A"): a.name, ord("B"): b.name})  # at once: the name of A may hold a B
         agreement = agree[members].float().mean().item() if members.any() else float("nan")
         count = int(members.sum())
         rows.append({"subset": subset, "images": count, "share": count / len(labels), "agreement": agreement})
@@ -267,8 +267,10 @@ def _curves(report: Report, pipelines: list[Pipeline]) -> None:
     """Add the course of every training."""
     figures = {}
     for stage, panels in _PANELS.items():
-        histories = {pipeline.name: pd.read_csv(pipeline.runs[stage].folder / METRICS_FILE) for pipeline in pipelines}
-        figures[f"curves-{stage}", stage.capitalize()] = training_curves(histories, panels)
+        files = {pipeline.name: pipeline.runs[stage].folder / METRICS_FILE for pipeline in pipelines}
+        histories = {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
+        if histories:  # a classifier with given weights may never have been trained
+            figures[f"curves-{stage}", stage.capitalize()] = training_curves(histories, panels)
     text = (
         "Measures by epoch. Additive R²: how much of the game's values the explanations account for, against the "
         "explanation that gives every player the same share; at zero or below, an explainer has collapsed."

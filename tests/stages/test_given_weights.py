@@ -108,6 +108,9 @@ def test_a_model_folder_stands_where_a_classifier_would_be_trained(trained, tmp_
         trained / "model" / "model.safetensors"
     ).read_bytes()
     assert surrogate.finished
+    evaluation = executed(*given, base=base)[-1]
+    assert (evaluation.folder / "report.html").is_file()
+    assert not (evaluation.folder / "figures" / "curves-classifier.png").exists()
     with pytest.raises(UserError, match=r"classifier.path=.*: takes images of 16×16"):
         planned(*given, "data.params.image_size=32", base=base)
     with pytest.raises(UserError, match=r"classifier.path=.*: has 3 classes"):
