@@ -1,7 +1,9 @@
 """The command line: compose the configuration, plan, run; and one clear line where something is wrong."""
 
+import errno
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -18,14 +20,32 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from fastshap_lab.config import Config, did_you_mean, validated
-from fastshap_lab.errors import UserError
+from fastshap_lab.errors import Interrupted, UserError
+
+_ROOM, _RIGHTS = "make room, or choose another runs_dir", "allow it, or choose another runs_dir"
+# What a disk can refuse, and what would be right.
+_DISK = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "allow larger files (ulimit -f), or choose another runs_dir",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "choose a runs_dir where files can be written",
+    errno.ENOTDIR: "choose a runs_dir that is a folder, or can become one",
+    errno.EEXIST: "choose a runs_dir that is a folder, or can become one",
+    errno.EIO: "see to the disk, or choose another runs_dir",
+}
 
 
 def main(config_dir: Path) -> None:
     """Run ``train.py``.
 
-    Exit status: 0 when everything asked for is there; 2 after a mistake the user can mend, which is one line on
-    standard error (``debug=true`` adds the traceback); 130 after Ctrl-C; 1 after anything else.
+    Exit status: 0 when everything asked for is there; 2 after a mistake the user can mend or a file that cannot be
+    written, which is one line on standard error (``debug=true`` adds the traceback); 130 after SIGINT (Ctrl-C), 143
+    after SIGTERM, also one line; 1 after anything else.
+
+    A signal lets a training finish its step and write a checkpoint, from which the same command goes on; a second one,
+    or one at any other time, ends the program at once.
 
     Args:
         config_dir: Holds ``config.yaml`` and the groups.
@@ -37,7 +57,7 @@ def main(config_dir: Path) -> None:
     # twentieth of their speed.
     # A short spin is faster there, and alone, too. Read when PyTorch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    with _one_line_errors():
+    with _one_line_errors(), _signals_interrupt():
         hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name="config")(_run)()
 
 
@@ -70,17 +90,34 @@ def _run(config: DictConfig) -> None:
 
 
 @contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise ``Interrupted``."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, HydraException) and error.errno not in _DISK:
+            raise
         if "debug=true" in map(str.lower, sys.argv[1:]):
             traceback.print_exc()
         _say(f"error: {one_line(error)}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from the last complete epoch")
-        sys.exit(130)
+    except Interrupted as end:
+        _say(str(end))
+        sys.exit(end.status)
 
 
 def _say(line: str) -> None:
@@ -92,6 +129,8 @@ def one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, UserError):
         return text
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return f"{error.filename or 'a file'}: {error.strerror}; {_DISK[error.errno]}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"{group}={choice}: unknown, {did_you_mean(choice, error.options)}"

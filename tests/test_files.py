@@ -1,6 +1,8 @@
+import errno
+
 import pytest
 
-from fastshap_lab.files import replacing, write_atomically
+from fastshap_lab.files import remove_leftovers, replacing, write_atomically
 
 
 def test_writes_text_and_bytes_and_replaces_what_was_there(tmp_path):
@@ -33,3 +35,30 @@ def test_the_temporary_path_lies_beside_and_keeps_the_suffix(tmp_path):
         assert temporary.parent == tmp_path
         assert temporary.suffix == ".safetensors"
         assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_write_that_cannot_be_names_its_file(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError) as error:
+        write_atomically(tmp_path / "file" / "below" / "notes.md", "φ")
+    assert error.value.filename == str(tmp_path / "file" / "below" / "notes.md")
+
+    def full():
+        with replacing(tmp_path / "notes.md"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as error:
+        full()
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(tmp_path / "notes.md")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    kept = [".1234abcd.lock", ".hidden", "model.0123abcd.safetensors", "sub/.gitignore", ".cache/x"]
+    left = [".last.0123abcd.ckpt", "sub/.notes.v2.0123abcd.md", ".model.89abcdef/model.safetensors"]
+    for name in kept + left:
+        write_atomically(tmp_path / name, name)
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "missing")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)

@@ -1,7 +1,10 @@
 """What happens around the steps of a training: checkpoints, early stopping, curves, a progress bar."""
 
 import math
+import signal
 import sys
+import threading
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,8 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fastshap_lab.errors import UserError
-from fastshap_lab.files import replacing
+from fastshap_lab.errors import Interrupted, UserError
+from fastshap_lab.files import replacing, write_atomically
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -21,19 +24,44 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write beside, fsync, rename."""
-        with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
+        content = BytesIO()
+        torch.save(checkpoint, content)  # to a file, it would say of a full disk that a position is unexpected
+        write_atomically(path, content.getbuffer())
 
 
-class EpochCheckpoints(Checkpoint):
+class Checkpoints(Checkpoint):
     """Keep the weights of the best epoch, and all that it takes to go on after the last one.
+
+    SIGINT and SIGTERM end a training after the step that is being made, with a checkpoint inside the epoch. A signal
+    that comes after an epoch's last step waits for its validation. The second signal ends it at once.
 
     Lightning's ModelCheckpoint remembers absolute paths, and forgets the best epoch where a run folder was moved.
     """
 
-    def __init__(self, folder: Path, monitor: str) -> None:
+    def __init__(self, folder: Path, monitor: str, stage: str) -> None:
         self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
         self.monitor, self.best_value = monitor, math.inf
+        self.stage, self.batch, self.signal = stage, 0, 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin where a checkpoint inside an epoch ended, and from now on let a signal wait for the end of a step.
+
+        Lightning makes its iterator, which has read nothing yet, before it reads the checkpoint. When it ends, it puts
+        back the handlers that were there before it.
+        """
+        trainer.train_dataloader.load_state_dict({"batch": self.batch})
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write and end where a signal came, unless the epoch ends here, too."""
+        self.batch = (batch_idx + 1) % int(trainer.num_training_batches)
+        if self.signal and self.batch:
+            trainer.save_checkpoint(self.last)
+            self.end_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, after validation. A run killed between the two files repeats the epoch, and writes the same ones."""
@@ -42,14 +70,25 @@ class EpochCheckpoints(Checkpoint):
             self.best_value = value
             trainer.save_checkpoint(self.best, weights_only=True)
         trainer.save_checkpoint(self.last)
+        self.end_if_asked(trainer)
+
+    def end_if_asked(self, trainer: Trainer) -> None:
+        """Raise ``Interrupted`` where a signal came; the last checkpoint holds everything."""
+        if self.signal:
+            raise Interrupted(self.signal, f"step {trainer.global_step} of the {self.stage}")
+
+    def _note(self, number: int, _: Any) -> None:
+        if self.signal:
+            raise Interrupted(number)
+        self.signal = number
 
     def state_dict(self) -> dict[str, Any]:
         """Go with the checkpoint."""
-        return {"best_value": self.best_value}
+        return {"best_value": self.best_value, "batch": self.batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come back with it."""
-        self.best_value = state_dict["best_value"]
+        self.best_value, self.batch = state_dict["best_value"], state_dict["batch"]
 
 
 class Patience(EarlyStopping):
@@ -87,7 +126,11 @@ class FiniteLoss(Callback):
             self._check(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look before validation and checkpoints."""
+        """Look before validation."""
+        self._check(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look before a checkpoint inside an epoch."""
         self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:
