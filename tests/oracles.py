@@ -46,6 +46,42 @@ class TableGame:
         return self.values(image, coalitions), self.grand(image), self.null(image)
 
 
+class UnanimityGame:
+    """A sum of terms that each pay once all of their members are present, and share equally: for any number of players.
+
+    Args:
+        terms: Whether a player belongs to a term, bool (T, P).
+        pays: What the terms pay in each class, (B, T, K).
+    """
+
+    def __init__(self, terms: Tensor, pays: Tensor) -> None:
+        self.terms, self.pays = terms.double(), pays.double()
+        self.num_players = terms.shape[1]
+        self.image = torch.arange(len(pays), dtype=torch.float32).view(-1, 1, 1, 1)
+        self.phi = (self.terms / self.terms.sum(dim=1, keepdim=True)).T @ self.pays  # (B, P, K)
+
+    @classmethod
+    def random(cls, num_images: int, num_players: int, num_classes: int, seed: int = 0) -> "UnanimityGame":
+        """Return a game of as many terms of each of the sizes 1 … 4 as there are players."""
+        generator = torch.Generator().manual_seed(seed)
+        sizes = torch.arange(1, 5).repeat_interleave(num_players).unsqueeze(1)
+        order = torch.rand(len(sizes), num_players, generator=generator).argsort(dim=1)
+        return cls(order < sizes, torch.randn(num_images, len(sizes), num_classes, generator=generator))
+
+    def values(self, image: Tensor, coalitions: Tensor) -> Tensor:
+        missing = self.terms @ (~coalitions).double().mT  # (B, T, M)
+        return (missing == 0).double().mT @ self.pays[image[:, 0, 0, 0].long()]
+
+    def grand(self, image: Tensor) -> Tensor:
+        return self.pays[image[:, 0, 0, 0].long()].sum(dim=1)
+
+    def null(self, image: Tensor) -> Tensor:
+        return torch.zeros_like(self.grand(image))
+
+    def __call__(self, image: Tensor, coalitions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.values(image, coalitions), self.grand(image), self.null(image)
+
+
 def members(number: int, num_players: int) -> list[int]:
     """Return the players of the coalition with this number."""
     return [player for player in range(num_players) if number & 2**player]

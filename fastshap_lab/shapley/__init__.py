@@ -1,14 +1,25 @@
 """The mathematics: functions on tensors that know nothing of networks."""
 
 from fastshap_lab.shapley.coalitions import (
+    SAMPLERS,
     Sampler,
     ShapleyKernelSampler,
     UniformSizeSampler,
     all_coalitions,
     kernel_size_probabilities,
 )
+from fastshap_lab.shapley.designs import PairDesign, pair_design
 from fastshap_lab.shapley.efficiency import NORMALIZATIONS, additive_normalization, efficiency_gap, equal_split
-from fastshap_lab.shapley.estimators import exact_shapley_values
+from fastshap_lab.shapley.estimators import (
+    ESTIMATORS,
+    Estimate,
+    Estimator,
+    KernelSHAP,
+    PairRegression,
+    exact_shapley_values,
+    relative_error,
+    shapley_values,
+)
 from fastshap_lab.shapley.game import LINKS, Game
 from fastshap_lab.shapley.grid import PlayerGrid
 from fastshap_lab.shapley.losses import (
@@ -17,23 +28,36 @@ from fastshap_lab.shapley.losses import (
     shapley_regression_loss,
     surrogate_kl,
 )
+from fastshap_lab.shapley.refinement import Refinement, calibrated_refinement
 
 __all__ = [
+    "ESTIMATORS",
     "LINKS",
     "NORMALIZATIONS",
+    "SAMPLERS",
+    "Estimate",
+    "Estimator",
     "Game",
+    "KernelSHAP",
+    "PairDesign",
+    "PairRegression",
     "PlayerGrid",
+    "Refinement",
     "Sampler",
     "ShapleyKernelSampler",
     "UniformSizeSampler",
     "additive_normalization",
     "additive_residuals",
     "all_coalitions",
+    "calibrated_refinement",
     "efficiency_gap",
     "efficiency_penalty",
     "equal_split",
     "exact_shapley_values",
     "kernel_size_probabilities",
+    "pair_design",
+    "relative_error",
     "shapley_regression_loss",
+    "shapley_values",
     "surrogate_kl",
 ]

@@ -1,5 +1,7 @@
 """Coalitions: exact draws from the Shapley kernel and from uniform sizes, and the list of all of them."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -41,31 +43,94 @@ def random_coalitions(
     return torch.zeros_like(first).scatter(-1, order, first)
 
 
+def dealt_coalitions(
+    sizes: Int[Tensor, "B drawn"], num_players: int, generator: torch.Generator
+) -> Bool[Tensor, "B drawn P"]:
+    """Return a coalition of exactly each given size (1 … P-1), dealt to an image like cards from shuffled decks.
+
+    Each on its own is uniformly drawn. Together they repeat each other less: what is dealt, members or absentees,
+    whichever are fewer, are other players each time until the deck runs out and the next begins. After more than a
+    third of the players the next deck begins at once: a half and the other half would be the same pair again.
+    """
+    dealt = torch.minimum(sizes, num_players - sizes)
+    used = torch.where(3 * dealt > num_players, num_players, dealt)
+    start = used.cumsum(dim=1) - used
+    shape = (*sizes.shape, num_players)
+    place = torch.rand(shape, generator=generator, device=generator.device).argsort(dim=-1)  # of each player in a deck
+    place = place.gather(1, (start // num_players).unsqueeze(-1).expand(shape))
+    fewer = (place - start.unsqueeze(-1)) % num_players < dealt.unsqueeze(-1)
+    return fewer ^ (sizes > dealt).unsqueeze(-1)
+
+
 def all_coalitions(num_players: int, start: int = 0, stop: int | None = None) -> Bool[Tensor, "M P"]:
     """Return coalitions ``start … stop-1`` of the 2^P; bit i of a coalition's number says whether player i is in."""
     numbers = torch.arange(start, 2**num_players if stop is None else stop)
     return (numbers.unsqueeze(1) >> torch.arange(num_players)) & 1 == 1
 
 
+def independent_levels(batch_size: int, num_levels: int, generator: torch.Generator) -> Float[Tensor, "B levels"]:
+    """Return independent draws from [0, 1)."""
+    return torch.rand(batch_size, num_levels, generator=generator, device=generator.device)
+
+
+def stratified_levels(batch_size: int, num_levels: int, generator: torch.Generator) -> Float[Tensor, "B levels"]:
+    """Return points of [0, 1) at equal distances for the batch, dealt out so that each image's are, too.
+
+    One random turn of the whole circle makes every single level uniform. An image's levels are ``1 / num_levels``
+    apart, and the images, in random order, share out each of these gaps.
+    """
+    device = generator.device
+    image = torch.randperm(batch_size, generator=generator, device=device).unsqueeze(1)
+    places = image + batch_size * torch.arange(num_levels, device=device)
+    return (places / (batch_size * num_levels) + torch.rand(1, generator=generator, device=device)) % 1
+
+
+def shared_levels(batch_size: int, num_levels: int, generator: torch.Generator) -> Float[Tensor, "B levels"]:
+    """Return points of [0, 1) at equal distances, turned at random, the same for every image."""
+    return stratified_levels(1, num_levels, generator).repeat(batch_size, 1)
+
+
 class ShapleyKernelSampler:
-    """Draw from the Shapley kernel exactly: the size first, then members; never the empty or the full coalition.
+    """Draw coalitions whose weighted means are those under the Shapley kernel; never the empty or the full one.
+
+    The size comes first: a level in [0, 1) is looked up in the distribution of sizes. Members follow, all equally
+    likely. Each coalition on its own has the sampler's distribution exactly, however several hang together, so that
+    whatever is a mean over coalitions, as the regression's gradient is, has the same expectation with all settings.
 
     Args:
         num_players: P, at least 2.
         paired: Let every second coalition be the complement of the one before it, which leaves each coalition's
             distribution as it is (the kernel is symmetric) and lowers the variance of a regression on them.
+        levels: Draws one level per size: ``independent_levels``, ``stratified_levels`` or ``shared_levels``.
+        members: Draws coalitions of given sizes: ``random_coalitions`` or ``dealt_coalitions``.
+        leverage: Draw all sizes alike, as their leverage scores would have it, and weigh each coalition by what the
+            kernel gives its size instead.
 
-    Reference: Covert and Lee, AISTATS 2021, arXiv:2012.01536, section 4.1, on paired sampling.
+    Reference: Covert and Lee, AISTATS 2021, arXiv:2012.01536, section 4.1, on paired sampling; Musco and Witter, ICLR
+    2025, arXiv:2410.01917, on leverage scores. Differs from the latter: drawn with replacement.
     """
 
-    def __init__(self, num_players: int, paired: bool = True) -> None:
-        self.num_players, self.paired = num_players, paired
-        self._probabilities = kernel_size_probabilities(num_players)
+    def __init__(
+        self,
+        num_players: int,
+        paired: bool = True,
+        levels: Callable[[int, int, torch.Generator], Tensor] = independent_levels,
+        members: Callable[[Tensor, int, torch.Generator], Tensor] = random_coalitions,
+        leverage: bool = False,
+    ) -> None:
+        self.num_players, self.paired, self._levels, self._members = num_players, paired, levels, members
+        # 1, P-1, 2, P-2, …: a pair is the same whichever of both is drawn, so equal pairs lie side by side.
+        sizes = torch.arange(1, num_players)
+        self._sizes = sizes[torch.minimum(sizes, num_players - sizes).argsort(stable=True)]
+        kernel = kernel_size_probabilities(num_players)[self._sizes - 1]
+        proposal = torch.full_like(kernel, 1 / len(kernel)) if leverage else kernel
+        # Float32, since not every device has float64.
+        self._bounds, self._weights = proposal.cumsum(0)[:-1].float(), (kernel / proposal).float()
 
     def __call__(
         self, batch_size: int, num_coalitions: int, generator: torch.Generator, device: torch.device
     ) -> tuple[Bool[Tensor, "B M P"], Float[Tensor, "B M"]]:
-        """Return coalitions and unit weights.
+        """Return coalitions and their importance weights, of mean 1; all are 1 where the kernel itself is drawn from.
 
         Raises:
             ValueError: Pairs are asked for and ``num_coalitions`` is odd.
@@ -73,18 +138,21 @@ class ShapleyKernelSampler:
         if self.paired and num_coalitions % 2:
             raise ValueError(f"pairs need an even number of coalitions, got {num_coalitions}")
         drawn = num_coalitions // 2 if self.paired else num_coalitions
-        probabilities = self._probabilities.to(generator.device)
-        sizes = 1 + torch.multinomial(probabilities, batch_size * drawn, replacement=True, generator=generator)
-        coalitions = random_coalitions(sizes.view(batch_size, drawn), self.num_players, generator)
+        levels = self._levels(batch_size, drawn, generator)
+        index = torch.bucketize(levels, self._bounds.to(levels.device), right=True)
+        coalitions = self._members(self._sizes.to(levels.device)[index], self.num_players, generator)
+        weights = self._weights.to(levels.device)[index]
         if self.paired:
             coalitions = torch.stack([coalitions, ~coalitions], dim=2).flatten(1, 2)
-        return coalitions.to(device), torch.ones(batch_size, num_coalitions, device=device)
+            weights = weights.repeat_interleave(2, dim=1)
+        return coalitions.to(device), weights.to(device)
 
 
 class UniformSizeSampler:
     """Draw the size uniformly from 0 … P, then members: what surrogates train on, both ends included.
 
-    Has the law of FastSHAP's ``s_i = 1[u_i < t]``, ``t ~ U(0, 1)`` (Jethani et al., ICLR 2022, arXiv:2107.07436).
+    Has the law of FastSHAP's ``s_i = 1[u_i < t]``, ``t ~ U(0, 1)`` (Jethani et al., ICLR 2022, arXiv:2107.07436). Not
+    for explainers: they have no use for the ends, and without these it is ``leverage`` of ``SAMPLERS``.
     """
 
     def __init__(self, num_players: int) -> None:
@@ -98,3 +166,15 @@ class UniformSizeSampler:
         sizes = torch.randint(self.num_players + 1, shape, generator=generator, device=generator.device)
         coalitions = random_coalitions(sizes, self.num_players, generator)
         return coalitions.to(device), torch.ones(shape, device=device)
+
+
+_stratified = partial(ShapleyKernelSampler, levels=stratified_levels, members=dealt_coalitions)
+
+# What an explainer's regression may draw its coalitions from: each is unbiased for the loss over all coalitions.
+SAMPLERS: dict[str, Callable[[int], Sampler]] = {
+    "kernel": partial(ShapleyKernelSampler, paired=False),
+    "paired": ShapleyKernelSampler,
+    "stratified": _stratified,
+    "shared": partial(_stratified, levels=shared_levels),  # sizes that all images share group passes that drop tokens
+    "leverage": partial(_stratified, leverage=True),
+}

@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import scipy.special
 import torch
 from torch import Tensor
 
-from fastshap_lab.shapley.coalitions import all_coalitions
+from fastshap_lab.shapley.coalitions import SAMPLERS, all_coalitions
 from fastshap_lab.shapley.losses import (
     additive_residuals,
     efficiency_penalty,
@@ -84,6 +86,33 @@ def test_efficient_values_minimize_the_regression_loss_at_the_shapley_values():
     for seed in range(5):
         noise = 0.01 * randn(2, 5, 3, seed=seed)
         assert loss(exact + noise - noise.mean(dim=1, keepdim=True)) > loss(exact)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_gradient_over_draws_is_that_of_the_loss_over_all_coalitions(name: str):
+    num_draws, num_images, num_coalitions, num_players, num_classes = 1000, 3, 4, 5, 2
+    game = TableGame.random(num_images, num_players, num_classes)
+    start = randn(num_images, num_players, num_classes, seed=1)
+
+    expected = torch.zeros_like(start)
+    weights = [kernel_weight(num_players, len(members(number, num_players))) for number in range(1, 31)]
+    for image in range(num_images):
+        for number, weight in zip(range(1, 31), weights, strict=True):
+            inside = members(number, num_players)
+            residual = game.table[image, number] - game.table[image, 0] - start[image, inside].sum(dim=0)
+            slope = -2 * num_players * residual / (num_images * num_classes)
+            expected[image, inside] += weight / sum(weights) * slope
+
+    # Images and coalitions of one draw hang together, draws do not.
+    sampler, generator = SAMPLERS[name](num_players), torch.Generator().manual_seed(0)
+    draws = [sampler(num_images, num_coalitions, generator, torch.device("cpu")) for _ in range(num_draws)]
+    coalitions, weights = (torch.cat(part) for part in zip(*draws, strict=True))
+    values, _, null = game(game.image.repeat(num_draws, 1, 1, 1), coalitions)
+    phi = start.repeat(num_draws, 1, 1).requires_grad_()
+    (num_draws * shapley_regression_loss(phi, coalitions, values, null, weights)).backward()
+    gradient = phi.grad.unflatten(0, (num_draws, num_images))
+    error = (gradient.mean(dim=0) - expected) / (gradient.std(dim=0) / math.sqrt(num_draws))
+    assert error.abs().max() < 4.5
 
 
 def test_efficiency_penalty_is_players_times_the_mean_squared_gap():

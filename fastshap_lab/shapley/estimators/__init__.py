@@ -1,0 +1,103 @@
+"""Estimators of Shapley values, one per file, and the run that takes one to a budget or a tolerance."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fastshap_lab.errors import UserError
+from fastshap_lab.shapley.estimators.base import Estimate, Estimator
+from fastshap_lab.shapley.estimators.exact import Exact, exact_coefficients, exact_shapley_values
+from fastshap_lab.shapley.estimators.permutation import Permutation
+from fastshap_lab.shapley.estimators.regression import KernelSHAP, LeverageSHAP, PairRegression
+from fastshap_lab.shapley.estimators.stratified import Stratified
+from fastshap_lab.shapley.game import Game
+
+__all__ = [
+    "ESTIMATORS",
+    "Estimate",
+    "Estimator",
+    "Exact",
+    "KernelSHAP",
+    "LeverageSHAP",
+    "PairRegression",
+    "Permutation",
+    "Stratified",
+    "exact_coefficients",
+    "exact_shapley_values",
+    "relative_error",
+    "shapley_values",
+]
+
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "exact": Exact,
+    "kernel_shap": KernelSHAP,
+    "leverage": LeverageSHAP,
+    "permutation": Permutation,
+    "stratified": Stratified,
+}
+
+# Evaluations per player before the first look at a tolerance; the looks after it come at twice as many each.
+_FIRST_LOOK = 16
+
+
+def shapley_values(
+    game: Game,
+    image: Float[Tensor, "B C H W"],
+    estimator: str = "kernel_shap",
+    *,
+    budget: int,
+    tolerance: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+    state: dict[str, Tensor] | None = None,
+) -> Estimate:
+    """Return Shapley values of a batch of images with their standard errors, float64 on the CPU.
+
+    Args:
+        game: What to explain; grand and null are asked for beside the budget.
+        image: RGB in [0, 1].
+        estimator: Entry of ``ESTIMATORS``.
+        budget: Evaluations of each image, at most.
+        tolerance: Stop before the budget when no standard error is above this share of its image's and class's spread
+            of values, from the smallest to the largest.
+        seed: Of all draws.
+        progress: Told after each round how many evaluations of each image are done.
+        state: Where the run stands: continued from unless empty, and brought up to date after each round, before
+            ``progress`` is told, so that what it holds can be saved and handed over again.
+
+    Raises:
+        UserError: The estimator is unknown, the budget or the tolerance is not positive, the game is too large for the
+            estimator, or the state is of another run.
+    """
+    if estimator not in ESTIMATORS:
+        raise UserError(f"estimator={estimator}: unknown; known: {', '.join(ESTIMATORS)}")
+    if budget < 1:
+        raise UserError(f"budget={budget}: at least one evaluation of each image is needed")
+    if tolerance is not None and not tolerance > 0:
+        raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
+    run = ESTIMATORS[estimator](game, image, seed)
+    if state:
+        run.load_state_dict(state)
+    look = _FIRST_LOOK * game.num_players
+    while not run.complete and run.granted < budget:
+        if tolerance is not None and relative_error(run.estimate()) <= tolerance:
+            break
+        while look <= run.granted:
+            look *= 2
+        run.advance(min(look, budget) - run.granted)
+        if state is not None:
+            state.update(run.state_dict())
+        if progress is not None:
+            progress(run.evaluations)
+    return run.estimate()
+
+
+def relative_error(estimate: Estimate) -> float:
+    """Return the largest standard error relative to the spread of its image's and class's values.
+
+    Zero where values are exact, ``inf`` where uncertain ones are all the same.
+    """
+    spread = estimate.phi.amax(dim=1) - estimate.phi.amin(dim=1)  # (B, K)
+    largest = estimate.stderr.amax(dim=1)
+    return float((largest / spread).where(largest > 0, 0.0).max())

@@ -1,0 +1,151 @@
+"""What every estimator of Shapley values does: spend evaluations of a game, and say what is known so far."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fastshap_lab.errors import UserError
+from fastshap_lab.seeding import derive_seed
+from fastshap_lab.shapley.game import Game
+
+# Coalitions, of all images together, that are asked for at a time: enough to keep a game's own chunks full.
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Shapley values as far as they are known.
+
+    Args:
+        phi: float64, on the CPU.
+        stderr: Standard errors, float64, on the CPU: zero where the values are exact, ``inf`` where nothing can be said
+            yet. Classes and players share coalitions, so their errors are correlated.
+        evaluations: Coalitions evaluated of each image; grand and null come on top.
+    """
+
+    phi: Float[Tensor, "B P K"]
+    stderr: Float[Tensor, "B P K"]
+    evaluations: int
+
+
+class Estimator(ABC):
+    """Gathers evidence about the Shapley values of one batch of images.
+
+    Every image gets the same coalitions, drawn from the seed alone: neither the batch an image is in nor how a budget
+    is split over calls changes a draw, and values only by rounding.
+
+    Args:
+        game: Asked for grand and null once, here, and for the values of coalitions in blocks.
+        image: RGB in [0, 1].
+        seed: Of all draws.
+    """
+
+    _kept: ClassVar[tuple[str, ...]] = ()  # attributes, all tensors, that hold what was learned
+
+    def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
+        self.game, self.image, self.seed = game, image, seed
+        self.num_players = game.num_players
+        with torch.no_grad():
+            self.grand = game.grand(image).cpu().double()  # (B, K); on the CPU: not every device has float64
+            self.null = game.null(image).cpu().double().expand_as(self.grand)
+        self.evaluations = 0  # made, of each image
+        self.granted = 0  # allowed, of which what buys no whole sample is left over
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to learn: the values are exact."""
+        return False
+
+    def advance(self, evaluations: int) -> None:
+        """Spend up to so many further evaluations of each image; what is left over is kept for the next call."""
+        if evaluations < 0:
+            raise ValueError(f"evaluations cannot be taken back, got {evaluations}")
+        self.granted += evaluations
+        self._spend()
+
+    @abstractmethod
+    def _spend(self) -> None:
+        """Make evaluations until ``granted`` allows no further sample, or nothing is left to learn."""
+
+    @abstractmethod
+    def estimate(self) -> Estimate:
+        """Return what is known so far."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what an estimator of the same game, images and seed needs to continue as if never interrupted."""
+        counts = torch.tensor([self._identity(), self.evaluations, self.granted])
+        return {"counts": counts} | {name: getattr(self, name).clone() for name in self._kept}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue where another run stopped.
+
+        Raises:
+            UserError: The state is of another estimator, seed, or shape of game.
+        """
+        if state.keys() != {"counts", *self._kept} or int(state["counts"][0]) != self._identity():
+            raise UserError(f"{type(self).__name__}: the state to resume is of another estimator, seed or game")
+        _, self.evaluations, self.granted = state["counts"].tolist()
+        for name in self._kept:
+            setattr(self, name, state[name].clone())
+
+    def _identity(self) -> int:
+        return derive_seed(type(self).__name__, self.seed, self.num_players, *self.grand.shape)
+
+    def _values(self, coalitions: Bool[Tensor, "M P"]) -> Float[Tensor, "B M K"]:
+        """Return the values of the same coalitions for every image, float64 on the CPU, and count them."""
+        asked = coalitions.to(self.image.device).expand(len(self.image), -1, -1)
+        with torch.no_grad():
+            values = [self.game.values(self.image, part) for part in asked.split(self._block, dim=1)]
+        self.evaluations += len(coalitions)
+        return torch.cat(values, dim=1).cpu().double()
+
+    @property
+    def _block(self) -> int:
+        """Coalitions of each image to ask for at a time."""
+        return max(1, _BLOCK // len(self.image))
+
+
+class SequentialEstimator(Estimator):
+    """Works through one sequence of samples that the seed alone determines, each a few coalitions."""
+
+    sample_size: int  # coalitions of a sample
+
+    @property
+    def num_samples(self) -> int:
+        """Samples taken so far."""
+        return self.evaluations // self.sample_size
+
+    @property
+    def max_samples(self) -> int | None:
+        """Samples after which nothing is left to learn, if that ever happens."""
+        return None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to learn: the values are exact."""
+        return self.num_samples == self.max_samples
+
+    def _spend(self) -> None:
+        stop = self.granted // self.sample_size
+        if self.max_samples is not None:
+            stop = min(stop, self.max_samples)
+        while (start := self.num_samples) < stop:
+            samples = self._samples(start, min(stop, start + max(1, self._block // self.sample_size)))
+            values = self._values(samples.flatten(0, 1)).unflatten(1, samples.shape[:2])
+            self._learn(start, samples, values)
+
+    @abstractmethod
+    def _samples(self, start: int, stop: int) -> Bool[Tensor, "N M P"]:
+        """Return the coalitions of samples ``start … stop-1`` of the sequence."""
+
+    @abstractmethod
+    def _learn(self, start: int, samples: Bool[Tensor, "N M P"], values: Float[Tensor, "B N M K"]) -> None:
+        """Take in the values of consecutive samples, the first of which is number ``start``."""
+
+    def _generator(self, sample: int) -> torch.Generator:
+        """Return the generator of one sample's draws."""
+        return torch.Generator().manual_seed(derive_seed(self.seed, type(self).__name__, sample))

@@ -1,0 +1,143 @@
+"""Monte Carlo over coalition sizes, in which every coalition informs about every player."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fastshap_lab.seeding import derive_seed
+from fastshap_lab.shapley.designs import unrank
+from fastshap_lab.shapley.efficiency import equal_split
+from fastshap_lab.shapley.estimators.base import Estimate, SequentialEstimator
+from fastshap_lab.shapley.game import Game
+
+# Share of the singletons' additive game that is taken out of all that follows. All of it would leave nothing of an
+# additive game, but multiply the errors where a few players' answers tell nothing of many players'; by the parabola
+# between, half is never worse than the mean of all and nothing.
+_TAKEN_OUT = 0.5
+
+# Strata of up to so many pairs are gone through in a random order; from larger ones, pairs are drawn independently.
+_LISTED = 2**17
+
+
+class Stratified(SequentialEstimator):
+    """Averages what coalitions are worth beyond their complements, by size and by which of the two a player is in.
+
+    With ``d(S) = v(S) - v(N without S)``, Shapley values are ``(v(grand) - v(null) + sum over sizes h = 1 … P-1 of the
+    mean of d over the coalitions of size h with the player) / P``. A pair of complements serves sizes h and P-h at
+    once: their two means add up to ``E[d w]`` over the pairs of a stratum, with ``w = P / h`` for the h members of the
+    smaller side and ``-P / (P-h)`` for all others. Singletons are enumerated first, and give an additive game, half of
+    which is subtracted from all that follows; its values are known. The other strata share the budget as if their
+    differences varied alike. Efficient for every budget, unbiased, exact once all pairs are in (up to 20 players).
+
+    Reference: Kolpaczki et al., Approximating the Shapley value without marginal contributions, AAAI 2024,
+    arXiv:2302.00736, section 5, Stratified SVARM. Differs from the paper: complements, the subtracted game, draws
+    without replacement; and strata are centered by the mean of all their pairs rather than by the means of those with
+    and without the player, which needs no sample of each and keeps the values efficient.
+    """
+
+    sample_size = 2
+    _kept = ("_slopes", "_first", "_number", "_sums", "_squares")
+
+    def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
+        super().__init__(game, image, seed)
+        players, (images, classes) = self.num_players, self.grand.shape
+        self.sizes = torch.arange(1, players // 2 + 1)
+        self.halves = 2 * self.sizes == players  # each pair of this size comes as one of its two coalitions
+        pairs = [math.comb(players, size) // (2 if 2 * size == players else 1) for size in self.sizes.tolist()]
+        self.pairs = torch.tensor([n if n <= _LISTED else math.inf for n in pairs], dtype=torch.float64)
+        self._orders: dict[int, Tensor] = {}
+        strata = len(pairs)
+        self._slopes = self.grand.new_zeros(images, players, classes)  # of the singletons' additive game, adding to 0
+        # By stratum: differences less the stratum's first, which keeps digits; over members, and in the last place all.
+        self._first = self.grand.new_zeros(images, strata, 1, classes)
+        self._number = self.grand.new_zeros(strata, players + 1)
+        self._sums = self.grand.new_zeros(images, strata, players + 1, classes)
+        self._squares = torch.zeros_like(self._sums)
+
+    @property
+    def max_samples(self) -> int | None:
+        """All pairs of complements, if all are listed."""
+        return None if self.pairs.isinf().any() else 2 ** (self.num_players - 1) - 1
+
+    def estimate(self) -> Estimate:
+        """Return the values, with errors from two pairs of every size on; before that, what singletons tell."""
+        # What a sum over all sizes has of the slopes: in full of the part taken out, and the rest as singletons count.
+        share = _TAKEN_OUT + (1 - _TAKEN_OUT) * min(1, 2 / (self.num_players - 1))
+        known = equal_split(self.grand, self.null, self.num_players) + share * self._slopes
+        sampled = slice(1, None)  # of singletons, nothing is left in the sums
+        number, pairs, halves = self._number[sampled, -1], self.pairs[sampled], self.halves[sampled]
+        if self._number[0, -1] < self.pairs[0] or (number < torch.minimum(pairs, torch.tensor(2))).any():
+            return Estimate(known, torch.full_like(known, math.inf), self.evaluations)
+
+        def by_stratum(value: Tensor) -> Tensor:
+            return value.view(-1, 1, 1)
+
+        count, sums, squares = self._number[sampled, :, None], self._sums[:, sampled], self._squares[:, sampled]
+        # A stratum of halves has no mean to take out: which of its two coalitions stands for a pair decides the sign.
+        mean = sums[:, :, -1:] / by_stratum(number) * by_stratum(~halves)
+        squares = (squares - 2 * mean * sums + mean.square() * count).clamp_min(0)
+        sums = sums - mean * count
+        inside = by_stratum(self.num_players / self.sizes[sampled].double())
+        outside = by_stratum(self.num_players / (self.num_players - self.sizes[sampled].double()))
+        products = inside * sums[:, :, :-1] - outside * (sums[:, :, -1:] - sums[:, :, :-1])
+        products_squared = inside**2 * squares[:, :, :-1] + outside**2 * (squares[:, :, -1:] - squares[:, :, :-1])
+        # A pair of halves counts for one size, any other for two; a sample's mean taken out costs one of its members.
+        factor = by_stratum(torch.where(halves, 0.5 / number, (1 - 1 / pairs) / (number - 1))) / self.num_players
+        terms, n = factor * products, by_stratum(number)
+        spread = (n * factor.square() * products_squared - terms.square()).clamp_min(0)
+        variance = by_stratum(1 - number / pairs) * spread / (n - 1).clamp_min(1)
+        return Estimate(known + terms.sum(dim=1), variance.sum(dim=1).sqrt(), self.evaluations)
+
+    def _samples(self, start: int, stop: int) -> Bool[Tensor, "N M P"]:
+        stratum, place = self._schedule(stop - start)
+        chosen = torch.empty(stop - start, self.num_players, dtype=torch.bool)
+        for index in stratum.unique().tolist():
+            mine = stratum == index
+            chosen[mine] = self._smaller_sides(index, place[mine])
+        return torch.stack([chosen, ~chosen], dim=1)
+
+    def _learn(self, start: int, samples: Bool[Tensor, "N M P"], values: Float[Tensor, "B N M K"]) -> None:
+        players, chosen = self.num_players, samples[:, 0]
+        differences = values[:, :, 0] - values[:, :, 1]
+        stratum = chosen.sum(dim=1) - 1
+        single = stratum == 0
+        weights = (chosen[single].double() - 1 / players) * players / (2 * self.pairs[0])
+        self._slopes = self._slopes + weights.T @ differences[:, single]
+        left = differences - _TAKEN_OUT * (2 * chosen.double() - 1) @ self._slopes
+        members = torch.cat([chosen, torch.ones_like(chosen[:, :1])], dim=1).double()  # (N, P + 1)
+        for index in stratum.unique().tolist():
+            mine = stratum == index
+            if not self.halves[index] and not self._number[index, -1]:
+                self._first[:, index] = left[:, mine][:, :1]
+            centered = left[:, mine] - self._first[:, index]
+            self._number[index] += members[mine].sum(dim=0)
+            self._sums[:, index] += members[mine].T @ centered
+            self._squares[:, index] += members[mine].T @ centered.square()
+
+    def _schedule(self, number: int) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+        """Return stratum and place of the next pairs: singletons, two of every size, then each at its steady rate."""
+        rates = 1 / (self.sizes * (self.num_players - self.sizes)).double().sqrt() / (1 + self.halves.double())
+        strata, places, times = [], [], []
+        for stratum, done in enumerate(self._number[:, -1].tolist()):
+            place = torch.arange(done, min(self.pairs[stratum].item(), done + number), dtype=torch.float64)
+            times.append(
+                torch.where(place < 2, place - 2, (place + 0.5) / rates[stratum]) if stratum else place - math.inf
+            )
+            places.append(place.long())
+            strata.append(torch.full_like(places[-1], stratum))
+        first = torch.cat(times).argsort(stable=True)[:number]
+        return torch.cat(strata)[first], torch.cat(places)[first]
+
+    def _smaller_sides(self, stratum: int, places: Int[Tensor, " N"]) -> Bool[Tensor, "N P"]:
+        """Return the pairs of a stratum that have these places in the seed's order, by their smaller coalitions."""
+        size, purpose = stratum + 1, (self.seed, type(self).__name__, stratum)
+        if self.pairs[stratum].isinf():
+            seeds = [derive_seed(*purpose, place) for place in places.tolist()]
+            orders = [torch.randperm(self.num_players, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+            return torch.stack(orders) < size  # a random order is also a random rank of each player
+        if stratum not in self._orders:
+            generator = torch.Generator().manual_seed(derive_seed(*purpose))
+            self._orders[stratum] = torch.randperm(int(self.pairs[stratum]), generator=generator)
+        return unrank(self._orders[stratum][places], self.num_players, size)
