@@ -17,7 +17,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "resnet": {"channels": [4, 6, 8, 10], "depths": [1, 1, 1, 1]},
     "vit": {"patch_size": 2, "width": 12, "depth": 2, "num_heads": 3, "mlp_width": 16},
 }
-NETWORK_OF = {"mask_channel": "resnet", "attention": "vit"}
+OF_TOKENS = ("attention", "token_drop", "mask_token")
 
 
 def network(name: str, image_size: Sequence[int] = IMAGE_SIZE, num_classes: int = 3, **params: Any) -> dict[str, Any]:
@@ -31,7 +31,9 @@ def classifier(name: str, seed: int = 0, **description: Any) -> Classifier:
 
 
 def surrogate(masking: str, grid: Sequence[int] = (2, 3), seed: int = 0, name: str | None = None) -> Surrogate:
-    return scrambled(lambda: build_surrogate(network(name or NETWORK_OF[masking]), masking, grid), seed)
+    return scrambled(
+        lambda: build_surrogate(network(name or ("vit" if masking in OF_TOKENS else "resnet")), masking, grid), seed
+    )
 
 
 def explainer_description(name: str = "unet", grid: Sequence[int] = (2, 3), **changes: Any) -> dict[str, Any]:

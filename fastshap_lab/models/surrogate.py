@@ -25,9 +25,7 @@ class Surrogate(nn.Module):
 
     def forward(self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
         """Return the logits of each image under each of its coalitions."""
-        num_coalitions = coalitions.shape[1]
-        rows = image.repeat_interleave(num_coalitions, dim=0)
-        return self.masking(self.classifier, rows, coalitions.flatten(0, 1)).unflatten(0, (-1, num_coalitions))
+        return self.masking(self.classifier, image, coalitions)
 
 
 class SurrogateGame:
@@ -38,7 +36,7 @@ class SurrogateGame:
     Args:
         surrogate: Copied; later changes to it do not reach the game.
         link: Entry of ``shapley.game.LINKS``: the space the values live in.
-        max_batch: Images per pass. Changes values by rounding only.
+        max_batch: Rows of a pass, one per image and coalition. Changes values by rounding only.
     """
 
     def __init__(self, surrogate: Surrogate, link: str = "softmax", max_batch: int = 512) -> None:
@@ -55,19 +53,13 @@ class SurrogateGame:
 
     def values(self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
         """Return the value of each coalition."""
-        num_coalitions = coalitions.shape[1]
-        players = coalitions.flatten(0, 1)
-        owner = torch.arange(len(players), device=image.device) // num_coalitions
         with torch.inference_mode():
-            logits = [
-                self.surrogate.masking(self.surrogate.classifier, image[rows], chunk)
-                for rows, chunk in zip(owner.split(self.max_batch), players.split(self.max_batch), strict=True)
-            ]
-            values = self.link(torch.cat(logits).float())
+            logits = self.surrogate.masking(self.surrogate.classifier, image, coalitions, self.max_batch)
+            values = self.link(logits.float())
         # Cloned outside of inference mode, the caller's too (a validation may be the first to ask for the null value,
         # which is kept): an ordinary tensor, which a loss may keep for its backward pass.
         with torch.inference_mode(False):
-            return values.clone().unflatten(0, (len(image), num_coalitions))
+            return values.clone()
 
     def grand(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Return the value when every player is present."""

@@ -30,6 +30,45 @@ def pools_patches(network: TokenNetwork) -> bool:
     return network.global_pool == "avg"
 
 
+def embed(network: TokenNetwork, pixels: Tensor) -> Tensor:
+    """Return the embedded patches (B, T, D), or (B, rows, columns, D), of normalized pixels; no positions yet."""
+    return network.patch_embed(pixels)
+
+
+def with_positions(network: TokenNetwork, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return what enters the first block, prefix tokens and all (B, T, D), and an Eva's rotary embedding if it has one.
+
+    The latter is (patches, D') or, where every block has its own, (depth, heads, patches, D').
+    """
+    embedded = network._pos_embed(patches)  # where timm's families differ: prefix tokens, and what gets a position
+    tokens, rope = embedded if isinstance(network, Eva) else (embedded, None)
+    return network.norm_pre(tokens), rope
+
+
+def rope_of(network: TokenNetwork, rope: Tensor | None, patches: Tensor) -> Tensor | None:
+    """Return the rotary embedding of each row's own patches (N, T), as blocks take it: with an axis for the rows."""
+    if rope is None:
+        return None
+    if has_rope_per_block(network):
+        return rope[:, :, patches].transpose(1, 2)  # (depth, N, heads, T, D')
+    return rope[patches].unsqueeze(1)  # (N, 1, T, D')
+
+
+def has_rope_per_block(network: TokenNetwork) -> bool:
+    """Return whether every block has a rotary embedding of its own."""
+    return isinstance(network, Eva) and network.rope_mixed
+
+
+def transform(network: TokenNetwork, tokens: Tensor, rope: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """Return the features (N, T, D) of tokens (N, T, D); ``mask`` (N, 1, T, T) says who sees whom."""
+    for depth, block in enumerate(network.blocks):
+        if rope is None:
+            tokens = block(tokens, attn_mask=mask)
+        else:
+            tokens = block(tokens, rope=rope[depth] if has_rope_per_block(network) else rope, attn_mask=mask)
+    return network.norm(tokens)
+
+
 def classify_pooled(network: TokenNetwork, pooled: Tensor) -> Tensor:
     """Return the logits of already pooled features (N, D)."""
     return network.head(network.head_drop(network.fc_norm(pooled)))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import CLASSIFIERS, Surrogate
@@ -21,6 +22,10 @@ def accepted() -> list[tuple[str, str]]:
     return pairs
 
 
+def last_layer(network: nn.Module) -> nn.Module:
+    return [part for part in network.modules() if isinstance(part, nn.Linear)][-1]
+
+
 PAIRS = accepted()
 GRIDS = [(4, 6), (2, 3), (2, 6), (1, 3)]
 
@@ -36,13 +41,14 @@ def test_every_masking_accepts_some_network():
 
 
 @torch.inference_mode()
-def test_logits_follow_the_visible_pixels_and_no_others(surrogate):
+def test_logits_follow_the_visible_pixels_and_others_only_where_declared(surrogate):
     image, noise, num_players = small.images(1), small.images(1, seed=1), surrogate.grid.num_players
     coalition = small.coalitions(1, 1, num_players, seed=2)
     coalition[..., 0], coalition[..., -1] = True, False
     pixels = surrogate.grid.to_pixels(coalition)[:, 0]
     logits = surrogate(image, coalition)
-    assert torch.equal(surrogate(torch.where(pixels, image, noise), coalition), logits)
+    elsewhere = surrogate(torch.where(pixels, image, noise), coalition)
+    assert torch.equal(elsewhere, logits) == surrogate.masking.null_ignores_image
     for player in coalition[0, 0].nonzero().flatten().tolist():
         only = surrogate.grid.to_pixels(torch.arange(num_players).view(1, 1, -1) == player)[:, 0]
         assert not torch.allclose(surrogate(torch.where(only, noise, image), coalition), logits, rtol=0, atol=1e-5)
@@ -74,7 +80,31 @@ def test_rows_are_independent_and_in_order(surrogate):
             torch.testing.assert_close(logits[i : i + 1, m : m + 1], one, rtol=1e-5, atol=1e-5)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("max_rows", [1, 4, 5, 7])
+def test_passes_have_no_more_rows_than_allowed_and_change_only_rounding(surrogate, max_rows):
+    classifier, image = surrogate.classifier, small.images(3)
+    coalitions = small.coalitions(3, 5, surrogate.grid.num_players)
+    rows = []
+    hook = last_layer(classifier.network).register_forward_hook(lambda module, given, logits: rows.append(len(logits)))
+    answer = surrogate.masking(classifier, image, coalitions, max_rows)
+    hook.remove()
+    assert max(rows) <= max_rows
+    assert sum(rows) == 15
+    torch.testing.assert_close(answer, surrogate(image, coalitions), rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_reach_every_weight_of_the_network(surrogate):
     surrogate.train()
     surrogate(small.images(4), small.coalitions(4, 2, surrogate.grid.num_players)).square().sum().backward()
     assert all(parameter.grad.any() for parameter in surrogate.classifier.network.parameters())
+
+
+def test_gradients_reach_the_image(surrogate):
+    """An attribution method may ask the surrogate for them."""
+    image, coalition = small.images(1).requires_grad_(), small.coalitions(1, 1, surrogate.grid.num_players, seed=2)
+    coalition[..., 0], coalition[..., -1] = True, False
+    surrogate(image, coalition).square().sum().backward()
+    present = surrogate.grid.to_pixels(coalition)[0, 0].expand(3, -1, -1)
+    assert (image.grad[0][present] != 0).float().mean() > 0.9
+    assert bool((image.grad[0][~present] == 0).all()) == surrogate.masking.null_ignores_image

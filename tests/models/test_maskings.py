@@ -1,9 +1,15 @@
 import pytest
+import timm
 import torch
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
-from fastshap_lab.models import Surrogate, build_surrogate
+from fastshap_lab.models import Surrogate, SurrogateGame, build_surrogate
+from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.maskings import MASKINGS
+from fastshap_lab.models.tokens import is_token_network
+from fastshap_lab.shapley.grid import PlayerGrid
 from tests import small
 
 
@@ -27,8 +33,9 @@ def without_tokens(surrogate: Surrogate, image: Tensor, coalition: Tensor) -> Te
 @torch.inference_mode()
 @pytest.mark.parametrize("grid", [(4, 6), (2, 3), (4, 2), (1, 6)], ids=str)
 @pytest.mark.parametrize("fused", [True, False])
-def test_masked_attention_is_leaving_tokens_out(grid, fused):
-    surrogate = small.surrogate("attention", grid)
+@pytest.mark.parametrize("masking", ["attention", "token_drop"])
+def test_absent_tokens_might_as_well_never_have_entered_the_sequence(masking, grid, fused):
+    surrogate = small.surrogate(masking, grid)
     for block in surrogate.classifier.network.blocks:
         block.attn.fused_attn = fused
     num_players = surrogate.grid.num_players
@@ -49,6 +56,114 @@ def test_masked_attention_of_the_grand_coalition_is_the_classifier():
     torch.testing.assert_close(surrogate(image, everyone)[:, 0], surrogate.classifier(image), rtol=1e-5, atol=1e-5)
 
 
+FAMILIES = {
+    "vit_tiny_patch16_224": {},  # class token
+    "deit_tiny_distilled_patch16_224": {},  # two prefix tokens
+    "vit_small_patch14_reg4_dinov2": {},  # class token and registers
+    "vit_wee_patch16_reg1_gap_256": {},  # a register, mean pooling
+    "vit_medium_patch16_gap_240": {},  # no prefix token, mean pooling
+    "eva02_tiny_patch14_224": {},  # rotary positions
+    "vit_small_patch16_rope_mixed_224": {},  # rotary positions of each block's own
+    "vit_small_patch16_dinov3": {
+        "dynamic_img_size": True
+    },  # rotary positions only; patches embedded as rows and columns
+}
+
+
+def family(model: str, masking: str, grid: tuple[int, int] = (2, 3)) -> Surrogate:
+    """Return a surrogate around a timm network of 4 × 6 patches, cut down to two blocks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model(
+            model, img_size=(32, 48), patch_size=8, embed_dim=48, num_heads=3, depth=2, num_classes=3, **FAMILIES[model]
+        )
+        assert is_token_network(network)
+        classifier = Classifier(network, [0.5] * 3, [0.25] * 3, (32, 48), 3)
+        players = PlayerGrid((32, 48), grid)
+        surrogate = Surrogate(classifier, MASKINGS[masking](classifier, players), players)
+        with torch.no_grad():
+            for parameter in surrogate.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return surrogate.eval()
+
+
+IMAGE = small.images(3, (32, 48))
+
+
+def some_of(num_players: int) -> Tensor:
+    """Return coalitions of every kind: random ones, all and none."""
+    coalitions = small.coalitions(3, 6, num_players)
+    coalitions[:, 4], coalitions[:, 5] = True, False
+    return coalitions
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (4, 6)], ids=str)
+@pytest.mark.parametrize("model", FAMILIES)
+def test_dropping_tokens_gives_the_logits_and_gradients_of_hiding_them(model, grid):
+    hidden, dropped = family(model, "attention", grid), family(model, "token_drop", grid)
+    with torch.no_grad():
+        for parameter in dropped.parameters():
+            parameter.zero_()
+    dropped.load_state_dict(hidden.state_dict())  # weights of one fit the other
+    coalitions = some_of(hidden.grid.num_players)
+    expected, logits = hidden(IMAGE, coalitions), dropped(IMAGE, coalitions)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    assert (logits[0, 0] - logits[0, 1]).abs().max() > 1e-3
+    assert (logits[0, 0] - logits[1, 0]).abs().max() > 1e-4
+    for answer in (expected, logits):
+        answer.square().sum().backward()
+    for (name, of_hidden), of_dropped in zip(hidden.named_parameters(), dropped.parameters(), strict=True):
+        scale = of_hidden.grad.abs().max().item()
+        torch.testing.assert_close(of_dropped.grad, of_hidden.grad, rtol=1e-4, atol=1e-4 * scale + 1e-6, msg=name)
+
+
+@pytest.mark.parametrize("max_batch", [1, 3, 7])
+def test_a_frozen_game_drops_tokens_in_passes_of_any_size(max_batch):
+    dropped, coalitions = family("vit_tiny_patch16_224", "token_drop", (4, 6)), some_of(24)
+    with torch.no_grad():
+        expected = dropped(IMAGE, coalitions)
+    values = SurrogateGame(dropped, "logits", max_batch).values(IMAGE, coalitions)
+    torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_dropped_tokens_cost_nothing():
+    """Every image is embedded once; of its tokens no more enter the blocks than padding to a bucket explains."""
+    surrogate, entered, embedded = small.surrogate("token_drop", (4, 6)), [], []
+    network = surrogate.classifier.network
+    network.patch_embed.register_forward_hook(lambda module, given, patches: embedded.append(len(patches)))
+    network.blocks[0].register_forward_hook(lambda module, given, tokens: entered.append(tokens.shape[:2].numel()))
+    sizes = torch.tensor([[1, 4, 7, 20], [0, 8, 9, 24]])
+    coalitions = torch.arange(24) < sizes.unsqueeze(-1)
+    surrogate(small.images(2), coalitions)
+    assert embedded == [2]
+    # Each with its class token: none alone; 1 … 8 padded to the longest, 8; 9 alone; 20 and 24 padded to 24.
+    assert entered == [1, 4 * (8 + 1), 9 + 1, 2 * (24 + 1)]
+
+
+@torch.inference_mode()
+def test_a_mask_token_stands_where_the_embedding_of_absent_patches_stood():
+    surrogate = small.surrogate("mask_token")  # a player owns 2 × 2 of the patches
+    network, image = surrogate.classifier.network, small.images(1)
+    logits = surrogate(image, torch.tensor([[[True, False, True, True, True, False]]]))
+    patches = network.patch_embed(surrogate.classifier.normalize(image)).unflatten(1, (4, 6))
+    patches[:, :2, 2:4] = patches[:, 2:, 4:] = surrogate.masking.token
+    tokens = torch.cat([network.cls_token, patches.flatten(1, 2)], dim=1) + network.pos_embed
+    torch.testing.assert_close(
+        logits[0], network.head(network.norm(network.blocks(tokens))[:, 0]), rtol=1e-5, atol=1e-5
+    )
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("model", FAMILIES)
+def test_a_mask_token_is_for_every_family(model):
+    surrogate = family(model, "mask_token")
+    logits = surrogate(IMAGE, some_of(6))
+    torch.testing.assert_close(logits[:, 4], surrogate.classifier(IMAGE), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits[:, 5], logits[:1, 5].expand(3, -1), rtol=1e-5, atol=1e-5)
+    assert (logits[0, 4] - logits[0, 5]).abs().max() > 1e-3
+
+
 class Recorder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         self.pixels = pixels
@@ -64,17 +179,57 @@ def test_mask_channel_shows_the_grand_coalition_normalized_with_ones(name):
     torch.testing.assert_close(logits, surrogate.classifier.network(seen))
 
 
+def seen(masking: str, image: Tensor, coalition: list[int]) -> tuple[Tensor, Tensor]:
+    """Return what the network sees of an image of 8 × 12 pixels and 2 × 3 players, and the normalized image."""
+    surrogate = small.surrogate(masking)
+    surrogate.classifier.network = recorder = Recorder()
+    surrogate(image, torch.tensor([[coalition]]).bool())
+    return recorder.pixels, surrogate.classifier.normalize(image)
+
+
+CORNERS = [1, 0, 0, 0, 0, 1]
+PRESENT = torch.zeros(1, 1, 8, 12)
+PRESENT[..., :4, :4] = PRESENT[..., 4:, 8:] = 1  # first and last of the players
+
+
 @torch.inference_mode()
 def test_mask_channel_shows_absent_players_as_the_mean_colour():
-    surrogate, image, coalition = small.surrogate("mask_channel"), small.images(1), torch.tensor([[[1, 0, 0, 0, 0, 1]]])
-    surrogate.classifier.network = recorder = Recorder()
-    surrogate(image, coalition.bool())
-    normalized = surrogate.classifier.normalize(image)
-    mask = torch.zeros(1, 1, 8, 12)
-    mask[..., :4, :4] = mask[..., 4:, 8:] = 1  # first and last of 2 × 3 players on 8 × 12 pixels
-    assert torch.equal(recorder.pixels, torch.cat([normalized * mask, mask], dim=1))
+    pixels, normalized = seen("mask_channel", small.images(1), CORNERS)
+    assert torch.equal(pixels, torch.cat([normalized * PRESENT, PRESENT], dim=1))
 
 
+@torch.inference_mode()
+def test_zero_shows_absent_players_as_the_mean_colour_of_the_data():
+    pixels, normalized = seen("zero", small.images(1), CORNERS)
+    assert torch.equal(pixels, normalized * PRESENT)
+
+
+@torch.inference_mode()
+def test_mean_shows_absent_players_as_the_mean_colour_of_their_image():
+    image = small.images(1)
+    pixels, normalized = seen("mean", image, CORNERS)
+    surrogate = small.surrogate("mean")
+    colour = surrogate.classifier.normalize(image.double().mean(dim=(2, 3), keepdim=True).float().expand_as(image))
+    torch.testing.assert_close(pixels, torch.where(PRESENT.bool(), normalized, colour), rtol=1e-5, atol=1e-6)
+    assert torch.equal(pixels[..., :4, :4], normalized[..., :4, :4])
+
+
+@torch.inference_mode()
+def test_blur_shows_absent_players_blurred_by_their_own_size():
+    pixels, normalized = seen("blur", small.images(1), CORNERS)
+
+    def filtered(values: Tensor) -> Tensor:
+        for axis, sigma in ((2, 4), (3, 4)):
+            values = torch.from_numpy(gaussian_filter1d(values.numpy(), sigma, axis=axis, mode="constant", truncate=8))
+        return values
+
+    # Zeros beyond the border, and then divided by the share of the weights that met a pixel.
+    blurred = filtered(normalized.double()) / filtered(torch.ones_like(normalized.double()))
+    torch.testing.assert_close(pixels, torch.where(PRESENT.bool(), normalized, blurred.float()), rtol=1e-4, atol=1e-5)
+    assert torch.equal(pixels[..., :4, :4], normalized[..., :4, :4])
+
+
+@pytest.mark.parametrize("masking", small.OF_TOKENS)
 @pytest.mark.parametrize(
     ("name", "grid", "message"),
     [
@@ -84,9 +239,16 @@ def test_mask_channel_shows_absent_players_as_the_mean_colour():
         ("vit", (8, 6), "4×6 patches do not make 8×6 players"),
     ],
 )
-def test_attention_masking_refuses_what_does_not_fit(name, grid, message):
-    with pytest.raises(UserError, match=message):
-        build_surrogate(small.network(name), "attention", grid)
+def test_maskings_of_tokens_refuse_what_does_not_fit(masking, name, grid, message):
+    with pytest.raises(UserError, match=f"surrogate.masking={masking}: .*{message}"):
+        build_surrogate(small.network(name), masking, grid)
+
+
+@pytest.mark.parametrize("masking", small.OF_TOKENS)
+def test_maskings_of_tokens_refuse_tokens_that_see_beyond_their_patch(masking):
+    network = small.network("timm", (32, 32)) | {"params": {"model": "vit_tiny_r_s16_p8_224"}}
+    with pytest.raises(UserError, match=f"surrogate.masking={masking}: .* HybridEmbed see more"):
+        build_surrogate(network, masking, (1, 2))
 
 
 def test_unknown_maskings_are_named():

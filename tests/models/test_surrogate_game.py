@@ -2,23 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastshap_lab.models import Surrogate, SurrogateGame
-from fastshap_lab.models.maskings import Masking
+from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models.maskings import MASKINGS, Masking
+from fastshap_lab.models.maskings.base import in_rectangles
 from fastshap_lab.shapley import LINKS, Game
 from tests import small
 
-MASKINGS = ["mask_channel", "attention"]
 IMAGE, COALITIONS = small.images(3), small.coalitions(3, 5, 6)
-
-
-class MeanOfImage(Masking):
-    """A masking whose null coalition does depend on the image: absent pixels take its mean."""
-
-    null_ignores_image = False
-
-    def forward(self, classifier, image: Tensor, coalition: Tensor) -> Tensor:
-        pixels = self.grid.to_pixels(coalition.unsqueeze(1)).squeeze(1)
-        return classifier(torch.where(pixels, image, image.mean(dim=(2, 3), keepdim=True)))
 
 
 class Counter(Masking):
@@ -30,18 +20,13 @@ class Counter(Masking):
         self.rows: list[int] = []
         self.empty = 0
 
-    def forward(self, classifier, image: Tensor, coalition: Tensor) -> Tensor:
-        self.rows.append(len(image))
-        self.empty += int((~coalition.any(dim=1)).sum())
-        return self.masking(classifier, image, coalition)
+    def forward(self, classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
+        def one_pass(image: Tensor, coalitions: Tensor) -> Tensor:
+            self.rows.append(coalitions[..., 0].numel())
+            self.empty += int((~coalitions.any(dim=-1)).sum())
+            return self.masking(classifier, image, coalitions)
 
-
-def surrogate_of(masking: str) -> Surrogate:
-    if masking in MASKINGS:
-        return small.surrogate(masking)
-    classifier = small.classifier("resnet")
-    grid = small.surrogate("mask_channel").grid
-    return Surrogate(classifier, MeanOfImage(classifier, grid), grid)
+        return in_rectangles(one_pass, image, coalitions, max_rows)
 
 
 def counted(game: SurrogateGame) -> Counter:
@@ -52,7 +37,7 @@ def counted(game: SurrogateGame) -> Counter:
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("masking", MASKINGS)
 def test_values_are_the_linked_logits_of_the_surrogate(masking, link):
-    surrogate = surrogate_of(masking)
+    surrogate = small.surrogate(masking)
     game = SurrogateGame(surrogate, link)
     values = game.values(IMAGE, COALITIONS)
     with torch.no_grad():
@@ -64,14 +49,14 @@ def test_values_are_the_linked_logits_of_the_surrogate(masking, link):
     assert (game.num_players, game.num_classes) == (6, 3)
 
 
-@pytest.mark.parametrize("masking", [*MASKINGS, "mean_of_image"])
+@pytest.mark.parametrize("masking", MASKINGS)
 def test_grand_null_and_the_call_agree(masking):
-    game = SurrogateGame(surrogate_of(masking))
+    game = SurrogateGame(small.surrogate(masking))
     every, nobody = torch.ones(3, 1, 6, dtype=torch.bool), torch.zeros(3, 1, 6, dtype=torch.bool)
     close = {"rtol": 1e-6, "atol": 1e-6}
     torch.testing.assert_close(game.grand(IMAGE), game.values(IMAGE, every)[:, 0], **close)
     torch.testing.assert_close(game.null(IMAGE).expand(3, -1), game.values(IMAGE, nobody)[:, 0], **close)
-    assert len(game.null(IMAGE)) == (3 if masking == "mean_of_image" else 1)
+    assert len(game.null(IMAGE)) == (1 if MASKINGS[masking].null_ignores_image else 3)
     for result, expected in zip(
         game(IMAGE, COALITIONS), (game.values(IMAGE, COALITIONS), game.grand(IMAGE), game.null(IMAGE)), strict=True
     ):
@@ -80,7 +65,7 @@ def test_grand_null_and_the_call_agree(masking):
 
 @pytest.mark.parametrize("max_batch", [1, 4, 7, 15])
 def test_chunks_are_no_larger_than_allowed_and_change_only_rounding(max_batch):
-    surrogate = surrogate_of("mask_channel")
+    surrogate = small.surrogate("mask_channel")
     game, whole = SurrogateGame(surrogate, max_batch=max_batch), SurrogateGame(surrogate)
     counter, all_at_once = counted(game), counted(whole)
     values, expected = game.values(IMAGE, COALITIONS), whole.values(IMAGE, COALITIONS)
@@ -90,7 +75,7 @@ def test_chunks_are_no_larger_than_allowed_and_change_only_rounding(max_batch):
 
 
 def test_a_shared_null_is_asked_for_once_and_again_after_a_move():
-    game = SurrogateGame(surrogate_of("mask_channel"))
+    game = SurrogateGame(small.surrogate("mask_channel"))
     counter = counted(game)
     first = game.null(IMAGE)
     for _ in range(3):
@@ -103,14 +88,14 @@ def test_a_shared_null_is_asked_for_once_and_again_after_a_move():
 
 
 def test_a_null_of_its_own_is_asked_for_each_image_in_the_same_batch():
-    game = SurrogateGame(surrogate_of("mean_of_image"))
+    game = SurrogateGame(small.surrogate("mean"))
     counter = counted(game)
     game(IMAGE, torch.ones_like(COALITIONS))
     assert [counter.rows, counter.empty] == [[3 * (5 + 2)], 3]
 
 
 def test_the_surrogates_later_training_does_not_reach_the_game():
-    surrogate = surrogate_of("mask_channel")
+    surrogate = small.surrogate("mask_channel")
     game = SurrogateGame(surrogate)
     before, answer = game.values(IMAGE, COALITIONS), surrogate(IMAGE, COALITIONS)
     surrogate.train()
@@ -123,7 +108,7 @@ def test_the_surrogates_later_training_does_not_reach_the_game():
 
 @pytest.mark.parametrize("asked_in_inference_mode", [False, True])
 def test_answers_carry_no_gradient_and_may_be_part_of_a_loss(asked_in_inference_mode):
-    game = SurrogateGame(surrogate_of("mask_channel"))
+    game = SurrogateGame(small.surrogate("mask_channel"))
     with torch.inference_mode(asked_in_inference_mode):  # as a validation before the first training step does
         game.null(IMAGE)
     image = IMAGE.clone().requires_grad_()

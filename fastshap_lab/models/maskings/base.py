@@ -1,8 +1,10 @@
 """The contract of a masking: how a model is shown that players are absent."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from fastshap_lab.models.classifier import Classifier
@@ -13,7 +15,7 @@ class Masking(nn.Module, ABC):
     """Run a classifier on images of which some players are absent.
 
     A subclass checks in its constructor that it fits the classifier, before anything is trained. What it learns (a
-    token, a feature) are parameters of its own.
+    token, a feature) are parameters of its own. What does not depend on the coalition it computes once per image.
     """
 
     extra_channels: ClassVar[int] = 0
@@ -29,5 +31,28 @@ class Masking(nn.Module, ABC):
         self.grid = grid
 
     @abstractmethod
-    def forward(self, classifier: Classifier, image: Tensor, coalition: Tensor) -> Tensor:
-        """Return logits (N, K) of images (N, 3, H, W), each with one coalition (N, P)."""
+    def forward(self, classifier: Classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
+        """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P).
+
+        No pass of the network has more than ``max_rows`` rows, one per image and coalition; they change values by
+        rounding only.
+        """
+
+
+def in_rectangles(
+    one_pass: Callable[[Tensor, Tensor], Tensor], image: Tensor, coalitions: Tensor, max_rows: int | None
+) -> Tensor:
+    """Return what ``one_pass`` says of images (B, 3, H, W) and coalitions (B, M, P), asked in parts of both.
+
+    A part has as many images as fit with all of their coalitions, or else one image and as many coalitions as fit.
+    """
+    num_coalitions = coalitions.shape[1]
+    if max_rows is None or len(image) * num_coalitions <= max_rows:
+        return one_pass(image, coalitions)
+    num_images = max(max_rows // num_coalitions, 1)
+    return torch.cat(
+        [
+            torch.cat([one_pass(images, some) for some in own.split(max_rows, dim=1)], dim=1)
+            for images, own in zip(image.split(num_images), coalitions.split(num_images), strict=True)
+        ]
+    )

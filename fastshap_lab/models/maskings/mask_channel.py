@@ -1,15 +1,14 @@
-"""Absent players take the mean colour, and a channel of its own says where."""
+"""Absent players take the mean colour of the data, and a channel of its own says where."""
 
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fastshap_lab.models.classifier import Classifier
-from fastshap_lab.models.maskings.base import Masking
+from fastshap_lab.models.maskings.pixels import PixelMasking
 
 
-class MaskChannel(Masking):
+class MaskChannel(PixelMasking):
     """Zero absent pixels in normalized space and append the mask as a fourth channel (1 = present); any network.
 
     Reference: the CNN surrogates of Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436.
@@ -17,7 +16,6 @@ class MaskChannel(Masking):
 
     extra_channels: ClassVar[int] = 1
 
-    def forward(self, classifier: Classifier, image: Tensor, coalition: Tensor) -> Tensor:
-        """Return logits (N, K) of images (N, 3, H, W), each with one coalition (N, P)."""
-        mask = self.grid.to_pixels(coalition.unsqueeze(1)).squeeze(1).to(image.dtype)  # (N, 1, H, W)
-        return classifier.network(torch.cat([classifier.normalize(image) * mask, mask], dim=1))
+    def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the pixels with a channel of ones, and no others: absent pixels are zero in every channel."""
+        return torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1), None

@@ -1,0 +1,43 @@
+"""Absent players are blurred."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.maskings.pixels import PixelMasking
+from fastshap_lab.shapley.grid import PlayerGrid
+
+
+class Blur(PixelMasking):
+    """Show absent pixels as they are in a blurred copy of the image; any network.
+
+    The blur is Gaussian with the size of a player as its standard deviation, down and across, so that nothing finer
+    than a player is left; near the border it averages over the pixels that exist. The null coalition shows the blurred
+    image: what that says of the class is in the null value, not in the players'.
+
+    Reference: Fong and Vedaldi, Interpretable explanations of black boxes by meaningful perturbation, ICCV 2017,
+    arXiv:1704.03296, section 4.2, on blurring as a perturbation.
+    """
+
+    null_ignores_image: ClassVar[bool] = False
+
+    down: Tensor
+    across: Tensor
+
+    def __init__(self, classifier: Classifier, grid: PlayerGrid) -> None:
+        super().__init__(classifier, grid)
+        for name, length, sigma in zip(("down", "across"), grid.image_size, grid.patch_size, strict=True):
+            self.register_buffer(name, _gaussian(length, sigma), persistent=False)
+
+    def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the pixels, and the blurred ones."""
+        return pixels, self.down @ pixels @ self.across.T
+
+
+def _gaussian(length: int, sigma: int) -> Tensor:
+    """Return the matrix (length, length) that blurs a line of pixels; rows sum to one."""
+    position = torch.arange(length, dtype=torch.float64)
+    distance = position.unsqueeze(1) - position
+    return torch.softmax(-(distance**2) / (2 * sigma**2), dim=1).float()

@@ -1,0 +1,43 @@
+"""Absent players are tokens that are all the same."""
+
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.maskings.base import in_rectangles
+from fastshap_lab.models.maskings.tokens import TokenMasking
+from fastshap_lab.models.tokens import TokenNetwork, embed, transform, with_positions
+from fastshap_lab.shapley.grid import PlayerGrid
+
+
+class MaskToken(TokenMasking):
+    """Put one learned token in the place of the patch embedding of absent players; positions stay.
+
+    Reference: Bao et al., BEiT, ICLR 2022, arXiv:2106.08254, section 2.3, where such a token stands for patches to be
+    predicted.
+
+    Raises:
+        UserError: The network is no such transformer, or its patches do not fit the player grid.
+    """
+
+    name: ClassVar[str] = "mask_token"
+
+    def __init__(self, classifier: Classifier, grid: PlayerGrid) -> None:
+        super().__init__(classifier, grid)
+        network = cast(TokenNetwork, classifier.network)
+        self.token = nn.Parameter(0.02 * torch.randn(network.embed_dim))  # as other tokens start
+
+    def forward(self, classifier: Classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
+        """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P)."""
+        network = cast(TokenNetwork, classifier.network)
+
+        def one_pass(image: Tensor, coalitions: Tensor) -> Tensor:
+            patches = embed(network, classifier.normalize(image)).unsqueeze(1)  # (B, 1, T, D), or T as rows and columns
+            present = self.present(coalitions).unflatten(2, patches.shape[2:-1]).unsqueeze(-1)
+            rows = torch.where(present, patches, self.token.to(patches.dtype)).flatten(0, 1)
+            features = transform(network, *with_positions(network, rows))
+            return network.forward_head(features).unflatten(0, coalitions.shape[:2])
+
+        return in_rectangles(one_pass, image, coalitions, max_rows)

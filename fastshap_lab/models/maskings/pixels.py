@@ -1,0 +1,50 @@
+"""What maskings at the pixels share: any network takes them."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.maskings.base import Masking, in_rectangles
+
+
+class PixelMasking(Masking):
+    """Show other pixels in the place of absent ones."""
+
+    @abstractmethod
+    def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what the network sees where players are present, and where they are absent (none: zeros).
+
+        From normalized pixels (B, 3, H, W), both (B, C, H, W).
+        """
+
+    def forward(self, classifier: Classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
+        """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P)."""
+
+        def one_pass(image: Tensor, coalitions: Tensor) -> Tensor:
+            present, absent = self.layers(classifier.normalize(image))
+            rows = self._rows(present, absent, coalitions)
+            return classifier.network(rows).unflatten(0, coalitions.shape[:2])
+
+        return in_rectangles(one_pass, image, coalitions, max_rows)
+
+    def _rows(self, present: Tensor, absent: Tensor | None, coalitions: Tensor) -> Tensor:
+        """Return each image under each coalition (B·M, C, H, W), channels-last.
+
+        In that layout a player's pixels of one line are neighbours in memory, so that images and coalitions meet in a
+        single operation, without copies of either.
+        """
+        (batch, num_coalitions, _), (rows, columns) = coalitions.shape, self.grid.shape
+        height, width = self.grid.image_size
+        lines = coalitions.view(batch, num_coalitions, rows, 1, columns).expand(-1, -1, -1, height // rows, -1)
+        lines = lines.reshape(batch, num_coalitions, height, columns, 1)
+
+        def line_by_line(layer: Tensor) -> Tensor:
+            return layer.permute(0, 2, 3, 1).reshape(batch, 1, height, columns, -1)
+
+        if absent is None:
+            shown = line_by_line(present) * lines.to(present.dtype)
+        else:
+            shown = torch.where(lines, line_by_line(present), line_by_line(absent))
+        return shown.view(batch * num_coalitions, height, width, -1).permute(0, 3, 1, 2)

@@ -1,0 +1,71 @@
+"""Absent players are tokens that leave the sequence."""
+
+from itertools import groupby
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.maskings.attention import AttentionMask
+from fastshap_lab.models.tokens import TokenNetwork, embed, rope_of, with_positions
+
+BUCKET = 8
+"""Sequences whose lengths round up to the same multiple go through the network together."""
+
+
+class TokenDrop(AttentionMask):
+    """Leave the tokens of absent players out of the sequence: the answers of ``AttentionMask`` at half the price.
+
+    What is left keeps its position. Sequences of about the same length form a batch, the shorter ones padded with
+    hidden tokens; patches are embedded once per image. Weights trained with either masking fit the other.
+
+    Raises:
+        UserError: The network is no such transformer, or its patches do not fit the player grid.
+    """
+
+    name: ClassVar[str] = "token_drop"
+
+    def forward(self, classifier: Classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
+        """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P)."""
+        network = cast(TokenNetwork, classifier.network)
+        tokens, rope = with_positions(network, embed(network, classifier.normalize(image)))
+        present = self.present(coalitions).flatten(0, 1)  # (N, patches)
+        members = present.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # present patches, then absent
+        sizes, order = present.sum(dim=1).sort(stable=True)
+        owner = order // coalitions.shape[1]
+        logits = []
+        for start, stop, smallest, largest in _batches(sizes.tolist(), max_rows):
+            rows = order[start:stop]
+            width = max(largest, 0 if network.num_prefix_tokens else 1)
+            kept = members[rows, :width]
+            inside = torch.arange(width, device=sizes.device) < sizes[start:stop].unsqueeze(1)
+            logits.append(
+                self.classify(
+                    network,
+                    _gather(tokens, owner[start:stop], kept, network.num_prefix_tokens),
+                    rope_of(network, rope, kept),
+                    inside,
+                    everyone=smallest == width,
+                )
+            )
+        return torch.cat(logits)[order.argsort()].unflatten(0, coalitions.shape[:2])
+
+
+def _batches(sizes: list[int], max_rows: int | None) -> list[tuple[int, int, int, int]]:
+    """Return first row, row after the last, smallest and largest size of each batch of rows sorted by size."""
+    batches = []
+    for _, group in groupby(range(len(sizes)), key=lambda row: -(-sizes[row] // BUCKET)):
+        rows = list(group)
+        for first in range(0, len(rows), max_rows or len(rows)):
+            part = rows[first : first + (max_rows or len(rows))]
+            batches.append((part[0], part[-1] + 1, sizes[part[0]], sizes[part[-1]]))
+    return batches
+
+
+def _gather(tokens: Tensor, owner: Tensor, patches: Tensor, num_prefix_tokens: int) -> Tensor:
+    """Return of tokens (B, T, D) the prefix and the given patches (N, width) of image ``owner`` (N,)."""
+    prefix = torch.arange(num_prefix_tokens, device=owner.device).expand(len(owner), -1)
+    index = torch.cat([prefix, patches + num_prefix_tokens], dim=1) + owner.unsqueeze(1) * tokens.shape[1]
+    return F.embedding(index, tokens.flatten(0, 1))  # whose backward pass is quicker than indexing's
