@@ -99,7 +99,8 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     try:
         state = load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        # Of an unpickling error PyTorch's text says how to run what is in the file.
+        reason = "holds other objects" if isinstance(error, UnpicklingError) else str(error).splitlines()[0]
         raise UserError(
             f"{path}: not a file of weights (safetensors, or torch.save of a state dict, tensors alone): {reason}"
         ) from None

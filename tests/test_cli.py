@@ -1,14 +1,20 @@
 """The command line: what it prints, its exit status, and one line for every mistake."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
+from fastshap_lab.checkpoints import save_model
 from fastshap_lab.cli import main
+from tests import small
 from tests.runs import CONFIGS
 
 ROOT = CONFIGS.parent
@@ -63,6 +69,7 @@ def test_a_real_dry_run_prints_the_plan_and_makes_nothing():
     assert [words[:2] for words in plan] == [
         ["classifier", "train"],
         ["surrogate", "train"],
+        ["labels", "make"],
         ["explainer", "train"],
         ["evaluate", "make"],
     ]
@@ -83,6 +90,9 @@ def pipeline(overrides: str = "", **members: str) -> str:
     return f"evaluate.pipelines={{A: {{{inside}, overrides: [{overrides}]}}}}"
 
 
+TIMM = "classifier=timm classifier.params.model"
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -98,7 +108,7 @@ def pipeline(overrides: str = "", **members: str) -> str:
         ("data.params.image_sze=8", "data.params.image_sze: unknown to digits, did you mean image_size?"),
         ("classifier.optim.name=lion", "classifier.optim.name=lion: unknown, known: adamw"),
         ("surrogate.optim.schedule=linear", "surrogate.optim.schedule=linear: unknown"),
-        ("surrogate.masking=blur", "surrogate.masking=blur: unknown, known: mask_channel"),
+        ("surrogate.masking=foo", "surrogate.masking=foo: unknown, known: mask_channel, zero, mean, blur, attention"),
         ("explainer.link=tanh", "explainer.link=tanh: unknown, known: softmax"),
         ("explainer.normalization=add", "explainer.normalization=add: unknown, did you mean additive?"),
         ("classifier.augment.padding_mode=mirror", "classifier.augment.padding_mode=mirror: unknown, known: zeros"),
@@ -110,9 +120,16 @@ def pipeline(overrides: str = "", **members: str) -> str:
         ("surrogate.epochs=0", "surrogate.epochs=0: must be greater than or equal to 1"),
         ("classifier.optim.lr=0", "classifier.optim.lr=0.0: must be greater than 0"),
         ("explainer.patience=0", "explainer.patience=0: must be"),
-        ("evaluate.references=0", "evaluate.references=0: must be"),
+        ("references.val_evaluations=0", "references.val_evaluations=0: must be"),
         ("classifier.params.channels=[16,wide,3,4]", "classifier.params.channels=[16, 'wide', 3, 4]: must be"),
         ("classifier.params.channels=[16,16]", "classifier.params.channels=[16, 16]: too short"),
+        ("classifier.params.channels=[0,0,0,0]", "classifier.params.channels=[0, 0, 0, 0]: must be greater than"),
+        ("classifier.params.strides=[1,0,2,2,2]", "classifier.params.strides=[1, 0, 2, 2, 2]: must be greater than"),
+        ("classifier=vit_slim classifier.params.num_heads=0", "classifier.params.num_heads=0: must be greater than"),
+        ("surrogate=vit_slim surrogate.params.drop_path=1", "surrogate.params.drop_path=1: must be less than 1"),
+        ("classifier.mean=[128,128,128]", "classifier.mean.0=128.0: must be less than or equal to 1"),
+        ("data.params.image_size=-4", "data.params.image_size=-4: must be at least 1"),
+        ("data=synthetic data.params.num_test=0", "data.params.num_test=0: must be greater than or equal to 1"),
         ("name=a/b", "name=a/b: must match"),
         # What does not go together.
         ("data.grid=[3,3]", "data.grid: 3×3 players do not divide an image of 16×16 pixels; rows must be one of [1, 2"),
@@ -125,6 +142,26 @@ def pipeline(overrides: str = "", **members: str) -> str:
         ("data=hub", "data.params.path: missing"),
         ("data=hub data.params.path=/no/such/folder", "data.params.path=/no/such/folder: neither a folder with images"),
         ("data=synthetic data.params.num_classes=20", "data.params.num_classes=20: there are 8 shapes"),
+        # Models of others.
+        ("classifier=timm", "classifier.params.model: missing"),
+        (f"{TIMM}=resnet81", "classifier.params.model=resnet81: no model of timm"),
+        (f"{TIMM}=hf-hub:timm/resnet18", "classifier.params.model=hf-hub:timm/resnet18: no model of timm"),
+        (f"{TIMM}=local-dir:/tmp", "classifier.params.model=local-dir:/tmp: no model of timm"),
+        (f"{TIMM}=resnet18 classifier.params.checkpoint_path=x", "classifier.params.checkpoint_path: unknown to timm"),
+        (f"{TIMM}=resnet18 classifier.params.pretrained=true", "classifier.params.pretrained: unknown to timm"),
+        (f"{TIMM}=resnet18 classifier.params.patch_size=4", "classifier.params.model=resnet18: cannot be built for"),
+        (f"{TIMM}=vit_tiny_patch16_224 classifier.params.patch_size=5", "classifier.params.model=vit_tiny_patch16_224"),
+        (f"{TIMM}=vgg11", "classifier: its network does not take images of 16×16: "),
+        ("surrogate=timm surrogate.params.model=resnet10t explainer=vit", "explainer=vit: the backbone must be"),
+        (
+            "surrogate=timm surrogate.params.model=resnet10t surrogate.masking=attention",
+            "surrogate.masking=attention: ",
+        ),
+        ("classifier.epochs=0", "classifier.epochs=0: nothing to train from; name a file in classifier.weights"),
+        ("classifier.weights=nowhere.pt", "classifier.weights=nowhere.pt: no such file"),
+        ("classifier.weights=.", "classifier.weights=.: no such file"),
+        ("classifier=checkpoint", "classifier.path: missing"),
+        ("classifier=checkpoint classifier.path=nowhere", "nowhere: no model folder"),
         # The machine.
         ("trainer.precision=8-bit", "trainer: Precision '8-bit' is invalid"),
         ("trainer.accelerator=abacus", "trainer: You selected an invalid accelerator name"),
@@ -137,12 +174,95 @@ def pipeline(overrides: str = "", **members: str) -> str:
     ],
 )
 def test_every_mistake_is_one_line_and_status_2(monkeypatch, capsys, overrides, expected):
-    assert in_process(monkeypatch, *overrides.split()) == 2
+    assert in_process(monkeypatch, "dry_run=true", *overrides.split()) == 2  # the plan says it
     said = capsys.readouterr()
     assert said.err.startswith(f"error: {expected}")
     assert said.err.count("\n") == 1
     assert not said.out
     assert not list(Path().iterdir())
+
+
+def pictures(**counts: int) -> None:
+    """Write so many pictures of each class into ``photos/<class>``."""
+    for name, count in counts.items():
+        (Path("photos") / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (16, 16), (index, 0, 0)).save(Path("photos") / name / f"{index}.png")
+
+
+def model(kind: str = "classifier", side: int = 16, names: Sequence[str] = "0123456789") -> None:
+    """Export a model to ``model``; by default the digits' classifier."""
+    network = small.network("resnet", (side, side), len(names))
+    exported = small.classifier("resnet", image_size=(side, side), num_classes=len(names))
+    save_model(Path("model"), exported, {"kind": kind, "network": network, "class_names": list(names)})
+
+
+PHOTOS = "data=folder data.params.path=photos data.params.image_size=16 data.grid=[4,4]"
+GIVEN = "classifier=checkpoint classifier.path=model"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "overrides", "expected"),
+    [
+        # Folders of images.
+        (lambda: None, PHOTOS, "data.params.path=photos: no such folder"),
+        (lambda: pictures(cat=4), PHOTOS, "photos: needs a folder of images for each of two classes or more, has ['c"),
+        (lambda: pictures(cat=9, dog=0), PHOTOS, "photos/dog: no image in it; remove it, or put in some (.bmp"),
+        (lambda: pictures(cat=9, dog=1), PHOTOS, "data.params.test_fraction=0.2: The least populated class"),
+        (lambda: pictures(cat=4, dog=2), PHOTOS, "data.params.test_fraction=0.2: The test_size = 1 should be greater"),
+        (lambda: pictures(cat=20, dog=20), f"{PHOTOS} data.params.val_fraction=1", "data.params.val_fraction=1.0: "),
+        (lambda: pictures(cat=20, dog=20), f"{PHOTOS} data.params.limit_test=0", "data.params.limit_test=0: must be"),
+        (lambda: pictures(cat=20, dog=20), f"{PHOTOS} data.params.resize=zoom", "data.params.resize=zoom: must be"),
+        (
+            lambda: pictures(cat=9, dog=9),
+            "data=hub data.params.path=photos",
+            "data.params.test_split=test: photos has train",
+        ),
+        # Weights.
+        (
+            lambda: Path("cut.safetensors").write_bytes(b"\x08"),
+            "classifier.weights=cut.safetensors",
+            "cut.safetensors: not a file of weights",
+        ),
+        (
+            lambda: torch.save([1], "list.pt"),
+            "classifier.weights=list.pt",
+            "list.pt: not a state dict: must map names to tensors",
+        ),
+        (
+            lambda: save_file({"neck": torch.zeros(1)}, "other.safetensors"),
+            "classifier.weights=other.safetensors",
+            "other.safetensors: not this network's weights: bn1.bias is missing",
+        ),
+        # Model folders.
+        (lambda: Path("model").touch(), GIVEN, "model: no model folder (config.json and model.safetensors, as a fin"),
+        (lambda: model("surrogate"), GIVEN, "model: holds a surrogate, not a classifier"),
+        (lambda: model(side=32), GIVEN, "classifier.path=model: takes images of 32×32, and the data has (16, 16)"),
+        (lambda: model(names="abc"), GIVEN, "classifier.path=model: has 3 classes ['a', 'b', 'c'], and the data has"),
+        (lambda: (model(), Path("model/config.json").write_text("{")), GIVEN, "model/config.json: damaged or not a"),
+    ],
+)
+def test_so_is_one_in_data_or_models_that_were_given(monkeypatch, capsys, prepare: Callable, overrides, expected):
+    prepare()
+    capsys.readouterr()
+    before = sorted(Path().rglob("*"))
+    assert in_process(monkeypatch, "dry_run=true", *overrides.split()) == 2  # the plan says it
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {expected}")
+    assert said.err.count("\n") == 1
+    assert not said.out
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("broken", ["photos/cat/3.png", "model/model.safetensors"])
+def test_what_is_found_damaged_on_the_way_is_named(monkeypatch, capsys, broken):
+    pictures(cat=20, dog=20)
+    model(names=["cat", "dog"])
+    Path(broken).write_bytes(Path(broken).read_bytes()[:40])
+    assert in_process(monkeypatch, *PHOTOS.split(), *GIVEN.split(), "stage=surrogate") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {broken}: ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -183,13 +303,18 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         in_process(monkeypatch, "dry_run=true")
 
 
-def test_ctrl_c_is_one_line(monkeypatch, capsys):
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("step", ["plan", "execute"])
+def test_a_signal_between_trainings_is_one_line(monkeypatch, capsys, step, number, status):
+    before = signal.getsignal(number)
 
-    monkeypatch.setattr("fastshap_lab.stages.pipeline.execute", interrupt)
-    assert in_process(monkeypatch, "stage=classifier") == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on from the last complete epoch\n"
+    def interrupt(*_: object) -> None:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(f"fastshap_lab.stages.pipeline.{step}", interrupt)
+    assert in_process(monkeypatch, "stage=classifier") == status
+    assert capsys.readouterr().err == "interrupted; the same command goes on from what is saved\n"
+    assert signal.getsignal(number) == before
 
 
 def test_parameters_need_no_plus_and_none_is_null(monkeypatch, capsys):

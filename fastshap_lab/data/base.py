@@ -13,14 +13,22 @@ from sklearn.model_selection import train_test_split
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.data.splits import ImageSplit
+from fastshap_lab.errors import UserError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return the size of an image; one number means a square."""
-    return (size, size) if isinstance(size, int) else size
+    """Return the size of an image; one number means a square.
+
+    Raises:
+        UserError: A side is no positive number.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise UserError(f"data.params.image_size={size}: must be at least 1")
+    return height, width
 
 
 def stratified_split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -75,6 +75,8 @@ class DecodedDataModule(ImageDataModule):
         for option, value in options.items():
             if value is not None and value < 1:
                 raise UserError(f"data.params.{option}={value}: must be at least 1")
+        if self.num_classes < 2:
+            raise UserError(f"{type(self).__name__.lower()}: needs two classes or more, has {self.class_names}")
         self._labels = {split: np.asarray(values) for split, values in labels.items()}
         if "val" in labels:
             train, val = shuffled(len(labels["train"])), shuffled(len(labels["val"]))

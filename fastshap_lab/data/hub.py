@@ -99,7 +99,10 @@ class Hub(DecodedDataModule):
         """Yield the encoded images; paths do not count."""
         for index in indices:
             image = self._images[source][index]
-            yield Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+            try:
+                yield Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+            except OSError as error:
+                raise UserError(f"{image['path']}: cannot be read: {error.strerror}") from None
 
     def _decode(self, source: Split, index: int) -> Image.Image:
         image = self._images[source][index]
@@ -116,7 +119,7 @@ def _open(path: str, max_resident: int) -> dict[str, datasets.Dataset | datasets
     try:
         return datasets.load_dataset(path, streaming=in_place)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"data.params.path={path}: neither a folder with images nor a data set on the hub: {reason}"
         ) from None

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastshap_lab.config import Count
 from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, height_and_width
 from fastshap_lab.data.splits import TensorImages
 from fastshap_lab.errors import UserError
@@ -47,9 +48,9 @@ class Synthetic(ImageDataModule):
         self,
         num_classes: int = 4,
         image_size: int | tuple[int, int] = 32,
-        num_train: int = 2000,
-        num_val: int = 200,
-        num_test: int = 400,
+        num_train: Count = 2000,
+        num_val: Count = 200,
+        num_test: Count = 400,
         seed: int = 0,
     ) -> None:
         if not 2 <= num_classes <= len(SHAPES):

@@ -8,9 +8,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from fastshap_lab.config import build, lookup
+from fastshap_lab.config import ComponentConfig, build, lookup
+from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.explainers import EXPLAINERS, Explainer
 from fastshap_lab.models.maskings import MASKINGS
@@ -77,8 +79,12 @@ def build_explainer(
     params = dict(params)
     if takes_backbone(name):
         size: dict[str, Any] = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean)}
-        backbone = params.pop("backbone")
-        given["backbone"] = build(CLASSIFIERS, "explainer.params.backbone", **backbone, **size)
+        where, backbone = "explainer.params.backbone", params.pop("backbone")
+        try:
+            chosen = TypeAdapter(ComponentConfig).validate_python(backbone)
+        except ValidationError:
+            raise UserError(f"{where}={backbone}: must be {{name: …, params: {{…}}}} of {', '.join(CLASSIFIERS)}") from None
+        given["backbone"] = build(CLASSIFIERS, where, chosen.name, chosen.params, **size)
     return build(EXPLAINERS, "explainer", name, params, **given)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 
 
@@ -12,9 +13,9 @@ def resnet(
     num_classes: int,
     image_size: tuple[int, int],
     in_chans: int,
-    channels: tuple[int, int, int, int] = (64, 128, 256, 512),
-    depths: tuple[int, int, int, int] = (2, 2, 2, 2),
-    strides: tuple[int, int, int, int, int] = (1, 1, 2, 2, 2),
+    channels: tuple[Count, Count, Count, Count] = (64, 128, 256, 512),
+    depths: tuple[Count, Count, Count, Count] = (2, 2, 2, 2),
+    strides: tuple[Count, Count, Count, Count, Count] = (1, 1, 2, 2, 2),
 ) -> nn.Module:
     """Return timm's ResNet with a 3 × 3 stem and no pooling after it, as is usual on images of 32 pixels and less.
 

@@ -3,6 +3,7 @@
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from fastshap_lab.config import Count, Share
 from fastshap_lab.errors import UserError
 
 
@@ -10,12 +11,12 @@ def vit(
     num_classes: int,
     image_size: tuple[int, int],
     in_chans: int,
-    patch_size: int = 4,
-    width: int = 384,
-    depth: int = 7,
-    num_heads: int = 12,
-    mlp_width: int = 384,
-    drop_path: float = 0.0,
+    patch_size: Count = 4,
+    width: Count = 384,
+    depth: Count = 7,
+    num_heads: Count = 12,
+    mlp_width: Count = 384,
+    drop_path: Share = 0.0,
 ) -> nn.Module:
     """Return timm's VisionTransformer with a class token.
 
@@ -25,9 +26,9 @@ def vit(
     Raises:
         UserError: The patch size does not divide the image, or the heads the width.
     """
-    if patch_size < 1 or any(side % patch_size for side in image_size):
+    if any(side % patch_size for side in image_size):
         raise UserError(f"params.patch_size={patch_size}: does not divide an image of {image_size[0]}×{image_size[1]}")
-    if num_heads < 1 or width % num_heads:
+    if width % num_heads:
         raise UserError(f"params.num_heads={num_heads}: does not divide the width {width}")
     return VisionTransformer(
         img_size=image_size,

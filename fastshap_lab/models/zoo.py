@@ -1,12 +1,13 @@
 """Any image classifier of timm, by name."""
 
+import difflib
 import warnings
 from typing import Any
 
 import timm
 from torch import nn
 
-from fastshap_lab.config import did_you_mean
+from fastshap_lab.config import Count, Share
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.tokens import is_token_network
 
@@ -16,9 +17,9 @@ def timm_model(
     image_size: tuple[int, int],
     in_chans: int,
     model: str,
-    patch_size: int | None = None,
-    drop_rate: float = 0.0,
-    drop_path_rate: float = 0.0,
+    patch_size: Count | None = None,
+    drop_rate: Share = 0.0,
+    drop_path_rate: Share = 0.0,
 ) -> nn.Module:
     """Return one of ``timm.list_models()`` with random weights, for images of the given size.
 
@@ -36,8 +37,8 @@ def timm_model(
     Raises:
         UserError: There is no such model, or it cannot be built so.
     """
-    if model not in timm.list_models():
-        raise UserError(f"params.model={model}: no model of timm {timm.__version__}, {_near(model)}")
+    if model not in (known := timm.list_models()):
+        raise UserError(f"params.model={model}: no model of timm {timm.__version__}; {_near(model, known)}")
     wanted = {"patch_size": patch_size, "drop_rate": drop_rate or None, "drop_path_rate": drop_path_rate or None}
     arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     arguments |= {key: value for key, value in wanted.items() if value is not None}
@@ -61,6 +62,7 @@ def timm_model(
     return network
 
 
-def _near(model: str) -> str:
-    similar = timm.list_models(f"*{model}*") or timm.list_models(f"{model.split('_')[0]}*") or ["resnet18"]
-    return did_you_mean(model, similar[:8])
+def _near(model: str, known: list[str]) -> str:
+    bare = model.rpartition("/")[2].split(".")[0]  # without a hub's address and the tag of pretrained weights
+    near = [bare] if bare in known else difflib.get_close_matches(bare, known)
+    return f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"

@@ -1,11 +1,14 @@
 """A U-shaped convolutional explainer."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from fastshap_lab.config import Count
 from fastshap_lab.models.explainers.base import Explainer, small
 from fastshap_lab.shapley.grid import PlayerGrid
 
@@ -33,7 +36,7 @@ class UNetExplainer(Explainer):
         num_classes: int,
         mean: Sequence[float],
         std: Sequence[float],
-        channels: tuple[int, ...] = (64, 128, 256, 512),
+        channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 128, 256, 512),
     ) -> None:
         super().__init__(grid, num_classes, mean, std)
         sizes = [grid.image_size]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from fastshap_lab.config import Positive
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.explainers.base import Explainer, small
 from fastshap_lab.models.freezing import load_matching
@@ -41,7 +42,7 @@ class ViTExplainer(Explainer):
         mean: Sequence[float],
         std: Sequence[float],
         backbone: nn.Module,
-        mlp_ratio: float = 4.0,
+        mlp_ratio: Positive = 4.0,
     ) -> None:
         super().__init__(grid, num_classes, mean, std)
         if not is_token_network(backbone):

@@ -29,6 +29,8 @@ class TokenDrop(AttentionMask):
 
     def forward(self, classifier: Classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
         """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P)."""
+        if image.is_meta:  # no sizes to group by: shapes are those of hiding
+            return super().forward(classifier, image, coalitions, max_rows)
         network = cast(TokenNetwork, classifier.network)
         tokens, rope = with_positions(network, embed(network, classifier.normalize(image)))
         present = self.present(coalitions).flatten(0, 1)  # (N, patches)
