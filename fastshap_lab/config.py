@@ -14,7 +14,8 @@ from fastshap_lab.errors import UserError
 
 T = TypeVar("T")
 
-STAGES = ("classifier", "surrogate", "explainer", "evaluate")
+STAGES = ("classifier", "surrogate", "labels", "explainer", "evaluate")
+TRAINED = ("classifier", "surrogate", "explainer")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -39,6 +40,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Spread = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 Color = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 FolderName = Annotated[str, Field(pattern=r"^\w[\w .+-]*$")]
 
@@ -102,7 +104,7 @@ class ClassifierConfig(TrainingConfig):
     weights: str | None = None
     path: str | None = None
     mean: Color | None = None
-    std: Color | None = None
+    std: Spread | None = None
 
 
 @dataclass
@@ -115,15 +117,37 @@ class SurrogateConfig(TrainingConfig):
 
 
 @dataclass
+class LabelsConfig:
+    """Values of the game for every training image, asked for once, for explainers to learn from."""
+
+    evaluations: Count = 128
+    copies: Annotated[int, Field(ge=0)] = 8
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass
 class ExplainerConfig(TrainingConfig):
     """The network that predicts the surrogate's Shapley values."""
 
     link: str = "softmax"
     normalization: str = "additive"
+    loss: Annotated[str, _one_of("labels", "fastshap")] = "labels"
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    sampler: str = "stratified"
     num_coalitions: Count = 16
-    paired: bool = True
     efficiency_penalty: NotNegative = 0.0
+    monitor: Annotated[str, _one_of("loss", "shapley_error")] = "loss"
     bundle_classifier: bool = True
+
+
+@dataclass
+class ReferencesConfig:
+    """True Shapley values, or nearly true ones, of some images; kept beside the surrogate."""
+
+    val: Annotated[int, Field(ge=0)] = 128
+    val_evaluations: Count = 2048
+    test: Annotated[int, Field(ge=0)] = 64
+    test_evaluations: Count = 65536
 
 
 @dataclass
@@ -141,8 +165,6 @@ class EvaluateConfig:
     """What to measure and draw."""
 
     pipelines: dict[FolderName, PipelineConfig] = field(default_factory=dict)
-    references: Count = 64
-    masks_per_image: Count = 4
     images_shown: Count = 8
     bootstrap: Count = 1000
 
@@ -182,6 +204,7 @@ class Config:
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
     explainer: ExplainerConfig = field(default_factory=ExplainerConfig)
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)

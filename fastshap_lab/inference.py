@@ -24,7 +24,7 @@ from fastshap_lab.models import (
     build_surrogate,
 )
 from fastshap_lab.report import class_maps, save_figure
-from fastshap_lab.shapley import LINKS, NORMALIZATIONS, efficiency_gap
+from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, KernelSHAP, Refinement, efficiency_gap, relative_error
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Explanation:
         efficiency_gap: (B, K), what the network's raw values missed of the total, before normalization.
         classes: K class names.
         link: The space of the values.
+        stderr: (B, K, rows, columns), standard errors of refined values, else None.
+        evaluations: (B,), of the game, that the refinement of each image took; 0 without one.
     """
 
     images: Tensor
@@ -48,6 +50,8 @@ class Explanation:
     efficiency_gap: Tensor
     classes: list[str]
     link: str
+    stderr: Tensor | None
+    evaluations: Tensor
 
     def maps(self) -> Float[Tensor, "B K H W"]:
         """Return the values at image size; every pixel carries its player's value, undivided."""
@@ -80,6 +84,7 @@ class AmortizedExplainer(nn.Module):
         link: The space of the values.
         normalization: How raw values are made to add up.
         class_names: Of all K classes.
+        refinement: How to refine answers, if references have told.
     """
 
     def __init__(
@@ -90,8 +95,10 @@ class AmortizedExplainer(nn.Module):
         link: str,
         normalization: str,
         class_names: Sequence[str],
+        refinement: Refinement | None = None,
     ) -> None:
         super().__init__()
+        self.refinement = refinement
         self.network, self.surrogate, self.classifier = network, surrogate, classifier
         self.grid, self.class_names = network.grid, list(class_names)
         self.link, self.normalization = link, normalization
@@ -109,32 +116,59 @@ class AmortizedExplainer(nn.Module):
         """Where the model is."""
         return next(self.parameters()).device
 
-    def explain(self, images: Images, max_batch: int = 256) -> Explanation:
+    def explain(
+        self, images: Images, max_batch: int = 256, refine: int = 0, tolerance: float | None = None, seed: int = 0
+    ) -> Explanation:
         """Explain images for all classes.
 
         Args:
             images: A batch or a single one: uint8 or [0, 1] float tensors at the model's size, (3, H, W) or
                 (B, 3, H, W), or PIL images or paths, which are resized to it.
             max_batch: Images per pass.
+            refine: Evaluations of the game, at most, to spend on each image. The network's answer is the prior and they
+                are the evidence; with all 2^P - 2 of them the values are exact.
+            tolerance: Spend no more of them when no standard error is above this share of its class's spread of values
+                in the image.
+            seed: Of the coalitions.
 
         Raises:
-            UserError: An image has another size, or values outside of its range.
+            UserError: An image has another size, or values outside of its range; a refinement is asked for that the
+                explainer knows nothing of, or is out of range.
         """
+        if refine:
+            self._check_refinement(refine, tolerance)
         batch = to_tensor(images, self.grid.image_size)
         to_probability = LINKS["sigmoid" if self.link == "sigmoid" else "softmax"]
+        game = self.game(max_batch) if refine else None
         parts, mode = [], self.training
         self.eval()
-        with torch.inference_mode():
-            for chunk in batch.split(max_batch):
-                image = chunk.to(self.device)
+        # Images stop at a tolerance one by one: neighbours in a batch change nothing.
+        for chunk in batch.split(max_batch if tolerance is None else 1):
+            image = chunk.to(self.device)
+            with torch.inference_mode():
                 phi, gap, full = self._explain(image)
-                logits = full if self.classifier is None else self.classifier(image)
-                parts.append((self.grid.to_grid(phi), gap, to_probability(logits)))
+                probabilities = to_probability(full if self.classifier is None else self.classifier(image))
+            stderr, spent = torch.zeros_like(phi), 0
+            if game is not None:
+                refined = self._refined(game, image, phi, probabilities.argmax(dim=-1), refine, tolerance, seed)
+                phi, stderr, spent = refined.phi.to(phi), refined.stderr.to(phi), refined.evaluations
+            number = torch.full((len(image),), spent)
+            parts.append((self.grid.to_grid(phi), gap, probabilities, self.grid.to_grid(stderr), number))
         self.train(mode)
         # Cloned outside of inference mode: ordinary tensors, which the caller may change or use in a loss.
-        values, gap, probabilities = (torch.cat(part).cpu().clone() for part in zip(*parts, strict=True))
+        values, gap, probabilities, stderr, spent = (torch.cat(part).cpu().clone() for part in zip(*parts, strict=True))
         source = "surrogate" if self.classifier is None else "classifier"
-        return Explanation(batch, values, probabilities, source, gap, self.class_names, self.link)
+        return Explanation(
+            batch,
+            values,
+            probabilities,
+            source,
+            gap,
+            self.class_names,
+            self.link,
+            stderr if refine else None,
+            spent,
+        )
 
     def attribute(self, image: Images, target: int | Tensor | None = None) -> Float[Tensor, "B rows columns"]:
         """Return one class's values per image, as captum's attribution classes are called.
@@ -157,6 +191,33 @@ class AmortizedExplainer(nn.Module):
         if not ((chosen >= 0) & (chosen < len(self.class_names))).all():
             raise UserError(f"target={target}: classes are 0 … {len(self.class_names) - 1}")
         return explanation.values[torch.arange(number), chosen]
+
+    def _check_refinement(self, refine: int, tolerance: float | None) -> None:
+        if self.refinement is None:
+            raise UserError(f"refine={refine}: this explainer was trained without references (references.val)")
+        if refine < 2:
+            raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")
+        if tolerance is not None and not tolerance > 0:
+            raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
+
+    def _refined(
+        self,
+        game: SurrogateGame,
+        image: Tensor,
+        prior: Tensor,
+        target: Tensor,
+        refine: int,
+        tolerance: float | None,
+        seed: int,
+    ) -> Estimate:
+        assert self.refinement is not None
+        estimator, granted = KernelSHAP(game, image, seed), refine if tolerance is None else 2
+        while True:
+            estimator.advance(min(granted, refine) - estimator.granted)
+            estimate = self.refinement(estimator, prior, target)
+            if estimator.granted >= refine or (tolerance is not None and relative_error(estimate) <= tolerance):
+                return estimate
+            granted *= 2
 
     def _explain(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalized values, the gap before, and the surrogate's logits on the whole image."""
@@ -182,6 +243,7 @@ def build_amortized(description: dict[str, Any]) -> AmortizedExplainer:
         description["link"],
         description["normalization"],
         description["class_names"],
+        Refinement(**refinement) if (refinement := description.get("refinement")) else None,
     )
 
 

@@ -28,7 +28,9 @@ TINY = [
         for setting in ("epochs=3", "batch_size=16", "optim.lr=1e-3")
     ),
     "explainer.num_coalitions=4",
-    "evaluate={references: 2, masks_per_image: 1, images_shown: 2, bootstrap: 10}",
+    "explainer.labels={evaluations: 8, copies: 0}",
+    "references={val: 2, test: 2}",
+    "evaluate={images_shown: 2, bootstrap: 10}",
 ]
 RESNET = [f"{stage}.params.channels=[4,4,8,8]" for stage in ("classifier", "surrogate")]
 UNET = ["explainer.params.channels=[8,8]"]

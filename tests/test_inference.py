@@ -192,3 +192,81 @@ def test_plot_writes_a_picture(tmp_path):
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert picture.width > picture.height > 100
+
+
+REFINEMENT = {
+    "evaluations": [2, 16, 60],
+    "ridge": [8.0, 4.0, 1.0],
+    "target_factor": [1.0, 1.0, 1.5],
+    "others_factor": [1.0, 0.5, 0.5],
+}
+
+
+@pytest.fixture(scope="module")
+def refinable():
+    return small.explainer("unet", refinement=REFINEMENT)
+
+
+def test_refined_by_every_coalition_values_are_exact(refinable):
+    exact = exact_shapley_values(refinable.game(), IMAGE)
+    explanation = refinable.explain(IMAGE, refine=2**6)
+    torch.testing.assert_close(explanation.values.flatten(2).transpose(1, 2), exact.float(), rtol=1e-5, atol=1e-5)
+    assert explanation.stderr.max() < 1e-6
+    assert (explanation.evaluations == 2**6 - 2).all()
+
+
+def test_evidence_comes_closer_and_says_how_close(refinable):
+    exact = exact_shapley_values(refinable.game(), IMAGE).float()
+    explained = [refinable.explain(IMAGE, refine=budget) for budget in (0, 20, 56)]
+    errors = [(one.values.flatten(2).transpose(1, 2) - exact).square().mean().item() for one in explained]
+    assert errors == sorted(errors, reverse=True)
+    assert explained[0].stderr is None
+    assert explained[1].stderr.shape == explained[1].values.shape
+    assert explained[1].stderr.mean() > explained[2].stderr.mean() > 0
+    for one in explained:
+        torch.testing.assert_close(one.values.sum(dim=(2, 3)), explained[0].values.sum(dim=(2, 3)), atol=1e-5, rtol=0)
+        assert torch.equal(one.probabilities, explained[0].probabilities)
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.2])
+def test_neighbours_and_passes_change_no_refined_value(refinable, tolerance):
+    together = refinable.explain(IMAGE, refine=40, tolerance=tolerance)
+    apart = [refinable.explain(image, refine=40, tolerance=tolerance, max_batch=3) for image in IMAGE]
+    for name in ("values", "stderr", "evaluations"):
+        torch.testing.assert_close(getattr(together, name), torch.cat([getattr(one, name) for one in apart]))
+    again = refinable.explain(IMAGE, refine=40, tolerance=tolerance, seed=1)
+    assert not torch.equal(again.values, together.values)
+
+
+def test_a_tolerance_stops_early_where_it_is_met(refinable):
+    loose, strict = (refinable.explain(IMAGE, refine=62, tolerance=tolerance) for tolerance in (0.5, 1e-6))
+    assert (loose.evaluations < 62).any()
+    assert (strict.evaluations == 62).all()
+    met = loose.evaluations < 62
+    spread = loose.values.amax(dim=(2, 3)) - loose.values.amin(dim=(2, 3))
+    assert (loose.stderr.amax(dim=(2, 3)) <= 0.5 * spread)[met].all()
+
+
+def test_a_saved_explainer_refines_as_it_did(refinable, tmp_path):
+    save_model(tmp_path / "model", refinable, small.explainer_description("unet", refinement=REFINEMENT))
+    expected, loaded = (one.explain(IMAGE, refine=20) for one in (refinable, load_explainer(tmp_path / "model")))
+    assert torch.equal(loaded.values, expected.values)
+    assert torch.equal(loaded.stderr, expected.stderr)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"refine": 1}, "refine=1: must be 2 or more"),
+        ({"refine": -4}, "refine=-4: must be 2 or more"),
+        ({"refine": 8, "tolerance": 0.0}, "tolerance=0.0: must be above 0"),
+    ],
+)
+def test_a_refinement_that_makes_no_sense(refinable, settings, line):
+    with pytest.raises(UserError, match=line):
+        refinable.explain(IMAGE, **settings)
+
+
+def test_an_explainer_without_references_cannot_refine():
+    with pytest.raises(UserError, match="trained without references"):
+        small.explainer("unet").explain(IMAGE, refine=8)

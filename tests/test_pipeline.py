@@ -1,20 +1,25 @@
 """Four stages of two pipelines through ``train.py``, as a user runs it."""
 
-import hashlib
 import json
+import multiprocessing
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
 
 from fastshap_lab.cli import main
-from tests.runs import CONFIGS, TINY
+from fastshap_lab.config import STAGES, TRAINED
+from tests.runs import CONFIGS, RESNET, TINY, UNET
 
 TRAIN = str(CONFIGS.parent / "train.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
@@ -37,9 +42,10 @@ def test_everything_is_made_and_said_quietly(two_pipelines):
     _, _, done = two_pipelines
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
-    stages = ["classifier", "surrogate", "explainer"] * 2 + ["evaluate"]
-    assert [words[:2] for words in lines[:7]] == [[stage, "train"] for stage in stages[:6]] + [["evaluate", "make"]]
-    assert [words[:2] for words in lines[7:]] == [[stage, "trained"] for stage in stages[:6]] + [["evaluate", "made"]]
+    stages = 2 * ["classifier", "surrogate", "labels", "explainer"] + ["evaluate"]
+    verbs = dict.fromkeys(TRAINED, ("train", "trained"))
+    assert [words[:2] for words in lines[:9]] == [[stage, verbs.get(stage, ("make",))[0]] for stage in stages]
+    assert [words[:2] for words in lines[9:]] == [[stage, verbs.get(stage, ("make", "made"))[1]] for stage in stages]
     assert all(len(line) <= 80 for line in done.stdout.splitlines() if "runs/" not in line)
     for measure in ("accuracy", "masked_kl", "additive_r2"):
         assert f"  {measure} " in done.stdout
@@ -48,7 +54,7 @@ def test_everything_is_made_and_said_quietly(two_pipelines):
 def test_the_files_are_there(two_pipelines):
     folder, _, _ = two_pipelines
     assert {path.name for path in folder.iterdir()} == {"runs"}
-    for stage, count in {"classifier": 2, "surrogate": 2, "explainer": 2, "evaluate": 1}.items():
+    for stage, count in (dict.fromkeys(STAGES, 2) | {"evaluate": 1}).items():
         runs = [path for path in (folder / "runs" / stage).iterdir() if path.is_dir()]
         assert len(runs) == count
         for run in runs:
@@ -58,7 +64,7 @@ def test_the_files_are_there(two_pipelines):
             assert run.name.endswith(record["fingerprint"][:8])
             assert yaml.safe_load((run / "config.yaml").read_text())["data"]["name"] == "synthetic"
             assert json.loads((run / "metrics.json").read_text())
-            if stage != "evaluate":
+            if stage in TRAINED:
                 assert {path.name for path in (run / "model").iterdir()} == {"config.json", "model.safetensors"}
                 assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
                 history = pd.read_csv(run / "metrics.csv")
@@ -85,34 +91,86 @@ def test_again_nothing_is_made(two_pipelines, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     main(CONFIGS)
     said = capsys.readouterr()
-    assert [line.split()[1] for line in said.out.splitlines()] == ["reuse"] * 7 + ["reused"] * 7
+    assert [line.split()[1] for line in said.out.splitlines()] == ["reuse"] * 9 + ["reused"] * 9
     assert not said.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def train_in_child(words: list[str], folder: Path) -> None:
+    """Run ``train.py`` in a process whose errors go to a file."""
+    os.chdir(folder)
+    for stream, name in ((1, "out"), (2, "errors")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    sys.argv = ["train.py", *words]
+    main(CONFIGS)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["classifier", "surrogate", "explainer"])
-def test_kill_9_changes_nothing(tmp_path, stage):
-    words = [*TINY, f"stage={stage}", f"{stage}.epochs=40"]
+@pytest.mark.parametrize("numbers", [(signal.SIGKILL,), (signal.SIGINT, signal.SIGTERM)], ids=["kill -9", "signals"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_ten_ends_at_any_moment_change_nothing(tmp_path, record_property, stage, numbers):
+    longer = ["data.params.num_train=480"]
+    if stage in TRAINED:
+        longer.append(f"{stage}.epochs=8")
+    if stage == "evaluate":
+        longer = ["references.test=24"]
+    words = [*TINY, *RESNET, *UNET, *longer, f"stage={stage}"]
+    statuses = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["fastshap_lab.stages.pipeline", __name__])  # imports once what takes seconds
 
-    def weights() -> str:
-        (model,) = (tmp_path / "runs" / stage).glob("*/model/model.safetensors")
-        return hashlib.sha256(model.read_bytes()).hexdigest()
+    def start() -> BaseProcess:
+        process = processes.Process(target=train_in_child, args=(words, tmp_path))
+        process.start()
+        return process
 
-    assert train(*words, cwd=tmp_path).returncode == 0
-    undisturbed = weights()
-    (folder,) = (tmp_path / "runs" / stage).glob("*-*/")
-    moved = folder.rename(tmp_path / "undisturbed")
-    last, written = folder / "checkpoints" / "last.ckpt", 0
-    for _ in range(3):
-        process = subprocess.Popen([sys.executable, TRAIN, *words], cwd=tmp_path, env=ENVIRONMENT)
-        while process.poll() is None and not (last.is_file() and last.stat().st_mtime_ns > written):
+    def train_to_the_end() -> None:
+        process = start()
+        process.join()
+        assert (process.exitcode, (tmp_path / "errors").read_text()) == (0, "")
+
+    def record() -> dict[str, Any]:
+        return json.loads((folder / "run.json").read_text())
+
+    def written() -> int:
+        return (folder / "run.json").stat().st_mtime_ns if (folder / "run.json").exists() else 0
+
+    train_to_the_end()
+    (folder,) = (path for path in (tmp_path / "runs" / stage).iterdir() if path.is_dir())
+    seconds, undisturbed = record()["seconds"], folder.rename(tmp_path / "undisturbed")
+    references = list((tmp_path / "runs").glob("surrogate/*/references/test-*"))  # of the evaluation, that is
+    for path in references:
+        path.rename(undisturbed / "references")
+    hits, finished = 0, 0
+    while hits < 10:
+        before, process = written(), start()
+        while process.is_alive() and written() == before:
             time.sleep(0.005)
-        time.sleep(random.uniform(0, 0.3))  # at any moment of an epoch
-        process.kill()
-        process.wait()
-        written = last.stat().st_mtime_ns
-    assert json.loads((folder / "run.json").read_text())["status"] == "running"
-    assert train(*words, cwd=tmp_path).returncode == 0
-    assert weights() == undisturbed
-    assert (folder / "metrics.csv").read_bytes() == (moved / "metrics.csv").read_bytes()
+        time.sleep(random.uniform(0, seconds / 6))
+        number = random.choice(numbers)
+        if process.is_alive():
+            os.kill(process.pid, number)
+        process.join()
+        if process.exitcode == 0:  # too late
+            finished += 1
+            assert finished < 10
+            shutil.rmtree(folder)
+            continue
+        hits += 1
+        assert process.exitcode == statuses[number]
+        if number != signal.SIGKILL:
+            said = (tmp_path / "errors").read_text()
+            assert said.startswith("interrupted; the same command goes on from ")
+            assert said.count("\n") == 1
+        assert record()["status"] in {"running", "interrupted", "finished"}
+    train_to_the_end()
+    for name in ("metrics.json", "metrics.csv", "model/*", "tables/*", "labels/*"):
+        for path in undisturbed.glob(name):
+            assert (folder / path.relative_to(undisturbed)).read_bytes() == path.read_bytes(), path.name
+    for again in references:
+        for path in undisturbed.glob("references/*"):
+            assert (again / path.relative_to(undisturbed / "references")).read_bytes() == path.read_bytes(), path.name
+    assert not list(folder.rglob(".*"))  # leftovers
+    record_property("hits", hits)
+    record_property("finished_before", finished)
+    record_property("undisturbed_seconds", seconds)

@@ -1,12 +1,13 @@
 """Results in, figures and tables out: numpy arrays and data frames, no models."""
 
-from fastshap_lab.report.curves import scatter, training_curves
+from fastshap_lab.report.curves import budget_curves, scatter, training_curves
 from fastshap_lab.report.maps import class_maps, comparison, save_figure, subset_maps
 from fastshap_lab.report.page import Section, write_page
 from fastshap_lab.report.tables import render_html, write_table
 
 __all__ = [
     "Section",
+    "budget_curves",
     "class_maps",
     "comparison",
     "render_html",

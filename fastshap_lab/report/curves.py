@@ -60,6 +60,30 @@ def _draw_panel(axes: Axes, histories: Mapping[str, pd.DataFrame], names: Sequen
         text.set_parse_math(False)
 
 
+def budget_curves(curves: Mapping[str, pd.Series], title: str) -> Figure:
+    """Return a figure of R² by evaluations, which are each series' index; below zero a curve is cut off.
+
+    Args:
+        curves: By name. A value at zero evaluations is drawn as a horizontal line: it needs none.
+        title: What stands over the figure.
+    """
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained", facecolor="white")
+    axes = figure.add_subplot(xlabel="evaluations of the game per image", ylabel="R²", ylim=(0, 1.02))
+    axes.set_xscale("log", base=2)
+    axes.set_title(title, fontsize=10, parse_math=False)
+    for number, (name, curve) in enumerate(curves.items()):
+        if list(curve.index) == [0]:
+            axes.axhline(curve.iloc[0], color="0.4", linewidth=0.8, linestyle="--", label=name)
+        else:
+            axes.plot(curve.index, curve, color=f"C{number}", marker=".", label=name)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    for text in axes.legend(fontsize=8, frameon=False).get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
 def scatter(exact: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], title: str) -> Figure:
     """Return a figure of predicted against exact Shapley values: their density, the identity line, and R².
 

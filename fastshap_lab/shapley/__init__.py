@@ -25,6 +25,7 @@ from fastshap_lab.shapley.grid import PlayerGrid
 from fastshap_lab.shapley.losses import (
     additive_residuals,
     efficiency_penalty,
+    pair_regression_loss,
     shapley_regression_loss,
     surrogate_kl,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "exact_shapley_values",
     "kernel_size_probabilities",
     "pair_design",
+    "pair_regression_loss",
     "relative_error",
     "shapley_regression_loss",
     "shapley_values",

@@ -45,6 +45,27 @@ def shapley_regression_loss(
     return phi.shape[1] * (weights.unsqueeze(-1) * squared).mean()
 
 
+def pair_regression_loss(
+    phi: Float[Tensor, "B P K"],
+    coalitions: Bool[Tensor, "B M P"],
+    differences: Float[Tensor, "B M K"],
+    weights: Float[Tensor, "B M"],
+) -> Float[Tensor, ""]:
+    """Return what of ``shapley_regression_loss`` depends on efficient ``phi``, for pairs of complements.
+
+    A coalition's residual and its complement's have a fixed sum; their difference is what values can fit.
+
+    Args:
+        phi: Efficient values.
+        coalitions: One of each pair.
+        differences: Its value beyond that of its complement.
+        weights: Of the pairs, with mean 1.
+    """
+    signs = 2 * coalitions.to(phi.dtype) - 1
+    squared = (differences - signs @ phi).square()
+    return phi.shape[1] / 4 * (weights.unsqueeze(-1) * squared).mean()
+
+
 def efficiency_penalty(
     raw: Float[Tensor, "B P K"], grand: Float[Tensor, "B K"], null: Float[Tensor, "#B K"]
 ) -> Float[Tensor, ""]:

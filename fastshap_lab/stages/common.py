@@ -17,9 +17,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from fastshap_lab.config import ComponentConfig, OptimConfig, TrainerConfig, TrainingConfig
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.base import Split
+from fastshap_lab.data.loader import ImageLoader
+from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.errors import UserError
 from fastshap_lab.seeding import derive_seed
-from fastshap_lab.stages.callbacks import EpochBar, EpochCheckpoints, FiniteLoss, History, Patience, WholeCheckpoints
+from fastshap_lab.stages.callbacks import Checkpoints, EpochBar, FiniteLoss, History, Patience, WholeCheckpoints
 from fastshap_lab.stages.optim import build_optimizer
 from fastshap_lab.stages.runs import Run
 
@@ -39,6 +41,7 @@ class Training(LightningModule):
     def __init__(self, network: nn.Module, optim: OptimConfig, seed: int, monitor: str) -> None:
         super().__init__()
         self.network, self.optim, self.seed, self.monitor = network, optim, seed, monitor
+        self.sums: dict[str, tuple[Tensor, int]] = {}
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
         """Return a generator on the training device for what a training step draws."""
@@ -52,16 +55,38 @@ class Training(LightningModule):
         return derive_seed(self.seed, purpose, self.current_epoch, batch_idx, self.global_rank)
 
     def log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
-        """Log means over the epoch."""
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+        """Log means over the epoch.
+
+        Those of the training are summed here and logged with the validation's: Lightning would lose what it summed
+        before a checkpoint inside the epoch.
+        """
+        if not self.trainer.training:
+            self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+            return
+        for name, value in values.items():
+            total, count = self.sums.get(name, (torch.zeros((), device=self.device), 0))
+            self.sums[name] = total + value.detach() * batch_size, count + batch_size
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule over the whole training."""
         steps, mixed = int(self.trainer.estimated_stepping_batches), "mixed" in str(self.trainer.precision)
         return build_optimizer(self.network, self.optim, steps, self.monitor, mixed)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give what an epoch has summed so far."""
+        checkpoint["sums"] = self.sums
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.sums = checkpoint["sums"]
+
     def on_validation_epoch_end(self) -> None:
-        """Let a plateau schedule see the epoch: Lightning would step it after the checkpoint, and a resume miss it."""
+        """Log the training's means, and let a plateau schedule see the epoch.
+
+        Lightning would step it after the checkpoint, and a resume miss it.
+        """
+        self.log_dict({name: total / count for name, (total, count) in self.sums.items()}, sync_dist=True)
+        self.sums = {}
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(self.trainer.callback_metrics[self.monitor])
@@ -72,16 +97,27 @@ class Training(LightningModule):
             scheduler.step()
 
 
-def fit(module: Training, run: Run, training: TrainingConfig) -> None:
+def fit(module: Training, run: Run, training: TrainingConfig, images: ImageSplit | None = None) -> None:
     """Train, going on from the last checkpoint if there is one, and leave the best epoch's weights in the module.
+
+    Args:
+        module: The training.
+        run: Its folder holds checkpoints and curves.
+        training: How long, and in which batches.
+        images: To train on, as they are; the data's training images, augmented, where none are given.
 
     Raises:
         UserError: The loss stopped being finite.
+        Interrupted: A signal came; the last checkpoint holds everything up to then.
     """
     module.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPUs and GPUs
     augment = Augment(**asdict(training.augment))
     run.data.configure(batch_size=training.batch_size, augment=augment, seed=run.config.seed)
-    checkpoints = EpochCheckpoints(run.folder / "checkpoints", module.monitor)
+    loaders: dict[str, Any] = {"datamodule": run.data}
+    if images is not None:
+        given = ImageLoader(images, training.batch_size, training=True, seed=run.config.seed)
+        loaders = {"train_dataloaders": given, "val_dataloaders": run.data.val_dataloader()}
+    checkpoints = Checkpoints(run.folder / "checkpoints", module.monitor, run.stage)
     callbacks: list[Callback] = [
         FiniteLoss(run.stage),
         History(run.folder / METRICS_FILE),
@@ -99,9 +135,10 @@ def fit(module: Training, run: Run, training: TrainingConfig) -> None:
     )
     last = checkpoints.last if checkpoints.last.is_file() else None
     try:
-        trainer.fit(module, datamodule=run.data, ckpt_path=last, weights_only=True)
+        trainer.fit(module, **loaders, ckpt_path=last, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
+    checkpoints.end_if_asked(trainer)
     if not checkpoints.best.is_file():
         raise UserError(f"{run.stage}: {module.monitor} was never a finite number; lower {run.stage}.optim.lr")
     if run.tracker:

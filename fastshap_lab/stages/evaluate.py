@@ -10,10 +10,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_explainer, load_surrogate
+from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_explainer
 from fastshap_lab.metrics import ShapleyError, correctness_subsets
+from fastshap_lab.models import SurrogateGame
 from fastshap_lab.report import (
     Section,
+    budget_curves,
     class_maps,
     comparison,
     save_figure,
@@ -23,15 +25,14 @@ from fastshap_lab.report import (
     write_page,
     write_table,
 )
-from fastshap_lab.shapley import additive_normalization, equal_split
+from fastshap_lab.shapley import Estimate, KernelSHAP, additive_normalization, equal_split
 from fastshap_lab.stages.common import METRICS_FILE, batches, device_of
-from fastshap_lab.stages.references import exact_references, reference_order
+from fastshap_lab.stages.references import reference_order, reference_values
 from fastshap_lab.stages.runs import Run
-from fastshap_lab.stages.surrogate import measure
 from fastshap_lab.stages.tracking import log_results
 
 REPORT = "report.html"
-MOST_EXACT_PLAYERS = 16
+_MOST_REFINED = 1024  # evaluations of each image in the curve of refinement
 
 
 @dataclass
@@ -43,14 +44,12 @@ class Pipeline:
         runs: Its classifier, surrogate and explainer.
         explainer: With its surrogate.
         probabilities: The classifier's, of all test images (N, K).
-        measures: One row of the table of models.
     """
 
     name: str
     runs: dict[str, Run]
     explainer: AmortizedExplainer
     probabilities: Tensor
-    measures: dict[str, float]
 
     @property
     def predictions(self) -> Tensor:
@@ -115,19 +114,18 @@ def _load(run: Run, name: str, explainer: Run) -> Pipeline:
     classifier = load_classifier(runs["classifier"].model).to(device)
     with torch.inference_mode():
         logits = torch.cat([classifier(image) for image, _ in batches(run, "test")]).cpu()
-    measures = measure(run, classifier, load_surrogate(surrogate.model), run.config.evaluate.masks_per_image)
-    return Pipeline(name, runs, load_explainer(explainer.model).to(device), logits.softmax(dim=-1), measures)
+    return Pipeline(name, runs, load_explainer(explainer.model).to(device), logits.softmax(dim=-1))
 
 
 def _models(report: Report, pipelines: list[Pipeline]) -> None:
     rows = []
     for pipeline in pipelines:
-        classifier = pipeline.runs["classifier"].measures()
+        classifier, surrogate = (pipeline.runs[stage].measures() for stage in ("classifier", "surrogate"))
         row: dict[str, str | float] = {"pipeline": pipeline.name, "model": "classifier", "images": "whole"}
         rows.append(row | {"accuracy": classifier["test/accuracy"], "cross-entropy": classifier["test/cross_entropy"]})
         for images, prefix in (("whole", ""), ("masked", "masked_")):
             measured = {
-                title: pipeline.measures[prefix + key]
+                title: surrogate[f"test/{prefix}{key}"]
                 for title, key in (("accuracy", "accuracy"), ("cross-entropy", "cross_entropy"), ("KL", "kl"))
             }
             rows.append({"pipeline": pipeline.name, "model": "surrogate", "images": images} | measured)
@@ -141,31 +139,34 @@ def _models(report: Report, pipelines: list[Pipeline]) -> None:
 
 
 def _shapley_errors(run: Run, report: Report, pipelines: list[Pipeline]) -> dict[str, float]:
-    """Add the errors against exact values, where they can be had, and return those of each pipeline's explainer."""
-    title = "Errors against exact Shapley values"
+    """Add the errors against reference values, and return those of each pipeline's explainer."""
+    title, config = "Errors against true Shapley values", run.config.references
     test = run.data.dataset("test")
-    if pipelines[0].explainer.grid.num_players > MOST_EXACT_PLAYERS:
-        report.add(title, f"Not measured: exact values need at most {MOST_EXACT_PLAYERS} players (data.grid).")
+    indices = reference_order(len(test))[: config.test]
+    if not len(indices):
+        report.add(title, "Not measured: references.test=0.")
         return {}
-    indices = reference_order(len(test))[: run.config.evaluate.references]
-    rows, figures, measures = [], {}, {}
+    rows, figures, measures, noise = [], {}, {}, []
+    refinements: dict[str, pd.DataFrame] = {}
     for pipeline in pipelines:
         name, explainer = pipeline.name, pipeline.explainer
         image, game = test.images_at(indices).float() / 255, explainer.game(run.config.trainer.max_batch)
-        folder = pipeline.runs["surrogate"].folder
-        exact = exact_references(folder, game, test, indices.tolist(), explainer.link)
+        surrogate = pipeline.runs["surrogate"]
+        reference = reference_values(surrogate, game, "test", indices.tolist(), explainer.link, config.test_evaluations)
+        truth = reference.phi
+        noise.append(float(reference.stderr.square().mean() / (truth - truth.mean()).square().mean()))
         with torch.inference_mode():
             phi = explainer(image).cpu().double()
             grand, null = game.grand(image).cpu().double(), game.null(image).cpu().double()
-        noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0), dtype=exact.dtype) * exact.std()
+        random = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0), dtype=truth.dtype) * truth.std()
         explanations = {
             "explainer": phi,
-            "equal split": equal_split(grand, null, exact.shape[1]),
-            "Random": additive_normalization(noise, grand, null),
+            "equal split": equal_split(grand, null, truth.shape[1]),
+            "Random": additive_normalization(random, grand, null),
         }
         for explanation, values in explanations.items():
             metric = ShapleyError()
-            metric.update(values, exact, grand, null, pipeline.predictions[indices])
+            metric.update(values, truth, grand, null, pipeline.predictions[indices])
             errors, intervals = metric.compute(), metric.intervals(run.config.evaluate.bootstrap)
             for classes in errors:
                 row: dict[str, str | float] = {"pipeline": name, "explanation": explanation, "classes": classes}
@@ -175,21 +176,80 @@ def _shapley_errors(run: Run, report: Report, pipelines: list[Pipeline]) -> dict
                 rows.append(row)
             if explanation == "explainer":
                 measures |= {f"{name}/{key}": value for key, value in errors["all"].items()}
-        beside = f"{name}: one forward pass, and all {2 ** exact.shape[1]:,} coalitions"
-        figures[f"exact-{name}", beside] = _beside_exact(run, pipeline, indices, phi, exact)
+        beside = f"{name}: one forward pass, and {reference.evaluations:,} coalitions"
+        figures[f"exact-{name}", beside] = _beside_exact(run, pipeline, indices, phi, truth)
         figures[f"scatter-{name}", f"{name}: every player, class and reference image"] = scatter(
-            exact.flatten().numpy(), phi.flatten().numpy(), name
+            truth.flatten().numpy(), phi.flatten().numpy(), name
         )
+        if explainer.refinement is not None:
+            refinements[name] = _refinement(pipeline, game, image, phi, reference, pipeline.predictions[indices])
+    known = "exact" if not any(noise) else f"known but for {max(noise):.1%} of their variance"
     report.add(
         title,
-        f"Over {len(indices)} test images. Target: the class that the classifier predicts. R² is pooled over images, "
-        "players and classes. Giving every player the same share scores high already: R² beyond the equal split says "
-        "how much of the rest is explained. Cosine and Spearman correlation are means over images and classes. "
-        "Intervals: 95 %, from resampling images.",
+        f"Over {len(indices)} test images, whose Shapley values are {known}. Target: the class that the classifier "
+        "predicts. R² is pooled over images, players and classes. Giving every player the same share scores high "
+        "already: R² beyond the equal split says how much of the rest is explained. Cosine and Spearman correlation "
+        "are means over images and classes. Intervals: 95 %, from resampling images.",
         {("shapley_errors", "Errors of one forward pass, and of knowing nothing"): pd.DataFrame(rows)},
         figures,
     )
+    _refinements(report, refinements)
     return measures
+
+
+def _refinement(
+    pipeline: Pipeline, game: SurrogateGame, image: Tensor, phi: Tensor, reference: Estimate, target: Tensor
+) -> pd.DataFrame:
+    """Return how close to the references a pipeline's explainer comes with evaluations, and KernelSHAP with as many."""
+    refine, truth = pipeline.explainer.refinement, reference.phi
+    assert refine is not None
+    # Fewer evaluations than the references had, and other ones.
+    estimator, most = KernelSHAP(game, image, seed=2), min(reference.evaluations // 4, _MOST_REFINED)
+    is_target = torch.nn.functional.one_hot(target, truth.shape[2]).bool().unsqueeze(1).expand_as(truth)
+
+    def r2(values: Tensor) -> float:
+        return 1 - float((values - truth).square().sum() / (truth - truth.mean()).square().sum())
+
+    rows = [{"evaluations": 0, "explainer": r2(phi)}]
+    for budget in (2**power for power in range(4, most.bit_length())):
+        estimator.advance(budget - estimator.granted)
+        alone, refined = estimator.estimate(), refine(estimator, phi, target)
+        inside = (refined.phi - truth).square() <= 1.96**2 * (refined.stderr.square() + reference.stderr.square())
+        rows.append(
+            {
+                "evaluations": budget,
+                "explainer": r2(refined.phi),
+                "KernelSHAP": r2(alone.phi) if alone.stderr.isfinite().all() else float("nan"),
+                "coverage, target": inside[is_target].double().mean().item(),
+                "coverage, others": inside[~is_target].double().mean().item(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
+    """Add what evaluations of the game add to an explainer's answer."""
+    figures = {}
+    for name, table in refinements.items():
+        spent = table.set_index("evaluations")
+        curves = {
+            "explainer alone": spent["explainer"].iloc[:1],
+            "explainer, refined": spent["explainer"].iloc[1:],
+            "KernelSHAP": spent["KernelSHAP"].iloc[1:] if "KernelSHAP" in spent else pd.Series(dtype=float),
+        }
+        figures[f"refinement-{name}", name] = budget_curves(curves, name)
+    tables = [table.assign(pipeline=name) for name, table in refinements.items()]
+    if tables:
+        joined = pd.concat(tables)
+        joined.insert(0, "pipeline", joined.pop("pipeline"))
+        report.add(
+            "Refinement",
+            "R² against the same references of the explainer's answer refined with evaluations of the game "
+            "(explain(images, refine=N)), and of KernelSHAP with the same evaluations. Coverage: how many of the "
+            "true values lie within the refined ones' 95 % intervals.",
+            {("refinement", "One pass, and more"): joined},
+            figures,
+        )
 
 
 def _beside_exact(run: Run, pipeline: Pipeline, indices: Tensor, phi: Tensor, exact: Tensor) -> Figure:

@@ -1,12 +1,13 @@
 """The explainer stage: train a network that predicts the Shapley values of a surrogate's game."""
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastshap_lab.checkpoints import read_description, save_model
-from fastshap_lab.config import ExplainerConfig, lookup
+from fastshap_lab.config import Config, ExplainerConfig, lookup
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_surrogate
 from fastshap_lab.metrics import AdditiveFit
@@ -14,31 +15,68 @@ from fastshap_lab.models import Explainer, SurrogateGame, build_explainer, takes
 from fastshap_lab.shapley import (
     LINKS,
     NORMALIZATIONS,
+    SAMPLERS,
+    Estimate,
+    KernelSHAP,
+    Refinement,
     Sampler,
-    ShapleyKernelSampler,
+    calibrated_refinement,
     efficiency_gap,
     efficiency_penalty,
+    pair_regression_loss,
     shapley_regression_loss,
 )
 from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
+from fastshap_lab.stages.labels import Labels, load_labels
+from fastshap_lab.stages.references import reference_order, reference_values
 from fastshap_lab.stages.runs import Run
+
+# Coalitions per image of the validation loss: always the same, so that all trainings' losses can be compared.
+_VALIDATED = 32
+
+
+@dataclass
+class ValidationReferences:
+    """Validation images whose Shapley values are known, and how well."""
+
+    image: Tensor
+    estimate: Estimate
 
 
 class ExplainerTraining(Training):
-    """Fit an explainer to the game of a frozen surrogate. Batches hold ``image`` (B, C, H, W).
+    """Fit an explainer to the game of a frozen surrogate, or to labels that were estimated from it.
+
+    Batches hold ``image`` (B, C, H, W) and, of labels, ``index`` (B,).
 
     Reference: Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436; normalized while training, as in Covert et al.,
-    ICLR 2023, arXiv:2206.05282.
+    ICLR 2023, arXiv:2206.05282; on labels: Covert et al., NeurIPS 2024, arXiv:2401.15866.
+
+    Args:
+        network: What is trained.
+        game: What it explains.
+        config: Of the stage.
+        seed: Of the run.
+        labels: To learn from, by index; none for the FastSHAP loss.
+        references: Of some validation images, if any.
     """
 
     network: Explainer
 
-    def __init__(self, network: Explainer, game: SurrogateGame, config: ExplainerConfig, seed: int) -> None:
-        super().__init__(network, config.optim, seed, monitor="val/loss")
-        self.game, self.sampler = game, ShapleyKernelSampler(game.num_players, config.paired)
-        self.paired = ShapleyKernelSampler(game.num_players)
+    def __init__(
+        self,
+        network: Explainer,
+        game: SurrogateGame,
+        config: ExplainerConfig,
+        seed: int,
+        labels: Labels | None = None,
+        references: ValidationReferences | None = None,
+    ) -> None:
+        super().__init__(network, config.optim, seed, monitor=f"val/{config.monitor}")
+        self.game, self.sampler = game, SAMPLERS[config.sampler](game.num_players)
+        self.paired = SAMPLERS["paired"](game.num_players)
         self.normalize, self.num_coalitions = NORMALIZATIONS[config.normalization], config.num_coalitions
         self.penalty = config.efficiency_penalty
+        self.labels, self.references = labels, references
         self.fit_of_validation = AdditiveFit()
 
     def on_fit_start(self) -> None:
@@ -46,36 +84,79 @@ class ExplainerTraining(Training):
         self.game.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of each image under fresh coalitions."""
-        return self._step("train", batch["image"], self.sampler, self.step_generator(batch_idx))
+        """Return the loss against the labels, or of each image under fresh coalitions."""
+        if self.labels is None:
+            return self._step(
+                "train", batch["image"], self.sampler, self.num_coalitions, self.step_generator(batch_idx)
+            )
+        labels, index, raw = self.labels, batch["index"], self.network(batch["image"])
+        total, block = labels.total[index], labels.block[index]
+        nothing = torch.zeros_like(total[:1])
+        phi = self.normalize(raw, total, nothing)
+        loss = pair_regression_loss(
+            phi, labels.coalitions[block], labels.differences[index].float(), labels.weights[block]
+        )
+        return self._logged("train", loss, raw, total, nothing)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the loss over pairs of coalitions that are the same every epoch, so that epochs can be compared."""
-        self._step("val", batch["image"], self.paired, torch.Generator(self.device).manual_seed(batch_idx))
+        self._step("val", batch["image"], self.paired, _VALIDATED, torch.Generator(self.device).manual_seed(batch_idx))
 
-    def _step(self, split: str, image: Tensor, sampler: Sampler, generator: torch.Generator) -> Tensor:
-        coalitions, weights = sampler(len(image), self.num_coalitions, generator, self.device)
+    def on_validation_epoch_end(self) -> None:
+        """Log how far the values are from true ones."""
+        if self.references is not None:
+            image, truth = self.references.image, self.references.estimate.phi
+            phi = self.normalize(self.network(image), self.game.grand(image), self.game.null(image)).cpu().double()
+            error = float((phi - truth).square().sum() / (truth - truth.mean()).square().sum())
+            self.log_dict({"val/shapley_r2": 1 - error, "val/shapley_error": error})
+        super().on_validation_epoch_end()
+
+    def _step(
+        self, split: str, image: Tensor, sampler: Sampler, num_coalitions: int, generator: torch.Generator
+    ) -> Tensor:
+        coalitions, weights = sampler(len(image), num_coalitions, generator, self.device)
         values, grand, null = self.game(image, coalitions)
         raw = self.network(image)
         phi = self.normalize(raw, grand, null)
-        loss = shapley_regression_loss(phi, coalitions, values, null, weights)
-        if self.penalty:
-            loss = loss + self.penalty * efficiency_penalty(raw, grand, null)
-        gap = efficiency_gap(raw, grand, null).abs().mean()
-        self.log_epoch({f"{split}/loss": loss, f"{split}/efficiency_gap": gap}, len(image))
         if split == "val":
             self.fit_of_validation.update(phi, coalitions, values, grand, null)
             self.log("val/additive_r2", self.fit_of_validation, on_step=False, on_epoch=True)
+        loss = shapley_regression_loss(phi, coalitions, values, null, weights)
+        return self._logged(split, loss, raw, grand, null)
+
+    def _logged(self, split: str, loss: Tensor, raw: Tensor, grand: Tensor, null: Tensor) -> Tensor:
+        """Return the loss with the penalty, logged."""
+        if self.penalty:
+            loss = loss + self.penalty * efficiency_penalty(raw, grand, null)
+        gap = efficiency_gap(raw, grand, null).abs().mean()
+        self.log_epoch({f"{split}/loss": loss, f"{split}/efficiency_gap": gap}, len(raw))
         return loss
+
+
+def content(config: Config) -> dict[str, Any]:
+    """Return what a configuration says about the result, beside what it is made from."""
+    plain = asdict(config.explainer)
+    of_coalitions = ("sampler", "num_coalitions", "augment")
+    for key in ("labels", *(of_coalitions if config.explainer.loss == "labels" else ())):  # labels are a stage
+        del plain[key]
+    return plain | {"references": [config.references.val, config.references.val_evaluations]}
 
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the explainer cannot be built or trained."""
     config = run.config.explainer
+    lookup(SAMPLERS, "explainer.sampler", config.sampler)
     lookup(LINKS, "explainer.link", config.link)
     lookup(NORMALIZATIONS, "explainer.normalization", config.normalization)
     if config.num_coalitions % 2:
         raise UserError(f"explainer.num_coalitions={config.num_coalitions}: must be even, coalitions come in pairs")
+    if (config.loss, config.normalization) == ("labels", "none") and not config.efficiency_penalty:
+        raise UserError(
+            "explainer.normalization=none: labels do not say what the values add up to; set "
+            "explainer.efficiency_penalty or explainer.loss=fastshap"
+        )
+    if config.monitor == "shapley_error" and not run.config.references.val:
+        raise UserError("explainer.monitor=shapley_error: needs references.val of 1 or more")
     network = build_explainer(**_describe(run, network_description(run, config)))
     check_images(network, "explainer", torch.zeros(2, 3, *run.data.image_size))
 
@@ -83,10 +164,10 @@ def check(run: Run) -> None:
 def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
     """Return the trained explainer of a run, whose parents are finished, and what describes it."""
     config, classifier, surrogate = run.config.explainer, run.parents["classifier"], run.parents["surrogate"]
-    game = read_description(surrogate.model, "surrogate")["surrogate"]
+    described = read_description(surrogate.model, "surrogate")["surrogate"]
     description = {
-        "network": _describe(run, network_description(run, config, game["classifier"])),
-        "surrogate": game,
+        "network": _describe(run, network_description(run, config, described["classifier"])),
+        "surrogate": described,
         "classifier": read_description(classifier.model, "classifier")["network"] if config.bundle_classifier else None,
         "link": config.link,
         "normalization": config.normalization,
@@ -94,13 +175,42 @@ def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
     }
     network, loaded = build_explainer(**description["network"]), load_surrogate(surrogate.model)
     network.start_from(loaded.classifier.network)
-    values = SurrogateGame(loaded, config.link, run.config.trainer.max_batch)
-    fit(ExplainerTraining(network, values, config, run.config.seed), run, config)
+    game = SurrogateGame(loaded, config.link, run.config.trainer.max_batch).to(device_of(run))
+    references = _references(run, game)
+    labels = load_labels(run.parents["labels"], device_of(run)) if "labels" in run.parents else None
+    training = ExplainerTraining(network, game, config, run.config.seed, labels, references)
+    fit(training, run, config, labels and labels.images)
     original = load_classifier(classifier.model) if config.bundle_classifier else None
     explainer = AmortizedExplainer(
         network, loaded, original, config.link, config.normalization, description["class_names"]
-    )
-    return explainer.eval(), description
+    ).eval()
+    if references is not None:
+        explainer.refinement = _calibrated(run, explainer.to(device_of(run)), game, references)
+        description["refinement"] = explainer.refinement.to_json()
+    return explainer, description
+
+
+def _references(run: Run, game: SurrogateGame) -> ValidationReferences | None:
+    """Return some validation images with their Shapley values, if there are to be any."""
+    config, images = run.config.references, run.data.dataset("val")
+    indices = reference_order(len(images))[: config.val]
+    if not len(indices):
+        return None
+    link = run.config.explainer.link
+    values = reference_values(run.parents["surrogate"], game, "val", indices.tolist(), link, config.val_evaluations)
+    return ValidationReferences(images.images_at(indices).float() / 255, values)
+
+
+@torch.no_grad()
+def _calibrated(
+    run: Run, explainer: AmortizedExplainer, game: SurrogateGame, references: ValidationReferences
+) -> Refinement:
+    """Return how to refine the explainer's answers, from those to validation images."""
+    image, model = references.image, explainer.classifier
+    target = (game.grand(image) if model is None else model(image)).argmax(dim=-1)
+    # Fewer evaluations than the references had, and other ones.
+    estimator, most = KernelSHAP(game, image, seed=1), max(2, run.config.references.val_evaluations // 4)
+    return calibrated_refinement(estimator, explainer(image), references.estimate, target, most)
 
 
 def make(run: Run) -> dict[str, float]:
@@ -124,7 +234,7 @@ def measure(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
     """Return how much of the game the explanations of test images account for, and what they missed of its total."""
     device = device_of(run)
     explainer = explainer.to(device)
-    game, sampler = explainer.game(run.config.trainer.max_batch), ShapleyKernelSampler(explainer.grid.num_players)
+    game, sampler = explainer.game(run.config.trainer.max_batch), SAMPLERS["paired"](explainer.grid.num_players)
     generator, additive_fit, gaps = torch.Generator().manual_seed(0), AdditiveFit(), []
     for image, _ in batches(run, "test"):
         coalitions, _ = sampler(len(image), 16, generator, device)

@@ -3,28 +3,29 @@
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from types import ModuleType
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from fastshap_lab.config import STAGES, Config, PipelineConfig, TrainingConfig, build, lookup
+from fastshap_lab.config import STAGES, TRAINED, Config, PipelineConfig, build, lookup
 from fastshap_lab.data import DATASETS, ImageDataModule
 from fastshap_lab.errors import UserError
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import PlayerGrid
-from fastshap_lab.stages import classifier, evaluate, explainer, surrogate
+from fastshap_lab.stages import classifier, evaluate, explainer, labels, surrogate
 from fastshap_lab.stages.common import build_trainer
 from fastshap_lab.stages.optim import OPTIMIZERS, SCHEDULES
 from fastshap_lab.stages.runs import Run
 from fastshap_lab.stages.tracking import tracked
 
-_MODULES: dict[str, ModuleType] = dict(zip(STAGES, (classifier, surrogate, explainer, evaluate), strict=True))
-_TRAINED = STAGES[:3]
-_HEADLINES = ("test/accuracy", "test/kl", "test/masked_kl", "test/additive_r2", "test/efficiency_gap")
+_MODULES: dict[str, ModuleType] = dict(zip(STAGES, (classifier, surrogate, labels, explainer, evaluate), strict=True))
+_PRECISE = ("test/accuracy", "test/kl", "test/masked_kl", "test/additive_r2", "test/efficiency_gap")
+_HEADLINES = dict.fromkeys(_PRECISE, ".4f") | {"passes": ",.0f"}
 
 Compose = Callable[[dict[str, str], list[str]], Config]
 
@@ -42,7 +43,7 @@ def plan(config: Config, compose: Compose) -> list[Run]:
         UserError: A setting is wrong, or two of them do not go together.
     """
     configs = {f"{config.classifier.name}-{config.surrogate.name}-{config.explainer.name}": config}
-    if config.evaluate.pipelines and config.stage not in _TRAINED:
+    if config.evaluate.pipelines and config.stage in ("all", "evaluate"):
         configs = {name: _composed(name, chosen, compose) for name, chosen in config.evaluate.pipelines.items()}
     for one in configs.values():
         _check_names(one)
@@ -50,7 +51,7 @@ def plan(config: Config, compose: Compose) -> list[Run]:
     runs = runs_of(configs, config)
     for run in runs:
         run.data.trainer = trainer  # so that images and models are on its device, whether anything is trained or not
-        if run.stage in _TRAINED:
+        if run.stage != "evaluate":
             with torch.device("meta"):  # neither memory nor time
                 _MODULES[run.stage].check(run)
     return runs
@@ -66,12 +67,10 @@ def runs_of(configs: dict[str, Config], config: Config) -> list[Run]:
     data = _data(config)
     digest = data.digest()
     chains = {name: _chain(one, data, digest) for name, one in configs.items()}
-    if config.stage in _TRAINED:
-        length = _TRAINED.index(config.stage) + 1
-        chains = {name: chain[:length] for name, chain in chains.items()}
     runs = {run.fingerprint: run for chain in chains.values() for run in chain}
-    if config.stage not in _TRAINED:
-        settings = asdict(config.evaluate)
+    if config.stage in ("all", "evaluate"):
+        references = config.references
+        settings = asdict(config.evaluate) | {"references": [references.test, references.test_evaluations]}
         del settings["pipelines"]  # the parents say it
         explainers = {name: chain[-1] for name, chain in chains.items()}
         name = f"{config.name or config.data.name}-{'-'.join(chains)}"
@@ -91,13 +90,19 @@ def execute(runs: list[Run], console: Console) -> None:
     for run in runs:
         done, seconds = _make(run, console)
         measures = run.measures()
-        said = [f"{name.removeprefix('test/')} {measures[name]:.4f}" for name in _HEADLINES if name in measures]
+        said = [
+            f"{name.removeprefix('test/')} {measures[name]:{form}}"
+            for name, form in _HEADLINES.items()
+            if name in measures
+        ]
         result = str(run.folder / evaluate.REPORT) if run.stage == "evaluate" else "  ".join(said)
         console.print(f"{run.stage:<10}  {done:<7}  {seconds:7.1f} s  {result}", soft_wrap=True)
 
 
 def _make(run: Run, console: Console) -> tuple[str, float]:
     """Make one run unless it is there; return what was done and how long it took."""
+    if run.finished:  # without the lock, for which there is no place in a folder that is read-only
+        return "reused", 0.0
     with _alone(run, console):
         action, start = run.plan, time.perf_counter()
         if action == "reuse":
@@ -110,7 +115,8 @@ def _make(run: Run, console: Console) -> tuple[str, float]:
                 if run.tracker:
                     run.tracker.log(measures)
         except BaseException as error:
-            run.stop("failed" if isinstance(error, Exception) else "interrupted", time.perf_counter() - start)
+            with suppress(OSError):  # on a full disk what matters is the error that comes first
+                run.stop("failed" if isinstance(error, Exception) else "interrupted", time.perf_counter() - start)
             raise
         run.finish(measures, time.perf_counter() - start)
         return {"train": "trained", "resume": "resumed", "make": "made"}[action], time.perf_counter() - start
@@ -140,12 +146,12 @@ def _composed(name: str, chosen: PipelineConfig, compose: Compose) -> Config:
                 f"evaluate.pipelines.{name}.overrides: {override}: pipelines differ in classifier.*, surrogate.*, "
                 "explainer.* and seed alone; set anything else outside of them"
             )
-    return compose({group: getattr(chosen, group) for group in _TRAINED}, chosen.overrides)
+    return compose({group: getattr(chosen, group) for group in TRAINED}, chosen.overrides)
 
 
 def _check_names(config: Config) -> None:
     """Raise a ``UserError`` where an optimizer or a schedule is unknown."""
-    for stage in _TRAINED:
+    for stage in TRAINED:
         optim = getattr(config, stage).optim
         lookup(OPTIMIZERS, f"{stage}.optim.name", optim.name)
         lookup(dict.fromkeys(SCHEDULES), f"{stage}.optim.schedule", optim.schedule)
@@ -161,15 +167,23 @@ def _data(config: Config) -> ImageDataModule:
 
 
 def _chain(config: Config, data: ImageDataModule, digest: str) -> list[Run]:
-    """Return the runs of a pipeline: classifier, surrogate, explainer."""
-    runs: list[Run] = []
-    name = config.name or config.data.name
-    for stage, joint in zip(_TRAINED, ("-", "-by-", "-"), strict=True):
-        training: TrainingConfig = getattr(config, stage)
-        plain = classifier.content(config.classifier) if stage == "classifier" else asdict(training)
-        settings = {stage: plain, "precision": config.trainer.precision, "seed": config.seed}
-        # What a parent was made from need not be said again: its fingerprint counts.
-        settings |= {"data": digest} if stage == "classifier" else {"grid": config.data.grid}
-        name = f"{name}{joint}{training.name}"
-        runs.append(Run(stage, name, settings, {parent.stage: parent for parent in runs}, config, data))
-    return runs
+    """Return the runs of a pipeline, classifier first, up to the stage that is wanted."""
+    runs: dict[str, Run] = {}
+    name, precision = config.name or config.data.name, {"precision": config.trainer.precision}
+
+    def add(stage: str, suffix: str, **settings: Any) -> None:
+        nonlocal name
+        name += suffix
+        runs[stage] = Run(stage, name, settings | {"seed": config.seed}, dict(runs), config, data)
+
+    # What a parent was made from need not be said again: its fingerprint counts.
+    content = classifier.content(config.classifier)
+    add("classifier", f"-{config.classifier.name}", classifier=content, data=digest, **precision)
+    content = asdict(config.surrogate)
+    add("surrogate", f"-by-{config.surrogate.name}", surrogate=content, grid=config.data.grid, **precision)
+    if "labels" in (config.stage, config.explainer.loss):
+        add("labels", "", labels=asdict(config.explainer.labels), link=config.explainer.link)
+    add("explainer", f"-{config.explainer.name}", explainer=explainer.content(config), **precision)
+    stages = list(runs)
+    last = stages.index(config.stage) if config.stage in stages else len(stages) - 1
+    return list(runs.values())[: last + 1]

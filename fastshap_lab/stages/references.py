@@ -10,10 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fastshap_lab.data.splits import ImageSplit
+from fastshap_lab.data.base import Split
 from fastshap_lab.files import write_atomically
 from fastshap_lab.models import SurrogateGame
-from fastshap_lab.shapley import exact_shapley_values
+from fastshap_lab.shapley import Estimate, shapley_values
+from fastshap_lab.stages.runs import Run
 
 
 def reference_order(number: int) -> Tensor:
@@ -21,31 +22,41 @@ def reference_order(number: int) -> Tensor:
     return torch.randperm(number, generator=torch.Generator().manual_seed(0))
 
 
-def exact_references(
-    folder: Path, game: SurrogateGame, images: ImageSplit, indices: Sequence[int], link: str
-) -> Tensor:
-    """Return exact Shapley values (N, P, K) in float64, from the cache where it holds them.
+def reference_values(
+    surrogate: Run, game: SurrogateGame, split: Split, indices: Sequence[int], link: str, evaluations: int
+) -> Estimate:
+    """Return the Shapley values of some images, from the cache where it holds them.
+
+    Exact where that takes no more than ``evaluations`` of each image, else by KernelSHAP, with standard errors.
 
     Args:
-        folder: The surrogate's run folder.
+        surrogate: Its run, in whose folder they are kept.
         game: Of that surrogate, with that link.
-        images: The test images.
-        indices: Which of them.
+        split: Of the data.
+        indices: Of the images in it.
         link: Names the cache.
+        evaluations: Coalitions to evaluate of each image.
     """
-    values = []
-    for index in track(indices, "exact Shapley values", transient=True, disable=not sys.stdout.isatty()):
-        path = folder / "references" / f"test-{link}" / f"{index:06d}.safetensors"
-        phi = _cached(path)
-        if phi is None:
-            phi = exact_shapley_values(game, images.images_at(torch.tensor([index])).float() / 255)[0].cpu()
-            write_atomically(path, save({"phi": phi.contiguous()}))
-        values.append(phi)
-    return torch.stack(values)
+    exact = 2**game.num_players <= evaluations
+    folder = surrogate.folder / "references" / f"{split}-{link}-{'exact' if exact else evaluations}"
+    images, found = surrogate.data.dataset(split), []
+    title = f"{'exact' if exact else 'reference'} Shapley values"
+    for index in track(indices, title, transient=True, disable=not sys.stdout.isatty()):
+        path = folder / f"{index:06d}.safetensors"
+        values = _cached(path)
+        if values is None:
+            image = images.images_at(torch.tensor([index])).float() / 255
+            estimator = "exact" if exact else "kernel_shap"
+            estimate = shapley_values(game, image, estimator, budget=evaluations)
+            values = {"phi": estimate.phi.contiguous(), "stderr": estimate.stderr.contiguous()}
+            write_atomically(path, save(values))
+        found.append(values)
+    phi, stderr = (torch.cat([values[name] for values in found]) for name in ("phi", "stderr"))
+    return Estimate(phi, stderr, 2**game.num_players if exact else evaluations)
 
 
-def _cached(path: Path) -> Tensor | None:
+def _cached(path: Path) -> dict[str, Tensor] | None:
     try:
-        return load_file(path)["phi"]
+        return load_file(path)
     except (FileNotFoundError, SafetensorError):  # a damaged one is made again
         return None

@@ -15,9 +15,9 @@ from uuid import uuid4
 import torch
 from omegaconf import OmegaConf
 
-from fastshap_lab.config import Config
+from fastshap_lab.config import TRAINED, Config
 from fastshap_lab.data import ImageDataModule
-from fastshap_lab.files import write_atomically
+from fastshap_lab.files import remove_leftovers, write_atomically
 
 _PACKAGES = ("fastshap-lab", "torch", "lightning", "timm", "numpy")
 
@@ -70,7 +70,12 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the result is there."""
-        return self.record().get("status") == "finished" and (self.stage == "evaluate" or self.model.is_dir())
+        return self.record().get("status") == "finished" and (not self.trains or self.model.is_dir())
+
+    @property
+    def trains(self) -> bool:
+        """Whether the result is a model."""
+        return self.stage in TRAINED
 
     @property
     def plan(self) -> str:
@@ -79,10 +84,11 @@ class Run:
             return "reuse"
         if (self.folder / "checkpoints" / "last.ckpt").is_file():
             return "resume"
-        return "make" if self.stage == "evaluate" else "train"
+        return "train" if self.trains else "make"
 
     def begin(self) -> None:
-        """Make the folder and say what is being made in it."""
+        """Make the folder and say what is being made in it; nobody else may be at it."""
+        remove_leftovers(self.folder)
         config = OmegaConf.to_yaml(OmegaConf.structured(self.config))
         write_atomically(self.folder / "config.yaml", config)
         self._write("running")

@@ -65,7 +65,7 @@ def make(run: Run) -> dict[str, float]:
         load_matching(network.classifier, classifier.state_dict())
     fit(SurrogateTraining(network, classifier, config, run.config.seed), run, config)
     save_model(run.model, network, {"kind": "surrogate", "surrogate": description, "class_names": run.data.class_names})
-    return {f"test/{name}": value for name, value in measure(run, classifier, network).items()}
+    return {f"test/{name}": value for name, value in _measure(run, classifier, network).items()}
 
 
 def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
@@ -73,14 +73,14 @@ def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def measure(run: Run, classifier: Classifier, surrogate: Surrogate, masks_per_image: int = 4) -> dict[str, float]:
+def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str, float]:
     """Return accuracy, cross-entropy and KL on whole and on masked test images; coalitions are always the same."""
     whole, masked, device = Imitation(), Imitation(), device_of(run)
     classifier = frozen(classifier).to(device)
     game = SurrogateGame(surrogate, "logits", run.config.trainer.max_batch).to(device)
     sampler, generator = UniformSizeSampler(game.num_players), torch.Generator().manual_seed(0)
     for image, label in batches(run, "test"):
-        coalitions, _ = sampler(len(image), masks_per_image, generator, device)
+        coalitions, _ = sampler(len(image), 4, generator, device)
         logits, grand, _ = game(image, coalitions)
         label, target = label.cpu(), classifier(image).cpu()
         whole.update(grand.unsqueeze(1).cpu(), label, target)

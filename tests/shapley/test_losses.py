@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from fastshap_lab.shapley.coalitions import SAMPLERS, all_coalitions
+from fastshap_lab.shapley.efficiency import additive_normalization
 from fastshap_lab.shapley.losses import (
     additive_residuals,
     efficiency_penalty,
+    pair_regression_loss,
     shapley_regression_loss,
     surrogate_kl,
 )
@@ -119,3 +121,20 @@ def test_efficiency_penalty_is_players_times_the_mean_squared_gap():
     raw = torch.tensor([[[1.0, 1.0], [2.0, 5.0]], [[0.0, 0.0], [0.0, 4.0]]])
     grand, null = torch.tensor([[5.0, 5.0], [1.0, 5.0]]), torch.tensor([[1.0, 1.0]])  # gaps 1, -2, 0, 0
     assert float(efficiency_penalty(raw, grand, null)) == 2 * (1 + 4) / 4
+
+
+def test_pairs_hold_all_of_the_loss_that_efficient_values_can_change():
+    game = TableGame.random(3, 6, 2)
+    grand, null = game.grand(game.image), game.null(game.image)
+    one = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    weights = torch.rand(3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    both, values = torch.cat([one, ~one], dim=1), game.values(game.image, torch.cat([one, ~one], dim=1))
+    differences = values[:, :5] - values[:, 5:]
+
+    def rest(seed: int) -> torch.Tensor:
+        raw = torch.randn(3, 6, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        phi = additive_normalization(raw, grand, null)
+        whole = shapley_regression_loss(phi, both, values, null, torch.cat([weights, weights], dim=1))
+        return whole - pair_regression_loss(phi, one, differences, weights)
+
+    torch.testing.assert_close(rest(0), rest(1))

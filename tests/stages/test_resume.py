@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from fastshap_lab.stages import classifier, common, explainer, pipeline, surrogate
+from fastshap_lab.stages.runs import Run
 from tests.runs import RESNET, TINY, UNET, executed, planned, pretend_cross_entropies
 
 STAGES: dict[str, tuple[ModuleType, type[common.Training]]] = {
@@ -77,6 +78,12 @@ def assert_same_result(first: Path, second: Path) -> None:
         assert plain(last[part]) == plain(other[part]), part
 
 
+def take_over(runs: list[Run], folder: Path, other: Path) -> None:
+    """Let another folder of runs hold what a stage builds on."""
+    for run in runs:
+        shutil.copytree(run.folder, other / run.folder.relative_to(folder))
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -90,8 +97,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_killed_anywhere_goes_on_to_the_same_end(tmp_path, monkeypatch, undisturbed, stage, point, call):
     folder, runs = undisturbed
-    for run in runs[: list(STAGES).index(stage)]:  # what the stage builds on is there
-        shutil.copytree(run.folder, tmp_path / run.folder.relative_to(folder))
+    take_over(runs[: list(STAGES).index(stage)], folder, tmp_path)
     module, training = STAGES[stage]
     if point == "export":
         owner, name = module, "save_model"

@@ -16,8 +16,8 @@ from fastshap_lab.stages import classifier, pipeline
 from fastshap_lab.stages.common import Training
 from tests.runs import configured, executed, planned
 
-CONFIG = configured()
-ALL = {"classifier", "surrogate", "explainer", "evaluate"}
+CONFIGS = {loss: configured(f"explainer.loss={loss}") for loss in ("labels", "fastshap")}
+ALL = {"classifier", "surrogate", "labels", "explainer", "evaluate"}
 NONE: set[str] = set()
 # Which stages' fingerprints a key counts for: the longest prefix that is listed decides.
 COUNTS_FOR = {
@@ -32,11 +32,22 @@ COUNTS_FOR = {
     "classifier": ALL,
     "surrogate": ALL - {"classifier"},
     "explainer": {"explainer", "evaluate"},
+    "explainer.link": {"labels", "explainer", "evaluate"},
+    "references": {"evaluate"},
+    "references.val": {"explainer", "evaluate"},
+    "references.val_evaluations": {"explainer", "evaluate"},
     "evaluate": {"evaluate"},
     "trainer": NONE,
     "trainer.precision": ALL,
     "logger": NONE,
 }
+OF_LABELS = {
+    "explainer.labels": {"labels", "explainer", "evaluate"},
+    "explainer.sampler": NONE,
+    "explainer.num_coalitions": NONE,
+    "explainer.augment": NONE,
+}
+OF_FASTSHAP = {"explainer.labels": NONE}
 # Where the next number or the opposite truth value would not do.
 OTHER = {
     "stage": "evaluate",
@@ -61,6 +72,9 @@ OTHER = {
     "surrogate.masking": "attention",
     "explainer.link": "logits",
     "explainer.normalization": "none",
+    "explainer.loss": None,  # with it a stage comes or goes
+    "explainer.sampler": "kernel",
+    "explainer.monitor": "shapley_error",
     "evaluate.pipelines": None,  # counts by the explainers
     "trainer.accelerator": "cpu",
     "trainer.devices": "1",
@@ -91,13 +105,16 @@ def fingerprints(config: Config) -> dict[str, str]:
     return {run.stage: run.fingerprint for run in pipeline.runs_of({"one": config}, config)}
 
 
-@pytest.fixture(scope="module")
-def before():
-    return fingerprints(CONFIG)
+@pytest.fixture(scope="module", params=["labels", "fastshap"])
+def before(request):
+    return request.param, fingerprints(CONFIGS[request.param])
 
 
-@pytest.mark.parametrize(("key", "value"), list(leaves(CONFIG)), ids=[key for key, _ in leaves(CONFIG)])
+@pytest.mark.parametrize(
+    ("key", "value"), list(leaves(CONFIGS["labels"])), ids=[key for key, _ in leaves(CONFIGS["labels"])]
+)
 def test_a_key_counts_for_the_stages_it_can_change(before, key, value):
+    loss, prints = before
     suffixes = [key.split(".", depth)[-1] for depth in range(key.count(".") + 1)]
     other = next((OTHER[suffix] for suffix in suffixes if suffix in OTHER), ...)
     if other is None:
@@ -105,9 +122,10 @@ def test_a_key_counts_for_the_stages_it_can_change(before, key, value):
     if other is ...:
         other = not value if isinstance(value, bool) else value + 1
     assert other != value
-    known = max((prefix for prefix in COUNTS_FOR if key == prefix or key.startswith(f"{prefix}.")), key=len)
-    after = fingerprints(changed(CONFIG, key, other))
-    assert {stage for stage in ALL if before[stage] != after[stage]} == COUNTS_FOR[known]
+    counts_for = COUNTS_FOR | (OF_LABELS if loss == "labels" else OF_FASTSHAP)
+    known = max((prefix for prefix in counts_for if key == prefix or key.startswith(f"{prefix}.")), key=len)
+    after = fingerprints(changed(CONFIGS[loss], key, other))
+    assert {stage for stage in prints if prints[stage] != after[stage]} == counts_for[known] & prints.keys()
 
 
 def test_a_pipeline_counts_by_its_explainer_and_its_name():
