@@ -4,7 +4,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
+from fastshap_lab.metrics.bootstrap import bootstrap_sums, percentile_intervals
 from fastshap_lab.shapley.efficiency import equal_split
 from fastshap_lab.shapley.losses import additive_residuals
 
@@ -19,13 +21,11 @@ class AdditiveFit(Metric):
 
     higher_is_better = True
     full_state_update = False
-    residual: Tensor
-    equal_residual: Tensor
+    kept: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("residual", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("equal_residual", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("kept", [], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -37,12 +37,29 @@ class AdditiveFit(Metric):
     ) -> None:
         """Add images with pairs of coalitions from the Shapley kernel, complements side by side, and their values."""
         equal = equal_split(grand, null, phi.shape[1])
-        self.residual += _pair_differences(additive_residuals(phi, coalitions, values, null)).square().sum()
-        self.equal_residual += _pair_differences(additive_residuals(equal, coalitions, values, null)).square().sum()
+        residuals = [additive_residuals(each, coalitions, values, null) for each in (phi, equal)]
+        sums = [_pair_differences(each).square().sum(dim=(1, 2)) for each in residuals]
+        self.kept.append(torch.stack(sums, dim=1))
 
     def compute(self) -> Tensor:
         """Return the R², at most 1."""
-        return (1 - self.residual / self.equal_residual).float()
+        return _fit(self._sums().sum(dim=0)).float()
+
+    def per_image(self) -> Float[Tensor, " N"]:
+        """Return the R² of one image at a time, in the order of the updates."""
+        return _fit(self._sums())
+
+    def intervals(self, resamples: int, seed: int = 0) -> tuple[float, float]:
+        """Return the 95 % percentile interval, from resampling images."""
+        low, high = percentile_intervals(_fit(bootstrap_sums(self._sums().cpu(), resamples, seed)).unsqueeze(1))
+        return low.item(), high.item()
+
+    def _sums(self) -> Float[Tensor, "N 2"]:
+        return torch.as_tensor(dim_zero_cat(self.kept))
+
+
+def _fit(sums: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape"]:
+    return 1 - sums[..., 0] / sums[..., 1]
 
 
 def _pair_differences(residuals: Float[Tensor, "B M K"]) -> Float[Tensor, "B pairs K"]:

@@ -4,33 +4,28 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchmetrics import Metric
 
+from fastshap_lab.metrics.per_image import PerImage
 from fastshap_lab.shapley.losses import surrogate_kl
 
 
-class Imitation(Metric):
-    """Accuracy, cross-entropy against labels, and KL divergence from a classifier, in nats; means over rows."""
+class Imitation(PerImage):
+    """Accuracy, cross-entropy against labels, and KL divergence from a classifier, in nats; means over images."""
 
+    columns = ("accuracy", "cross_entropy", "kl")
     higher_is_better = None
-    full_state_update = False
-    sums: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(
         self, logits: Float[Tensor, "B M K"], label: Int[Tensor, " B"], classifier_logits: Float[Tensor, "B K"]
     ) -> None:
-        """Add images, each with the logits of M coalitions of it."""
+        """Add images, each with the logits of M coalitions of it, over which it is averaged."""
         label = label.unsqueeze(1).expand(-1, logits.shape[1])
         correct = logits.argmax(dim=-1) == label
         cross_entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
         kl = surrogate_kl(classifier_logits, logits)
-        self.sums += torch.stack([part.double().sum() for part in (torch.ones_like(kl), correct, cross_entropy, kl)])
+        measures = (correct, cross_entropy.view_as(correct), kl)
+        self.kept.append(torch.stack([each.double().mean(dim=1) for each in measures], dim=1))
 
     def compute(self) -> dict[str, float]:
-        """Return ``accuracy`` in [0, 1], ``cross_entropy`` and ``kl``."""
-        count, *sums = self.sums.tolist()
-        return {name: part / count for name, part in zip(("accuracy", "cross_entropy", "kl"), sums, strict=True)}
+        """Return ``accuracy`` in [0, 1], ``cross_entropy`` and ``kl``; NaN, which only a broken model gives, stays."""
+        return dict(zip(self.columns, self._rows().mean(dim=0).tolist(), strict=True))

@@ -2,11 +2,12 @@
 
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from fastshap_lab.metrics.bootstrap import bootstrap_sums
+from fastshap_lab.metrics.correlation import cosine, spearman
 from fastshap_lab.shapley.efficiency import equal_split
 
 # Columns of the per-image sums that every measure below is made from.
@@ -26,19 +27,18 @@ def shapley_error_sums(
     """
     phi, reference = phi.double(), reference.double()
     equal = equal_split(grand, null, phi.shape[1]).double()
-    cosine = _cosine(phi, reference)
-    spearman = _correlation(_ranks(phi), _ranks(reference))
+    cosines, spearmans = cosine(phi, reference), spearman(phi, reference)
     return torch.stack(
         [
-            torch.full_like(cosine, phi.shape[1]),
+            torch.full_like(cosines, phi.shape[1]),
             (phi - reference).square().sum(dim=1),
             reference.sum(dim=1),
             reference.square().sum(dim=1),
             (equal - reference).square().sum(dim=1),
-            cosine.nan_to_num(0),
-            (~cosine.isnan()).double(),
-            spearman.nan_to_num(0),
-            (~spearman.isnan()).double(),
+            cosines.nan_to_num(0),
+            (~cosines.isnan()).double(),
+            spearmans.nan_to_num(0),
+            (~spearmans.isnan()).double(),
         ],
         dim=-1,
     )
@@ -99,6 +99,10 @@ class ShapleyError(Metric):
             for part, sums in self._parts().items()
         }
 
+    def per_image(self) -> dict[str, dict[str, Float[Tensor, " N"]]]:
+        """Return each measure over the players and classes of one image at a time, in the order of the updates."""
+        return {part: shapley_errors(sums) for part, sums in self._parts().items()}
+
     def intervals(self, resamples: int, seed: int = 0) -> dict[str, dict[str, tuple[float, float]]]:
         """Return 95 % percentile intervals from resampling images."""
         intervals: dict[str, dict[str, tuple[float, float]]] = {}
@@ -109,18 +113,5 @@ class ShapleyError(Metric):
         return intervals
 
     def _parts(self) -> dict[str, Tensor]:
-        target, others = (torch.cat(list(state)).cpu() for state in (self.target, self.others))
+        target, others = (torch.as_tensor(dim_zero_cat(state)).cpu() for state in (self.target, self.others))
         return {"target": target, "others": others, "all": target + others}
-
-
-def _ranks(values: Float[Tensor, "B P K"]) -> Float[Tensor, "B P K"]:
-    return torch.from_numpy(rankdata(values.cpu().numpy(), axis=1)).to(values.device)
-
-
-def _correlation(left: Float[Tensor, "B P K"], right: Float[Tensor, "B P K"]) -> Float[Tensor, "B K"]:
-    return _cosine(*(values - values.mean(dim=1, keepdim=True) for values in (left, right)))
-
-
-def _cosine(left: Float[Tensor, "B P K"], right: Float[Tensor, "B P K"]) -> Float[Tensor, "B K"]:
-    # Not torch's, which takes short vectors for longer ones: values of a class without probability are tiny.
-    return (left * right).sum(dim=1) / (left.norm(dim=1) * right.norm(dim=1))  # 0 / 0 is NaN: undefined

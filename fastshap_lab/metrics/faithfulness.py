@@ -1,0 +1,83 @@
+"""Whether attributions add up to what coalitions are worth."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fastshap_lab.metrics.correlation import pearson, spearman
+from fastshap_lab.metrics.per_image import PerImage
+from fastshap_lab.shapley.coalitions import random_coalitions
+
+
+def sensitivity_coalitions(
+    num_players: int, number: int = 1000, size: int | None = None, seed: int = 0
+) -> Bool[Tensor, "1 M P"]:
+    """Return coalitions of exactly ``size`` players, or of uniformly drawn size 0 … P: the same for every image."""
+    generator = torch.Generator().manual_seed(seed)
+    if size is None:
+        sizes = torch.randint(num_players + 1, (1, number), generator=generator)
+    else:
+        sizes = torch.full((1, number), size)
+    return random_coalitions(sizes, num_players, generator)
+
+
+def coalition_sums(phi: Float[Tensor, "B P E"], coalitions: Bool[Tensor, "#B M P"]) -> Float[Tensor, "B M E"]:
+    """Return the sum of each coalition's attributions, in float64."""
+    # Equal attributions have equal sums, whatever the order of addition: what differs from the first adds up apart.
+    phi, present = phi.double(), coalitions.to(phi.device).double()
+    first = phi[:, :1]
+    return present @ (phi - first) + present.sum(dim=2, keepdim=True) * first
+
+
+class SensitivityN(PerImage):
+    """Rank correlation between sums of a coalition's attributions and its value, over coalitions.
+
+    In [-1, 1]; undefined where one of both is constant. Of the target, and of the other classes explained, averaged
+    over those where it is defined.
+
+    Reference: Covert et al., ViT-Shapley, ICLR 2023, arXiv:2206.05282; after Ancona et al., ICLR 2018,
+    arXiv:1711.06104, who correlate linearly.
+    """
+
+    columns = ("target", "others")
+    higher_is_better = True
+    ranked: ClassVar[bool] = True
+
+    def update(
+        self,
+        phi: Float[Tensor, "B P E"],
+        coalitions: Bool[Tensor, "#B M P"],
+        values: Float[Tensor, "B M K"],
+        classes: Int[Tensor, "B E"],
+    ) -> None:
+        """Add images, with the values of coalitions: found once, they serve every explanation.
+
+        Args:
+            phi: Attributions for E classes.
+            coalitions: From ``sensitivity_coalitions``.
+            values: Of all classes, from ``coalition_values``, in the space that the attributions explain.
+            classes: Which classes are explained, the target first.
+        """
+        chosen = classes.to(values.device).unsqueeze(1).expand(-1, values.shape[1], -1)
+        worth = values.double().gather(2, chosen)
+        correlate = spearman if self.ranked else pearson
+        agreement = correlate(coalition_sums(phi, coalitions).to(worth.device), worth)
+        parts = [agreement[:, :1]]
+        if agreement.shape[1] > 1:
+            parts.append(agreement[:, 1:].nanmean(dim=1, keepdim=True))
+        self.kept.append(torch.cat(parts, dim=1))
+
+
+class FaithfulnessCorrelation(SensitivityN):
+    """Pearson correlation between the sum of removed attributions and the drop in value, over subsets of one size.
+
+    Removing ``n`` players leaves a coalition of the ``P - n`` others: draw coalitions of that size. What is removed and
+    what is left add up to the same for all of them, sums and values alike, so the correlation is the same as
+    between what is left and its value; otherwise as ``SensitivityN``.
+
+    Reference: Bhatt, Weller and Moura, IJCAI 2020, arXiv:2005.00631.
+    """
+
+    ranked = False

@@ -1,0 +1,127 @@
+"""What becomes of a class when units are deleted from an image, or inserted, most important first."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastshap_lab.metrics.per_image import PerImage
+from fastshap_lab.metrics.value_function import ValueFunction, values_in_chunks
+from fastshap_lab.shapley.game import log_odds
+
+
+def unit_values(maps: Float[Tensor, "B E rows columns"], shape: tuple[int, int]) -> Float[Tensor, "B U E"]:
+    """Return maps averaged over the cells of a grid, listed row by row: as they are, if that is their size already.
+
+    Raises:
+        ValueError: The grid does not divide the map.
+    """
+    if maps.shape[-2] % shape[0] or maps.shape[-1] % shape[1]:
+        raise ValueError(f"{shape[0]}×{shape[1]} units do not divide a map of {maps.shape[-2]}×{maps.shape[-1]}")
+    return F.adaptive_avg_pool2d(maps, shape).flatten(2).transpose(1, 2)
+
+
+def removal_curves(
+    value_fn: ValueFunction,
+    image: Float[Tensor, "B C H W"],
+    phi: Float[Tensor, "B U E"],
+    classes: Int[Tensor, "B E"],
+    insert: bool,
+    step: int = 1,
+    max_batch: int = 256,
+) -> Float[Tensor, "B E 3 points"]:
+    """Return probability, log-odds and top-1 agreement after each step, the start included, in float64.
+
+    Units go in descending order of their attribution, ties by index, ``step`` at a time (the last step may be shorter):
+    away from the whole image, or back into the empty one. Agreement is 1 where the most probable class is that of the
+    whole image, else 0. All are NaN for attributions with a NaN, which say no order.
+
+    Reference: Petsiuk et al., RISE, BMVC 2018, arXiv:1806.07421; Jethani et al., FastSHAP, ICLR 2022,
+    arXiv:2107.07436, on exclusion and inclusion.
+
+    Args:
+        value_fn: Logits, or log-probabilities, of coalitions of the units.
+        image: Images.
+        phi: Attributions of the units for E classes.
+        classes: Which ones.
+        insert: Whether units are inserted, rather than deleted.
+        step: Units per step.
+        max_batch: Most images times coalitions that the value function is asked for at once.
+    """
+    num_units, explained = phi.shape[1:]
+    points = -(-num_units // step) + 1
+    moved = (torch.arange(points, device=phi.device) * step).clamp(max=num_units).unsqueeze(1)
+    rank = phi.argsort(dim=1, descending=True, stable=True).argsort(dim=1).transpose(1, 2)
+    number = torch.arange(explained * points, device=phi.device)
+
+    def coalitions(rows: slice, part: slice) -> Tensor:
+        return (rank[rows][:, number[part] // points] < moved[number[part] % points]) == insert
+
+    logits = values_in_chunks(value_fn, image, len(number), coalitions, max_batch).double()
+    logits = logits.unflatten(1, (explained, points))
+    chosen = classes.to(logits.device)[:, :, None, None].expand(-1, -1, points, 1)
+    probability = logits.softmax(dim=-1).gather(-1, chosen).squeeze(-1)
+    odds = log_odds(logits).gather(-1, chosen).squeeze(-1)
+    top = logits.argmax(dim=-1)
+    whole = top[..., -1:] if insert else top[..., :1]
+    curves = torch.stack([probability, odds, (top == whole).double()], dim=2)
+    return curves.masked_fill(phi.isnan().any(dim=1).to(curves.device)[:, :, None, None], torch.nan)
+
+
+def area_under_curve(curve: Float[Tensor, "*shape points"]) -> Float[Tensor, "*shape"]:
+    """Return the mean height by the trapezoid rule; a shorter last step counts like the others."""
+    return (curve.sum(dim=-1) - (curve[..., 0] + curve[..., -1]) / 2) / (curve.shape[-1] - 1)
+
+
+class Deletion(PerImage):
+    """Areas under the curves of deletion, which is exclusion when units are the players of a surrogate.
+
+    Of the target its probability, log-odds and top-1 agreement; of the other classes explained probability and
+    log-odds, each class under its own attributions, averaged over them.
+
+    Args:
+        step: Units per step.
+        max_batch: Most images times coalitions that the value function is asked for at once.
+
+    Reference: see ``removal_curves``; Covert et al., ViT-Shapley, ICLR 2023, arXiv:2206.05282, section 5, on the
+    classes that are not the target.
+    """
+
+    columns = ("probability", "log_odds", "agreement", "others_probability", "others_log_odds")
+    higher_is_better = False
+    insert = False
+
+    def __init__(self, step: int = 1, max_batch: int = 256) -> None:
+        super().__init__()
+        self.step, self.max_batch = step, max_batch
+
+    def update(
+        self,
+        value_fn: ValueFunction,
+        image: Float[Tensor, "B C H W"],
+        phi: Float[Tensor, "B U E"],
+        classes: Int[Tensor, "B E"],
+    ) -> None:
+        """Add images; arguments as for ``removal_curves``, the first class being the target."""
+        curves = removal_curves(value_fn, image, phi, classes, self.insert, self.step, self.max_batch)
+        parts = [curves[:, 0]]
+        if curves.shape[1] > 1:
+            parts.append(curves[:, 1:, :2].nanmean(dim=1))
+        self.kept.append(torch.cat(parts, dim=1))
+
+    def curves(self) -> dict[str, Float[Tensor, " points"]]:
+        """Return the mean curves over images."""
+        return dict(zip(self.columns, self._kept().nanmean(dim=0).unbind(), strict=False))
+
+    def _rows(self) -> Float[Tensor, "N columns"]:
+        return area_under_curve(self._kept())
+
+
+class Insertion(Deletion):
+    """Areas under the curves of insertion, which is inclusion when units are the players of a surrogate.
+
+    Otherwise as ``Deletion``.
+    """
+
+    higher_is_better = True
+    insert = True

@@ -1,0 +1,151 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastshap_lab.metrics import Deletion, Insertion, SubstrateGame, unit_values
+from fastshap_lab.metrics.removal import area_under_curve, removal_curves
+from fastshap_lab.shapley import PlayerGrid
+from tests.oracles import TableGame
+
+GAME = TableGame.random(num_images=3, num_players=5, num_classes=4)
+CLASSES = torch.tensor([[0, 2], [3, 1], [1, 0]])
+PHI = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+PHI[0, :, 0] = torch.tensor([0.5, 2.0, 0.5, 2.0, 0.5])  # ties
+PHI[1, :, 1] = 0.0  # nothing but ties
+
+
+def slowly(image: int, phi: list[float], k: int, insert: bool, step: int) -> list[list[float]]:
+    """Return probability, log-odds and agreement after each step, from the definition."""
+    order = sorted(range(len(phi)), key=lambda unit: (-phi[unit], unit))
+    everyone = range(len(phi))
+    curves = []
+    for moved in [*range(0, len(phi), step), len(phi)]:
+        present = order[:moved] if insert else order[moved:]
+        logits = GAME.table[image, sum(2**unit for unit in present)].tolist()
+        whole = GAME.table[image, sum(2**unit for unit in everyone)].tolist()
+        p = math.exp(logits[k]) / math.fsum(math.exp(logit) for logit in logits)
+        agrees = logits.index(max(logits)) == whole.index(max(whole))
+        curves.append([p, math.log(p / (1 - p)), float(agrees)])
+    return [list(curve) for curve in zip(*curves, strict=True)]
+
+
+@pytest.mark.parametrize("insert", [False, True])
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 7])
+def test_curves_follow_the_definition(insert, step):
+    curves = removal_curves(GAME.values, GAME.image, PHI, CLASSES, insert, step)
+    assert curves.shape == (3, 2, 3, math.ceil(5 / step) + 1)
+    for image in range(3):
+        for place, k in enumerate(CLASSES[image].tolist()):
+            expected = torch.tensor(slowly(image, PHI[image, :, place].tolist(), k, insert, step), dtype=torch.float64)
+            torch.testing.assert_close(curves[image, place], expected)
+
+
+@pytest.mark.parametrize("metric", [Deletion, Insertion])
+def test_areas_and_curves_are_means_over_images(metric):
+    measured = metric(step=2)
+    measured.update(GAME.values, GAME.image, PHI, CLASSES)
+    areas, heights = [], []
+    for image in range(3):
+        row = []
+        for place, k in enumerate(CLASSES[image].tolist()):
+            row += slowly(image, PHI[image, :, place].tolist(), k, metric is Insertion, 2)
+        heights.append(row[:5])
+        # Four scores, three steps, the last one of a single unit counted like the others.
+        areas.append([(math.fsum(curve) - (curve[0] + curve[3]) / 2) / 3 for curve in row[:5]])
+    means = torch.tensor(areas, dtype=torch.float64).mean(dim=0).tolist()
+    assert measured.compute() == pytest.approx(dict(zip(metric.columns, means, strict=True)))
+    for name, curve in zip(metric.columns, torch.tensor(heights, dtype=torch.float64).mean(dim=0), strict=True):
+        torch.testing.assert_close(measured.curves()[name], curve)
+
+
+def test_the_others_are_averaged_over_and_may_be_left_out():
+    three = torch.tensor([[0, 2, 1], [3, 1, 0], [1, 0, 2]])
+    phi = torch.cat([PHI, PHI[:, :, :1].flip(1)], dim=2)
+    measured, target = Deletion(), Deletion()
+    measured.update(GAME.values, GAME.image, phi, three)
+    target.update(GAME.values, GAME.image, phi[:, :, :1], three[:, :1])
+    assert target.compute().keys() == {"probability", "log_odds", "agreement"}
+    assert {name: measured.compute()[name] for name in target.compute()} == pytest.approx(target.compute())
+    areas = area_under_curve(removal_curves(GAME.values, GAME.image, phi, three, insert=False))
+    assert measured.compute()["others_log_odds"] == pytest.approx(areas[:, 1:, 1].mean().item())
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 5, 7, 12, 13, 30, 1000])
+def test_chunks_change_nothing_and_are_small_enough(max_batch):
+    asked = []
+
+    def value_fn(image: Tensor, coalitions: Tensor) -> Tensor:
+        asked.append(coalitions.shape[0] * coalitions.shape[1])
+        return GAME.values(image, coalitions)
+
+    chunked = removal_curves(value_fn, GAME.image, PHI, CLASSES, True, max_batch=max_batch)
+    torch.testing.assert_close(chunked, removal_curves(GAME.values, GAME.image, PHI, CLASSES, True), rtol=0, atol=0)
+    assert max(asked) <= max_batch
+    assert sum(asked) == 3 * 2 * 6
+
+
+def test_a_linear_model_has_curves_in_closed_form_that_its_own_weights_order_best():
+    # Log-odds of class 0 of two are the sum of the weights that are present.
+    weights = torch.tensor([4.0, 3.0, 2.0, 1.0, -1.0, -2.0], dtype=torch.float64)
+
+    def value_fn(image: Tensor, coalitions: Tensor) -> Tensor:
+        odds = coalitions.double() @ weights
+        return torch.stack([odds, torch.zeros_like(odds)], dim=-1)
+
+    image = torch.zeros(1, 3, 2, 3)
+
+    def log_odds(phi: Tensor, insert: bool) -> list[float]:
+        curves = removal_curves(value_fn, image, phi.view(1, -1, 1), torch.zeros(1, 1, dtype=torch.long), insert)
+        return curves[0, 0, 1].tolist()
+
+    assert log_odds(weights, insert=False) == pytest.approx([7, 3, 0, -2, -3, -2, 0], abs=1e-9)
+    assert log_odds(weights, insert=True) == pytest.approx([0, 4, 7, 9, 10, 9, 7], abs=1e-9)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        other = torch.randn(6, generator=generator, dtype=torch.float64)
+        assert sum(log_odds(other, insert=False)) >= sum(log_odds(weights, insert=False))
+        assert sum(log_odds(other, insert=True)) <= sum(log_odds(weights, insert=True))
+
+
+def test_attributions_without_an_order_are_undefined_and_counted():
+    phi = PHI.clone()
+    phi[1, 2, 0] = torch.nan
+    measured, rest = Deletion(), Deletion()
+    measured.update(GAME.values, GAME.image, phi, CLASSES)
+    rest.update(GAME.values, GAME.image[[0, 2]], PHI[[0, 2]], CLASSES[[0, 2]])
+    assert measured.nan_count() == dict.fromkeys(Deletion.columns[:3], 1) | dict.fromkeys(Deletion.columns[3:], 0)
+    for name in Deletion.columns[:3]:
+        assert measured.compute()[name] == pytest.approx(rest.compute()[name])
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 3)])
+def test_pixels_and_patches_are_units_of_a_picture(shape):
+    generator = torch.Generator().manual_seed(0)
+    image, maps = (torch.rand(2, channels, 4, 6, generator=generator).double() for channels in (3, 1))
+    weight = torch.randn(3 * 4 * 6, 2, generator=generator).double()
+    baseline, grid = torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1), PlayerGrid((4, 6), shape)
+    game = SubstrateGame(lambda shown: shown.flatten(1) @ weight, grid, "constant", baseline)
+    phi = unit_values(maps, shape)
+    curves = removal_curves(game, image, phi, torch.zeros(2, 1, dtype=torch.long), insert=False, step=4)
+    height, width = grid.patch_size
+    for b in range(2):
+        averages = []
+        for row in range(shape[0]):
+            for column in range(shape[1]):
+                rows, columns = slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width)
+                averages.append((float(maps[b, 0, rows, columns].mean()), rows, columns))
+        order = sorted(range(len(averages)), key=lambda unit: -averages[unit][0])
+        shown = image[b].clone()
+        for point in range(curves.shape[-1]):
+            for unit in order[max(0, 4 * point - 4) : 4 * point] if point else []:
+                _, rows, columns = averages[unit]
+                shown[:, rows, columns] = baseline
+            expected = (shown.flatten() @ weight).softmax(dim=0)[0]
+            assert curves[b, 0, 0, point].item() == pytest.approx(expected.item())
+
+
+def test_a_grid_that_does_not_divide_a_map_is_refused():
+    with pytest.raises(ValueError, match="3×3 units do not divide a map of 4×6"):
+        unit_values(torch.zeros(1, 1, 4, 6), (3, 3))
