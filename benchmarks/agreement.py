@@ -26,11 +26,9 @@ from fastshap_lab.stages.references import reference_order
 TRAIN = Path(__file__).parents[1] / "train.py"
 RECIPES = {
     "the demo's: 30 epochs, 2 masks per image": [],
-    "15 epochs": ["surrogate.epochs=15"],
     "120 epochs": ["surrogate.epochs=120"],
     "8 masks per image": ["surrogate.num_coalitions=8"],
-    "twice as wide": ["surrogate.params.channels=[32,64,128,256]"],
-    "twice as wide, 8 masks, 60 epochs": [
+    "8 masks per image, 60 epochs, twice as wide": [
         "surrogate.params.channels=[32,64,128,256]",
         "surrogate.num_coalitions=8",
         "surrogate.epochs=60",

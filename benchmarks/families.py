@@ -1,4 +1,4 @@
-"""One timm model of each family through all four stages on real images: what runs, and what is refused with which line.
+"""One timm model of each family through all stages on real images: what runs, and what is refused with which line.
 
     python benchmarks/families.py <folder of CIFAR-10's parquet files>
 
@@ -42,8 +42,7 @@ BASE = [
     "data.params.limit_train=300",
     "data.params.limit_test=60",
     "data.grid=[2,4]",
-    "explainer.num_coalitions=4",
-    "explainer.loss=fastshap",  # nothing is estimated beforehand
+    "explainer.labels={evaluations: 8, copies: 0}",
     "references={val: 2, test: 2}",
     "evaluate={images_shown: 2, bootstrap: 100}",
     *(f"{stage}.{setting}" for stage in TRAINED for setting in ("epochs=1", "batch_size=32", "optim.lr=1e-4")),

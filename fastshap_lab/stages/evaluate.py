@@ -332,8 +332,9 @@ def _curves(report: Report, pipelines: list[Pipeline]) -> None:
         if histories:  # a classifier with given weights may never have been trained
             figures[f"curves-{stage}", stage.capitalize()] = training_curves(histories, panels)
     text = (
-        "Measures by epoch. Additive R²: how much of the game's values the explanations account for, against the "
-        "explanation that gives every player the same share; at zero or below, an explainer has collapsed."
+        "Measures by epoch. An explainer's training and validation losses are over coalitions of different kinds. "
+        "Additive R²: how much of the game's values the explanations account for, against the explanation that gives "
+        "every player the same share; at zero or below, an explainer has collapsed."
     )
     report.add("Training", text, figures=figures)
 
@@ -345,7 +346,9 @@ _PANELS = {
     },
     "surrogate": {"KL divergence": ["train/kl", "val/kl"]},
     "explainer": {
-        "Loss": ["train/loss", "val/loss"],
+        "Training loss": ["train/loss"],
+        "Validation loss": ["val/loss"],
+        "R² against true values": ["val/shapley_r2"],
         "Additive R²": ["val/additive_r2"],
         "Efficiency gap before normalization": ["train/efficiency_gap", "val/efficiency_gap"],
     },
