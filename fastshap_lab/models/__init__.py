@@ -83,7 +83,9 @@ def build_explainer(
         try:
             chosen = TypeAdapter(ComponentConfig).validate_python(backbone)
         except ValidationError:
-            raise UserError(f"{where}={backbone}: must be {{name: …, params: {{…}}}} of {', '.join(CLASSIFIERS)}") from None
+            raise UserError(
+                f"{where}={backbone}: must be {{name: …, params: {{…}}}} of {', '.join(CLASSIFIERS)}"
+            ) from None
         given["backbone"] = build(CLASSIFIERS, where, chosen.name, chosen.params, **size)
     return build(EXPLAINERS, "explainer", name, params, **given)
 
