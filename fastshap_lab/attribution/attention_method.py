@@ -1,0 +1,91 @@
+"""What methods that read the attention of a vision transformer share."""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+
+from fastshap_lab.attribution.base import AttributionMethod, Kind, gradients, one_of
+from fastshap_lab.attribution.recording import AttentionRecord, find_token_network, recorded_attention, unrecordable
+from fastshap_lab.errors import UserError
+from fastshap_lab.models.tokens import TokenNetwork, pools_patches
+
+Rows = Literal["class", "prefix_mean", "query_mean"]
+
+
+class AttentionMethod(AttributionMethod):
+    """Turn a relation between tokens, found from the attention of all blocks, into a map of patches.
+
+    Args:
+        model: Is or holds one of timm's VisionTransformer (DeiT with them) or Eva networks.
+        rows: Which queries are read: that of the class token; the mean of those of both tokens a distilled DeiT
+            decides by; or, an adaptation for networks whose head reads the mean of the patches, the mean of all.
+        max_batch: Images per pass.
+    """
+
+    kind: ClassVar[Kind] = "saliency"
+    network: TokenNetwork
+
+    def __init__(self, model: nn.Module, rows: Rows = "class", max_batch: int = 32) -> None:
+        self.rows = one_of("rows", rows, Rows)
+        super().__init__(model, max_batch)
+        network = find_token_network(model)
+        assert network is not None  # or the constructor above had refused
+        self.network = network
+
+    @classmethod
+    def supports(cls, model: nn.Module, rows: Rows = "class") -> str | None:
+        """Return why the method does not apply to a model when it reads these rows, or None if it does."""
+        return unrecordable(model) or cls._without_rows(model, rows)
+
+    @staticmethod
+    def _without_rows(model: nn.Module, rows: Rows) -> str | None:
+        network = find_token_network(model)
+        if rows == "prefix_mean" and not isinstance(network, VisionTransformerDistilled):
+            return "rows=prefix_mean is for distilled DeiT, the only network that decides by two prefix tokens"
+        if network is None or network.global_pool == "token" or (rows == "query_mean" and pools_patches(network)):
+            return None
+        if pools_patches(network):
+            return "the network decides by the mean of its patches and no class token; rows=query_mean adapts to that"
+        return f"the network pools by {network.global_pool or 'nothing'} and does not decide by a class token"
+
+    def _refusal(self, model: nn.Module) -> str | None:
+        return self.supports(model, self.rows)
+
+    def _block(self, argument: str, number: int) -> int:
+        """Return the number of a block, given as an argument that may count from the end."""
+        depth = len(self.network.blocks)
+        if not -depth <= number < depth:
+            raise UserError(f"{type(self).__name__}: {argument}={number}: blocks are numbered 0 to {depth - 1}")
+        return number % depth
+
+    @torch.no_grad()
+    def _look(self, image: Tensor) -> AttentionRecord:
+        """Return the attention of a forward pass."""
+        with recorded_attention(self.network) as record:
+            self.model(image)
+        return record
+
+    def _differentiate(
+        self, image: Tensor, target: Tensor, detach_inputs: bool = False
+    ) -> tuple[AttentionRecord, list[Tensor]]:
+        """Return the attention of a forward pass and the gradient of the target's logit by it, after the softmax."""
+        with recorded_attention(self.network, detach_inputs) as record:
+            logits = self.model(image)
+        by_attention = gradients(logits, target, record.attention)
+        record.scores = [scores.detach() for scores in record.scores]
+        record.attention = [attention.detach() for attention in record.attention]
+        return record, by_attention
+
+    def _row(self, relation: Float[Tensor, "B T T"]) -> Float[Tensor, "B T"]:
+        if self.rows == "query_mean":
+            return relation.mean(dim=1)
+        return relation[:, :2].mean(dim=1) if self.rows == "prefix_mean" else relation[:, 0]
+
+    def _map(self, relation: Float[Tensor, "B T T"], grid: tuple[int, int]) -> Float[Tensor, "B rows columns"]:
+        return self._patches(self._row(relation), grid)
+
+    def _patches(self, row: Float[Tensor, "B T"], grid: tuple[int, int]) -> Float[Tensor, "B rows columns"]:
+        return row[:, self.network.num_prefix_tokens :].unflatten(1, grid)

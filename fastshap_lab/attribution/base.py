@@ -1,0 +1,218 @@
+"""What every attribution method promises, whatever the model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fastshap_lab.errors import UserError
+from fastshap_lab.models.classifier import Classifier
+
+Kind = Literal["attribution", "saliency"]
+Choice = TypeVar("Choice", bound=str)
+
+
+class AttributionMethod(ABC):
+    """A map of what in an image speaks for a class.
+
+    A subclass says how to explain up to ``max_batch`` images in ``_attribute``, which runs with the model in evaluation
+    mode, its parameters frozen and gradients on. What it draws at random comes from a seed given to its constructor and
+    is the same for every image, so that no image's map depends on its neighbours.
+
+    Args:
+        model: Takes images (B, C, H, W) to logits (B, K). It is left as it came.
+        max_batch: Images per pass. Changes maps by rounding only.
+
+    Raises:
+        UserError: The method does not apply to the model.
+    """
+
+    kind: ClassVar[Kind]
+    """Signed and in units of what is explained, or non-negative and without unit."""
+
+    class_specific: ClassVar[bool] = True
+    """Whether the map depends on the target."""
+
+    def __init__(self, model: nn.Module, max_batch: int = 32) -> None:
+        if max_batch < 1:
+            raise UserError(f"{type(self).__name__}: max_batch={max_batch}: at least one image per pass")
+        reason = self._refusal(model)
+        if reason is not None:
+            raise UserError(f"{type(self).__name__}: {reason}")
+        self.model, self.max_batch = model, max_batch
+
+    @classmethod
+    def supports(cls, model: nn.Module) -> str | None:
+        """Return why the method, with its default options, does not apply to a model, or None if it does."""
+        return None
+
+    def _refusal(self, model: nn.Module) -> str | None:
+        """Return the same for the options of this instance, set before the base's constructor is called."""
+        return self.supports(model)
+
+    def attribute(
+        self, image: Float[Tensor, "B C H W"], target: int | Int[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B rows columns"]:
+        """Return the raw map of each image: signs kept, not normalized, at the method's native resolution.
+
+        Args:
+            image: As the model takes it.
+            target: The class explained, of all images or of each; by default the one with the highest logit.
+        """
+        with undisturbed(self.model):
+            image = image.detach().clone()  # a tensor made in inference mode could not be differentiated through
+            if not self.class_specific:
+                target = 0
+            classes = self._top_class(image) if target is None else _one_per_image(target, image)
+            parts = zip(image.split(self.max_batch), classes.split(self.max_batch), strict=True)
+            return torch.cat([self._attribute(*part).detach() for part in parts])
+
+    def attribute_all(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K rows columns"]:
+        """Return the raw maps of all classes, from one set of passes where the method allows it."""
+        with undisturbed(self.model):
+            image = image.detach().clone()
+            return torch.cat([self._attribute_all(part).detach() for part in image.split(self.max_batch)])
+
+    @abstractmethod
+    def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
+        """Return maps (B, rows, columns) of at most ``max_batch`` images, each with its class (B,)."""
+
+    def _attribute_all(self, image: Tensor) -> Tensor:
+        """Return maps (B, K, rows, columns) of at most ``max_batch`` images: overridden where passes can be shared."""
+        with torch.no_grad():
+            num_classes = self.model(image[:1]).shape[1]
+        if not self.class_specific:
+            one = self._attribute(image, _one_per_image(0, image)).detach()
+            return one.unsqueeze(1).expand(-1, num_classes, -1, -1)
+        maps = [self._attribute(image, _one_per_image(k, image)).detach() for k in range(num_classes)]
+        return torch.stack(maps, dim=1)
+
+    @torch.no_grad()
+    def _top_class(self, image: Tensor) -> Tensor:
+        return torch.cat([self.model(part).argmax(dim=1) for part in image.split(self.max_batch)])
+
+
+def upsample(
+    maps: Float[Tensor, "*batch rows columns"], image_size: tuple[int, int]
+) -> Float[Tensor, "*batch height width"]:
+    """Return maps at image size, interpolated bilinearly between the centres of their cells."""
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    resized = nn.functional.interpolate(flat, size=image_size, mode="bilinear", align_corners=False)
+    return resized.reshape(*maps.shape[:-2], *image_size)
+
+
+def normalize_map(maps: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch rows columns"]:
+    """Return each map stretched to [0, 1]; a constant one becomes zero."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / torch.where(high > low, high - low, 1)
+
+
+def one_of(argument: str, value: Choice, choices: Any) -> Choice:
+    """Return the value of an argument, one of a ``Literal``'s.
+
+    Raises:
+        UserError: It is none of them.
+    """
+    if value not in get_args(choices):
+        raise UserError(f"{argument}={value}: unknown, one of {', '.join(get_args(choices))} wanted")
+    return value
+
+
+def target_logits(logits: Float[Tensor, "B K"], target: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Return the logit of each image's class.
+
+    Raises:
+        UserError: There is no such class.
+    """
+    if not bool(((target >= 0) & (target < logits.shape[1])).all()):
+        raise UserError(f"target={target.tolist()}: classes are numbered 0 to {logits.shape[1] - 1}")
+    return logits.gather(1, target.unsqueeze(1)).squeeze(1)
+
+
+def gradients(logits: Tensor, target: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradient of each image's target logit by each tensor; zeros where it has no influence."""
+    total = target_logits(logits, target).sum()  # images do not influence one another in evaluation mode
+    return list(torch.autograd.grad(total, list(tensors), allow_unused=True, materialize_grads=True))
+
+
+def mean_colour(model: nn.Module, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "C 1 1"]:
+    """Return what stands for absence: the colour that is zero in the model's normalized space.
+
+    A ``Classifier`` normalizes inside and knows its mean; of any other module, the input is taken to be normalized.
+    """
+    return model.mean.to(image) if isinstance(model, Classifier) else image.new_zeros(image.shape[1], 1, 1)
+
+
+def colour_scale(model: nn.Module, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "C 1 1"]:
+    """Return one unit of the model's normalized space in units of the input, which noise levels are given in."""
+    return model.std.to(image) if isinstance(model, Classifier) else image.new_ones(image.shape[1], 1, 1)
+
+
+def baseline_colour(
+    model: nn.Module, image: Float[Tensor, "B C H W"], colour: Sequence[float] | None
+) -> Float[Tensor, "C 1 1"]:
+    """Return a colour given in units of the input, or the mean colour if None is.
+
+    Raises:
+        UserError: It has not one number per channel.
+    """
+    if colour is None:
+        return mean_colour(model, image)
+    if len(colour) != image.shape[1]:
+        raise UserError(f"baseline={list(colour)}: {image.shape[1]} numbers wanted, one per channel")
+    return image.new_tensor(list(colour)).view(-1, 1, 1)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run a model in evaluation mode with frozen parameters and gradients on, and leave it as it came.
+
+    Frozen, its parameters get no gradients and cost none. Recomputation of activations is off: it would call hooks
+    twice.
+    """
+    changes: list[tuple[Any, str, Any]] = []
+    for module in model.modules():
+        changes.append((module, "training", False))
+        if getattr(module, "grad_checkpointing", False):
+            changes.append((module, "grad_checkpointing", False))
+    changes += [(parameter, "requires_grad", False) for parameter in model.parameters()]
+    with torch.inference_mode(False), torch.enable_grad(), changed(changes):
+        yield
+
+
+@contextmanager
+def changed(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Set attributes, given as object, name and value, and give them back their values."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
+    try:
+        for owner, name, value in changes:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+@contextmanager
+def hooked(register: Sequence[Callable[[], Any]]) -> Iterator[None]:
+    """Register hooks, each by a call that returns its handle, and remove them."""
+    handles: list[Any] = []
+    try:
+        for one in register:
+            handles.append(one())
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _one_per_image(target: int | Tensor, image: Tensor) -> Tensor:
+    if isinstance(target, int):
+        return torch.full((len(image),), target, device=image.device)
+    if target.shape != (len(image),):
+        raise UserError(f"target of shape {tuple(target.shape)}: one class for each of {len(image)} images wanted")
+    return target.to(image.device, torch.long)

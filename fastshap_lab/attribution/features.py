@@ -1,0 +1,115 @@
+"""Where a model's features still have places, and how they are laid out there."""
+
+from collections.abc import Callable
+from typing import Any
+
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from torch import Tensor, nn
+
+from fastshap_lab.attribution.recording import find_token_network, recorded_activations, recorded_inputs
+from fastshap_lab.errors import UserError
+from fastshap_lab.models.tokens import token_grid
+
+Swin = SwinTransformer | SwinTransformerV2
+
+
+def find_swin(model: nn.Module) -> Swin | None:
+    """Return the Swin transformer that a model is or holds, or None where it holds none or several."""
+    found = [module for module in model.modules() if isinstance(module, Swin)]
+    return found[0] if len(found) == 1 else None
+
+
+def last_block(model: nn.Module, stage: int = -1) -> Any | None:
+    """Return the last block of a vision transformer, of a Swin transformer the last of a stage; of other models None.
+
+    Counted as blocks are those with a normalization before, or after, their attention alone, and a residual sum.
+    """
+    network, swin = find_token_network(model), find_swin(model)
+    blocks: Any = ()
+    if network is not None:
+        blocks = network.blocks
+    elif swin is not None and len(swin.layers) >= -stage:
+        blocks = swin.layers[stage].blocks
+    usual = len(blocks) > 0 and hasattr(blocks[-1], "norm1") and hasattr(blocks[-1], "drop_path1")
+    return blocks[-1] if usual else None
+
+
+def find_layer(model: nn.Module, name: str | None = None) -> nn.Module | None:
+    """Return the last module whose features have places and matter to the answer, or None where none is found.
+
+    Of a vision or Swin transformer, the first normalization of the last block: after that block's attention, patches no
+    longer matter to a class token. Of other networks of timm, the last stage; of any other module, its last part with a
+    convolution and no linear layer.
+
+    Args:
+        model: Is or holds the network.
+        name: Another module's, as in ``model.named_modules()``.
+
+    Raises:
+        UserError: The model has no module of that name.
+    """
+    if name is not None:
+        modules = dict(model.named_modules())
+        if name not in modules:
+            raise UserError(f"layer={name}: the model has no module of that name; model.named_modules() lists them")
+        return modules[name]
+    if find_token_network(model) is not None or find_swin(model) is not None:
+        block = last_block(model)
+        return None if block is None else block.norm1
+    for module in model.modules():
+        stages = getattr(module, "feature_info", None)
+        if isinstance(stages, list) and stages:
+            return module.get_submodule(stages[-1]["module"])
+    return _last_convolutions(model)
+
+
+def look(
+    model: nn.Module, module: nn.Module, image: Tensor, entering: bool = False
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Return logits, what a module computes on the way, and the function that lays out this, or its gradient.
+
+    Laid out, features are (B, D, rows, columns), without those of prefix tokens.
+
+    Args:
+        model: Takes images to logits.
+        module: Part of it.
+        image: As the model takes it.
+        entering: Record what enters the module instead, not to be differentiated by.
+    """
+    network, swin = find_token_network(model), find_swin(model)
+    record = recorded_inputs if entering else recorded_activations
+    with record([module]) as recorded, recorded_inputs([] if network is None else [network.patch_embed]) as pixels:
+        logits = model(image)
+    if module not in recorded:
+        raise UserError(f"the layer {type(module).__name__} takes no part in the model's answer")
+
+    def lay_out(features: Tensor) -> Tensor:
+        if network is not None and features.ndim == 3:
+            rows, columns = pixels[network.patch_embed].shape[-2:]
+            grid = token_grid(network)
+            if network.dynamic_img_size:
+                grid = network.patch_embed.dynamic_feat_size((rows, columns))
+            return features[:, network.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+        if features.ndim != 4:
+            shape = tuple(features.shape)
+            raise UserError(f"the layer {type(module).__name__} gives {shape}, not features of rows and columns")
+        return features if swin is None else features.permute(0, 3, 1, 2)
+
+    return logits, recorded[module], lay_out
+
+
+def _last_convolutions(model: nn.Module) -> nn.Module | None:
+    part = model
+    while not isinstance(part, nn.Conv2d):
+        parts = [child for child in part.children() if _holds(child, nn.Conv2d)]
+        if not parts:
+            return None
+        part = parts[-1]
+        if not _holds(part, nn.Linear):
+            break
+    return part
+
+
+def _holds(module: nn.Module, kind: type[nn.Module]) -> bool:
+    return any(isinstance(part, kind) for part in module.modules())

@@ -1,0 +1,33 @@
+"""Attention times gradient, each head by its relevance."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fastshap_lab.attribution.relevance import RelevanceMethod
+
+
+def head_weights(relevance: Float[Tensor, "B L A T T"]) -> Float[Tensor, "B L A"]:
+    """Return each head's share of the relevance of all heads of all blocks, negative heads counting as zero."""
+    mean = relevance.mean(dim=(-2, -1)).clamp_min(0)
+    total = mean.sum(dim=(1, 2), keepdim=True)
+    return mean / torch.where(total > 0, total, 1)
+
+
+class HeadRelevance(RelevanceMethod):
+    """Sum over blocks and heads of attention times the target logit's gradient, weighted by the heads' relevance.
+
+    Reference: Coporan, Visualization techniques for improving explainability in visual transformers, which calls the
+    weight "LRP score of the head" and does not define it.
+
+    Differs from the paper: ``head_weights`` is this project's reading of that score.
+    """
+
+    kind = "attribution"
+
+    def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
+        grid, attention, relevance, by_attention = self._trace(image, target)
+        weights = head_weights(torch.stack(list(relevance)[::-1], dim=1)).unbind(dim=1)
+        triples = zip(weights, attention, by_attention, strict=True)
+        layers = [torch.einsum("ba,batu,batu->btu", *triple) for triple in triples]
+        return self._map(torch.stack(layers).sum(dim=0), grid)

@@ -1,0 +1,101 @@
+"""Occlusion: what an answer loses when a part of the image is covered."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.attribution.perturbation_method import PerturbationMethod, default_grid
+from fastshap_lab.attribution.shapley import BaselineGame
+from fastshap_lab.errors import UserError
+from fastshap_lab.shapley.grid import PlayerGrid
+
+
+class Occlusion(PerturbationMethod):
+    """What the answer loses when a window around a pixel is covered, averaged over the windows with that pixel.
+
+    Windows start at every multiple of the stride until one reaches the border, where it is cut off.
+
+    Reference: Zeiler and Fergus, Visualizing and understanding convolutional networks, ECCV 2014, arXiv:1311.2901,
+    section 4.2.
+
+    Args:
+        model: Takes images to logits.
+        window: Height and width in pixels; by default twice the stride.
+        stride: Down and across, no larger than the window; by default a patch of ``default_grid``.
+        baseline: Colour of the cover, in units of the input; by default the model's mean colour.
+        link: Entry of ``shapley.game.LINKS``.
+        max_batch: Copies per pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        window: tuple[int, int] | None = None,
+        stride: tuple[int, int] | None = None,
+        baseline: Sequence[float] | None = None,
+        link: str = "softmax",
+        max_batch: int = 32,
+    ) -> None:
+        super().__init__(model, baseline, link, max_batch)
+        self.window, self.stride = window, stride
+
+    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+        size = image.shape[1], image.shape[2]
+        windows = self._windows(size)
+        whole = self._values(image.unsqueeze(0), classes)
+        lost = whole.new_zeros(whole.shape[1], *size)
+        count = whole.new_zeros(size)
+        for first in range(0, len(windows), self.max_batch):
+            part = windows[first : first + self.max_batch]
+            copies = image.repeat(len(part), 1, 1, 1)
+            for copy, (rows, columns) in zip(copies, part, strict=True):
+                copy[:, rows, columns] = colour
+            for drop, (rows, columns) in zip(whole - self._values(copies, classes), part, strict=True):
+                lost[:, rows, columns] += drop.view(-1, 1, 1)
+                count[rows, columns] += 1
+        return lost / count
+
+    def _windows(self, size: tuple[int, int]) -> list[tuple[slice, slice]]:
+        grid = default_grid(self.model, size)
+        stride = self.stride or (size[0] // grid[0], size[1] // grid[1])
+        window = self.window or (2 * stride[0], 2 * stride[1])
+        if min(stride) < 1 or window[0] < stride[0] or window[1] < stride[1]:
+            raise UserError(f"Occlusion: window={window}, stride={stride}: 1 ≤ stride ≤ window wanted, both ways")
+        ways = [
+            [slice(i * s, i * s + w) for i in range(max(0, math.ceil((n - w) / s)) + 1)]
+            for n, w, s in zip(size, window, stride, strict=True)
+        ]
+        return [(rows, columns) for rows in ways[0] for columns in ways[1]]
+
+
+class LeaveOneOut(PerturbationMethod):
+    """What the answer loses when a patch is covered.
+
+    Args:
+        model: Takes images to logits.
+        grid: Rows and columns of patches; by default those of ``default_grid``.
+        baseline: Colour of the cover, in units of the input; by default the model's mean colour.
+        link: Entry of ``shapley.game.LINKS``.
+        max_batch: Copies per pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        grid: tuple[int, int] | None = None,
+        baseline: Sequence[float] | None = None,
+        link: str = "softmax",
+        max_batch: int = 32,
+    ) -> None:
+        super().__init__(model, baseline, link, max_batch)
+        self.grid = grid
+
+    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+        size = image.shape[1], image.shape[2]
+        players = PlayerGrid(size, self.grid or default_grid(self.model, size))
+        game = BaselineGame(self.model, players, colour, self.link, self.max_batch)
+        others = ~torch.eye(players.num_players, dtype=torch.bool, device=image.device)
+        lost = game.grand(image.unsqueeze(0)).unsqueeze(1) - game.values(image.unsqueeze(0), others.unsqueeze(0))
+        return players.to_grid(lost)[0, classes]

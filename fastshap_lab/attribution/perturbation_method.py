@@ -1,0 +1,84 @@
+"""What methods that look at a model's answers alone share."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fastshap_lab.attribution.base import AttributionMethod, Kind, baseline_colour, target_logits
+from fastshap_lab.attribution.recording import find_token_network
+from fastshap_lab.errors import UserError
+from fastshap_lab.models.tokens import token_grid
+from fastshap_lab.shapley.game import LINKS
+
+# Rows and columns of a grid that nothing else determines, at most: those of patches of 16 on 224 pixels.
+_MOST = 14
+
+
+class PerturbationMethod(AttributionMethod):
+    """Compares a model's answers to altered copies of an image.
+
+    Images are explained one at a time, ``max_batch`` copies to a pass. Copies do not depend on the class, so that the
+    maps of all classes cost the passes of one.
+
+    Args:
+        model: Takes images to logits.
+        baseline: Colour of what is absent, in units of the input; by default the model's mean colour.
+        link: Entry of ``shapley.game.LINKS``: the space the answers are compared in.
+        max_batch: Copies per pass.
+    """
+
+    kind: ClassVar[Kind] = "attribution"
+
+    def __init__(
+        self, model: nn.Module, baseline: Sequence[float] | None = None, link: str = "softmax", max_batch: int = 32
+    ) -> None:
+        super().__init__(model, max_batch)
+        if link not in LINKS:
+            raise UserError(f"{type(self).__name__}: link={link}: unknown, one of {', '.join(LINKS)} wanted")
+        self.baseline, self.link = baseline, LINKS[link]
+
+    @torch.no_grad()
+    def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
+        target_logits(self.model(image), target)  # an unknown class is an error before the many passes, not after
+        colour = baseline_colour(self.model, image, self.baseline)
+        chosen = zip(image, target.tolist(), strict=True)
+        return torch.stack([self._explain(one, colour, slice(k, k + 1))[0] for one, k in chosen])
+
+    @torch.no_grad()
+    def _attribute_all(self, image: Tensor) -> Tensor:
+        colour = baseline_colour(self.model, image, self.baseline)
+        return torch.stack([self._explain(one, colour, slice(None)) for one in image])
+
+    @abstractmethod
+    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+        """Return the maps (K', rows, columns) of one image (C, H, W) for some classes; runs without gradients."""
+
+    def _values(self, copies: Tensor, classes: slice) -> Tensor:
+        """Return the values (M, K') of copies (M, C, H, W)."""
+        return torch.cat([self.link(self.model(part))[:, classes] for part in copies.split(self.max_batch)])
+
+
+def faded(
+    image: Float[Tensor, "C H W"], masks: Float[Tensor, "M H W"], colour: Float[Tensor, "C 1 1"]
+) -> Float[Tensor, "M C H W"]:
+    """Return copies of an image that keep of each pixel what a mask in [0, 1] says, and the colour for the rest."""
+    return colour + masks.unsqueeze(1) * (image - colour)
+
+
+def default_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of a grid that divides an image.
+
+    The patches of a plain vision transformer; of other models, or where these do not divide the image, the finest with
+    14 or fewer each way.
+    """
+    network = find_token_network(model)
+    if network is not None:
+        rows, columns = token_grid(network)
+        if image_size[0] % rows == 0 and image_size[1] % columns == 0:
+            return rows, columns
+    finest = [max(n for n in range(1, min(side, _MOST) + 1) if side % n == 0) for side in image_size]
+    return finest[0], finest[1]

@@ -1,0 +1,39 @@
+"""Maps that know nothing: what every method has to beat."""
+
+import hashlib
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.attribution.base import AttributionMethod, Kind
+from fastshap_lab.attribution.perturbation_method import default_grid
+from fastshap_lab.seeding import derive_seed
+
+
+class Random(AttributionMethod):
+    """Standard normal noise, drawn from a seed and the image's content.
+
+    Args:
+        model: Not asked.
+        grid: Rows and columns of the map; by default those of ``default_grid``.
+        seed: Of the noise.
+        max_batch: Images at a time.
+    """
+
+    kind: ClassVar[Kind] = "attribution"
+    class_specific = False
+
+    def __init__(
+        self, model: nn.Module, grid: tuple[int, int] | None = None, seed: int = 0, max_batch: int = 32
+    ) -> None:
+        super().__init__(model, max_batch)
+        self.grid, self.seed = grid, seed
+
+    def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
+        grid = self.grid or default_grid(self.model, (image.shape[2], image.shape[3]))
+        return torch.stack([torch.randn(grid, generator=self._generator(one)) for one in image]).to(image)
+
+    def _generator(self, image: Tensor) -> torch.Generator:
+        content = hashlib.sha256(image.float().cpu().numpy().tobytes()).hexdigest()
+        return torch.Generator().manual_seed(derive_seed("random map", self.seed, content))

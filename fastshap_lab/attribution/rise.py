@@ -1,0 +1,87 @@
+"""RISE: randomized input sampling for explanation."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fastshap_lab.attribution.base import upsample
+from fastshap_lab.attribution.perturbation_method import PerturbationMethod, faded
+from fastshap_lab.errors import UserError
+
+
+class RandomMasks:
+    """Smooth random masks in [0, 1]: coarse cells kept or not, interpolated, and shifted by less than a cell.
+
+    Args:
+        number: Of masks.
+        image_size: Height and width.
+        cells: Of the coarse grid, each way.
+        keep: Probability that a cell is kept, which is also each pixel's expected mask.
+        seed: Of all draws.
+    """
+
+    def __init__(self, number: int, image_size: tuple[int, int], cells: int, keep: float, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.image_size = image_size
+        self.cell = math.ceil(image_size[0] / cells), math.ceil(image_size[1] / cells)
+        self.kept = torch.rand(number, cells, cells, generator=generator) < keep
+        self.shifts = [torch.randint(side, (number,), generator=generator).tolist() for side in self.cell]
+
+    def __call__(self, like: Tensor, start: int, stop: int) -> Float[Tensor, "M H W"]:
+        """Return masks ``start … stop-1``, of the device and dtype of a tensor."""
+        (height, width), cells = self.image_size, self.kept.shape[1]
+        large = upsample(self.kept[start:stop].to(like), ((cells + 1) * self.cell[0], (cells + 1) * self.cell[1]))
+        shifts = zip(*(each[start:stop] for each in self.shifts), strict=True)
+        return torch.stack([m[y : y + height, x : x + width] for m, (y, x) in zip(large, shifts, strict=True)])
+
+
+class RISE(PerturbationMethod):
+    """Mean of random masks, each times the answer to the image seen through it, as a share of the expected mask.
+
+    Every image is seen through the same masks.
+
+    Reference: Petsiuk et al., RISE, BMVC 2018, arXiv:1806.07421, section 3.
+
+    Args:
+        model: Takes images to logits.
+        num_masks: Copies of each image.
+        cells: Of a mask's coarse grid, each way.
+        keep: Probability that a cell is kept.
+        coverage: Divide by what masks have let through of each pixel, rather than by what is expected.
+        seed: Of the masks.
+        baseline: Colour of what is hidden, in units of the input; by default the model's mean colour.
+        link: Entry of ``shapley.game.LINKS``.
+        max_batch: Copies per pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_masks: int = 4000,
+        cells: int = 7,
+        keep: float = 0.5,
+        coverage: bool = False,
+        seed: int = 0,
+        baseline: Sequence[float] | None = None,
+        link: str = "softmax",
+        max_batch: int = 32,
+    ) -> None:
+        super().__init__(model, baseline, link, max_batch)
+        if num_masks < 1 or cells < 1 or not 0 < keep <= 1:
+            asked = f"num_masks={num_masks}, cells={cells}, keep={keep}"
+            raise UserError(f"RISE: {asked}: at least 1, at least 1, and a probability above 0 wanted")
+        self.num_masks, self.cells, self.keep, self.coverage, self.seed = num_masks, cells, keep, coverage, seed
+
+    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+        masks = RandomMasks(self.num_masks, (image.shape[1], image.shape[2]), self.cells, self.keep, self.seed)
+        total, seen = torch.zeros((), device=image.device), torch.zeros_like(image[0])
+        for start in range(0, self.num_masks, self.max_batch):
+            part = masks(image, start, start + self.max_batch)
+            total = total + torch.einsum("mk,mhw->khw", self._values(faded(image, part, colour), classes), part)
+            seen += part.sum(dim=0)
+        if not self.coverage:
+            return total / (self.num_masks * self.keep)
+        return torch.where(seen > 0, total / torch.where(seen > 0, seen, 1), 0)

@@ -1,0 +1,55 @@
+"""Self-attention weighted by layers."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
+from fastshap_lab.attribution.base import one_of
+from fastshap_lab.attribution.chefer import positive_mean
+
+Weights = Literal["gradient_mass", "uniform"]
+
+
+def gradient_mass(by_attention: Sequence[Float[Tensor, "B A T T"]]) -> Float[Tensor, "B L"]:
+    """Return each block's share of the positive gradients by attention; equal shares where there are none."""
+    mass = torch.stack([gradient.clamp_min(0).mean(dim=(1, 2, 3)) for gradient in by_attention], dim=1)
+    total = mass.sum(dim=1, keepdim=True)
+    return torch.where(total > 0, mass / torch.where(total > 0, total, 1), 1 / mass.shape[1])
+
+
+class SAW(AttentionMethod):
+    """Weighted sum over blocks of attention times the target logit's gradient by it.
+
+    Reference: Mallick et al., I SAW: a self-attention weighted method for explanation of visual transformers, 2022, as
+    Coporan, Visualization techniques for improving explainability in visual transformers, section 4.1, cites it.
+
+    May differ from the paper: neither the weights nor the summands are defined in what is public. The summands are
+    those of CGW2 here, and the weights ``gradient_mass``: an interpretation of this project.
+
+    Args:
+        model: See ``AttentionMethod``.
+        weights: ``gradient_mass`` or ``uniform``.
+        rows: See ``AttentionMethod``.
+        max_batch: Images per pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Weights = "gradient_mass",
+        rows: Rows = "class",
+        max_batch: int = 32,
+    ) -> None:
+        super().__init__(model, rows, max_batch)
+        self.weights = one_of("weights", weights, Weights)
+
+    def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
+        record, by_attention = self._differentiate(image, target)
+        layers = torch.stack([positive_mean(*p) for p in zip(record.attention, by_attention, strict=True)], dim=1)
+        if self.weights == "uniform":
+            return self._map(layers.mean(dim=1), record.grid)
+        return self._map(torch.einsum("bl,bltu->btu", gradient_mass(by_attention), layers), record.grid)

@@ -1,0 +1,65 @@
+"""Score-CAM."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.attribution.base import Kind, normalize_map, one_of, upsample
+from fastshap_lab.attribution.features import find_layer, look
+from fastshap_lab.attribution.perturbation_method import PerturbationMethod, faded
+
+Weights = Literal["softmax", "probability"]
+
+
+class ScoreCAM(PerturbationMethod):
+    """Sum of features, each weighted by the answer to the image seen through it, if positive.
+
+    Reference: Wang et al., Score-CAM, CVPR workshops 2020, arXiv:1910.01279, section 3. Differs from the paper: the
+    answer to the baseline is not taken off, which neither of the weightings in use does.
+
+    Args:
+        model: Takes images to logits.
+        weights: ``softmax``: of the logits, over features; the map has the features' resolution. ``probability``: the
+            class's own, constant features left out; the map has the image's.
+        layer: Name of the module whose output is read; found by default, see ``features.find_layer``.
+        baseline: Colour of what is hidden, in units of the input; by default the model's mean colour.
+        max_batch: Copies per pass, one per feature.
+    """
+
+    kind: ClassVar[Kind] = "saliency"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Weights = "softmax",
+        layer: str | None = None,
+        baseline: Sequence[float] | None = None,
+        max_batch: int = 32,
+    ) -> None:
+        self.layer, self.weights = layer, one_of("weights", weights, Weights)
+        super().__init__(model, baseline, "logits" if weights == "softmax" else "softmax", max_batch)
+
+    @classmethod
+    def supports(cls, model: nn.Module, layer: str | None = None) -> str | None:
+        """Return why the method does not apply to a model with this layer, or None if it does."""
+        return None if find_layer(model, layer) else "no layer with spatial features is found: name one with layer=…"
+
+    def _refusal(self, model: nn.Module) -> str | None:
+        return self.supports(model, self.layer)
+
+    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+        module = find_layer(self.model, self.layer)
+        assert module is not None  # or the constructor had refused
+        _, features, lay_out = look(self.model, module, image.unsqueeze(0))
+        planes, size = lay_out(features)[0], (image.shape[1], image.shape[2])
+        if self.weights == "softmax":
+            # Corners on corners, as this weighting's usual implementation has it.
+            large = nn.functional.interpolate(planes.unsqueeze(0), size, mode="bilinear", align_corners=True)[0]
+            scores = self._values(faded(image, normalize_map(large), colour), classes)
+            return torch.einsum("dk,drc->krc", scores.softmax(dim=0), planes).clamp_min(0)
+        large = upsample(planes, size)
+        scores = self._values(faded(image, normalize_map(large), colour), classes)
+        varies = planes.amax(dim=(1, 2)) > planes.amin(dim=(1, 2))
+        return torch.einsum("dk,dhw->khw", scores * varies.unsqueeze(1), large).clamp_min(0)

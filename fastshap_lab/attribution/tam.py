@@ -1,0 +1,80 @@
+"""Transition attention maps."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
+from fastshap_lab.attribution.base import gradients, mean_colour
+from fastshap_lab.attribution.recording import recorded_attention
+from fastshap_lab.errors import UserError
+
+
+def transition(state: Float[Tensor, "B T"], layers: Sequence[Float[Tensor, "B T T"]]) -> Float[Tensor, "B T"]:
+    """Return a row of the last block's attention carried back through earlier blocks, each time added to what it was.
+
+    Args:
+        state: The row, heads averaged.
+        layers: Attention of the earlier blocks, heads averaged, from the image on.
+    """
+    for layer in reversed(layers):
+        state = state + (state.unsqueeze(1) @ layer).squeeze(1)
+    return state
+
+
+class TAM(AttentionMethod):
+    """Transition attention map: attention as a Markov chain from the last block back, times integrated gradients.
+
+    The gradients by the last block's attention are averaged over images from the mean colour to the given one, both
+    included. That is no integral along a path of attention, and maps do not add up to a change of the logit.
+
+    Reference: Yuan et al., Explaining information flow inside vision transformers using Markov chain, 2021.
+
+    Args:
+        model: See ``AttentionMethod``.
+        steps: Images on the way.
+        start_layer: First block used, counted from 0; by default a third of all is left out, as in the paper's scripts.
+        rows: See ``AttentionMethod``.
+        max_batch: Images per pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        steps: int = 20,
+        start_layer: int | None = None,
+        rows: Rows = "class",
+        max_batch: int = 32,
+    ) -> None:
+        super().__init__(model, rows, max_batch)
+        if steps < 2:
+            raise UserError(f"TAM: steps={steps}: at least 2, the mean colour and the image")
+        self.steps = steps
+        self.start_layer = self._block(
+            "start_layer", round(len(self.network.blocks) / 3) if start_layer is None else start_layer
+        )
+
+    def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
+        record = self._look(image)
+        layers = [attention.mean(dim=1) for attention in record.attention]
+        state = transition(self._row(layers[-1]), layers[self.start_layer : -1])
+        weight = self._mean_gradient(image, target).clamp_min(0).mean(dim=1)
+        return self._patches(state * self._row(weight), record.grid)
+
+    def _mean_gradient(self, image: Tensor, target: Tensor) -> Tensor:
+        """Return the mean gradient (B, A, T, T) by the last block's attention."""
+        start = mean_colour(self.model, image)
+        shares = torch.linspace(0, 1, self.steps, dtype=image.dtype, device=image.device).repeat(len(image))
+        owners = torch.arange(len(image), device=image.device).repeat_interleave(self.steps)
+        total: Tensor | None = None
+        for share, owner in zip(shares.split(self.max_batch), owners.split(self.max_batch), strict=True):
+            with recorded_attention(self.network) as record:
+                logits = self.model(start + share.view(-1, 1, 1, 1) * (image[owner] - start))
+            (gradient,) = gradients(logits, target[owner], record.attention[-1:])
+            if total is None:
+                total = gradient.new_zeros(len(image), *gradient.shape[1:])
+            total.index_add_(0, owner, gradient)
+        assert total is not None
+        return total / self.steps

@@ -1,0 +1,86 @@
+"""Maps made comparable, targets, colours."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.attribution import AttributionMethod, normalize_map, upsample
+from fastshap_lab.attribution.attention_method import Rows
+from fastshap_lab.attribution.base import baseline_colour, colour_scale, mean_colour, one_of, target_logits
+from fastshap_lab.errors import UserError
+from tests import small
+from tests.attribution.families import NUM_CLASSES, family, images
+
+
+def test_upsampling_interpolates_between_the_centres_of_cells():
+    maps = torch.rand(2, 3, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.empty(2, 3, 5, 7, dtype=torch.float64)
+    for y in range(5):
+        for x in range(7):
+            row, column = max((y + 0.5) * 2 / 5 - 0.5, 0), max((x + 0.5) * 3 / 7 - 0.5, 0)
+            top, left = int(row), int(column)
+            down, right = min(top + 1, 1), min(left + 1, 2)
+            a, b = row - top, column - left
+            upper = (1 - b) * maps[..., top, left] + b * maps[..., top, right]
+            lower = (1 - b) * maps[..., down, left] + b * maps[..., down, right]
+            expected[..., y, x] = (1 - a) * upper + a * lower
+    torch.testing.assert_close(upsample(maps, (5, 7)), expected)
+
+
+def test_each_map_is_stretched_by_itself_and_a_constant_one_is_zero():
+    maps = torch.tensor([[[-1.0, 0], [1, 3]], [[5, 5], [5, 5]], [[0, 0], [0, 0]]])
+    expected = torch.tensor([[[0.0, 0.25], [0.5, 1]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]])
+    assert torch.equal(normalize_map(maps), expected)
+    assert torch.equal(normalize_map(maps.unsqueeze(0)), expected.unsqueeze(0))
+
+
+def test_colours_of_absence_and_units_of_noise():
+    image = images()
+    classifier = family("vit")
+    assert mean_colour(classifier, image).flatten().tolist() == pytest.approx(small.PIXELS["mean"])
+    assert colour_scale(classifier, image).flatten().tolist() == pytest.approx(small.PIXELS["std"])
+    torch.testing.assert_close(classifier.normalize(mean_colour(classifier, image)), torch.zeros(3, 1, 1))
+    assert torch.equal(mean_colour(nn.Identity(), image), torch.zeros(3, 1, 1))
+    assert torch.equal(colour_scale(nn.Identity(), image), torch.ones(3, 1, 1))
+    assert torch.equal(baseline_colour(classifier, image, None), mean_colour(classifier, image))
+    assert torch.equal(baseline_colour(classifier, image, [0.0, 1.0, 2.0]), torch.tensor([0.0, 1, 2]).view(3, 1, 1))
+    with pytest.raises(UserError, match=r"baseline=\[0.5\]: 3 numbers wanted"):
+        baseline_colour(classifier, image, [0.5])
+
+
+def test_an_unknown_choice_is_named():
+    assert one_of("rows", "class", Rows) == "class"
+    with pytest.raises(UserError, match="rows=clas: unknown, one of class, prefix_mean, query_mean wanted"):
+        one_of("rows", "clas", Rows)
+
+
+class Logit(AttributionMethod):
+    """Return the logit explained, and keep how many images came at once."""
+
+    kind = "attribution"
+
+    def __init__(self, model: nn.Module, max_batch: int = 32) -> None:
+        super().__init__(model, max_batch)
+        self.sizes: list[int] = []
+
+    def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
+        self.sizes.append(len(image))
+        return target_logits(self.model(image), target).view(-1, 1, 1)
+
+
+def test_targets_are_one_class_of_each_image_or_of_all_or_the_highest_logit():
+    model, image = family("resnet"), images(5)
+    method = Logit(model, max_batch=2)
+    with torch.no_grad():
+        logits = model(image)
+    target = torch.tensor([3, 0, 2, 1, 3])
+    expected = {2: logits[:, 2], None: logits.amax(dim=1), target: logits[range(5), target]}
+    for given, found in expected.items():
+        torch.testing.assert_close(method.attribute(image, given).flatten(), found)
+    assert method.sizes == [2, 2, 1] * 3
+    torch.testing.assert_close(method.attribute_all(image)[:, :, 0, 0], logits)
+    assert not method.attribute(image).requires_grad
+    with pytest.raises(UserError, match=r"target of shape \(2,\): one class for each of 5 images"):
+        method.attribute.__wrapped__(method, image, torch.tensor([0, 1]))
+    with pytest.raises(UserError, match=f"classes are numbered 0 to {NUM_CLASSES - 1}"):
+        method.attribute(image, NUM_CLASSES)

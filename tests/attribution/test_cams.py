@@ -1,0 +1,158 @@
+"""Class activation maps, against sums written out and against captum."""
+
+import captum.attr
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.attribution import METHODS
+from fastshap_lab.attribution.cam import CAM
+from fastshap_lab.attribution.features import find_layer
+from fastshap_lab.attribution.gradcam import AttentionGradCAM, GradCAM, SignedGradCAM
+from fastshap_lab.attribution.scorecam import ScoreCAM
+from fastshap_lab.errors import UserError
+from tests.attribution.by_hand import by_attention, forward_by_hand
+from tests.attribution.families import GRID, family, images
+
+IMAGES = images(2, dtype=torch.float64)
+TARGETS = torch.tensor([2, 0])
+
+
+class Plain(nn.Module):
+    """A network of no library: its features are the input of a pooling, or nearly."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True), nn.Conv2d(5, 6, 3), nn.Tanh())
+        self.pool, self.between, self.head = nn.AdaptiveAvgPool2d(1), between, nn.Linear(6, 4)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.between(self.pool(self.features(pixels)).flatten(1)))
+
+
+def test_the_layer_is_found_from_the_model():
+    plain = Plain(nn.Identity())
+    resnet, vit, swin = (family(kind) for kind in ("resnet", "vit", "swin"))
+    assert find_layer(plain) is plain.features
+    assert find_layer(nn.Sequential(plain)) is plain.features
+    assert find_layer(plain, "features.0") is plain.features[0]
+    assert find_layer(resnet) is resnet.network.layer4
+    assert find_layer(vit) is vit.network.blocks[-1].norm1
+    assert find_layer(swin) is swin.network.layers[-1].blocks[-1].norm1
+    assert find_layer(nn.Linear(3, 2)) is None
+    with pytest.raises(UserError, match="GradCAM: no layer with spatial features"):
+        GradCAM(nn.Linear(3, 2))
+    with pytest.raises(UserError, match="layer=stem: the model has no module of that name"):
+        GradCAM(plain, layer="stem")
+    with pytest.raises(UserError, match=r"Linear gives \(2, 4\), not features of rows and columns"):
+        GradCAM(plain, layer="head").attribute(IMAGES.float(), 0)
+
+
+@pytest.mark.parametrize("name", ["layer3", "layer4"])
+def test_grad_cam_of_a_resnet_is_captums(name):
+    model = family("resnet").double()
+    layer = model.network.get_submodule(name)
+    theirs = captum.attr.LayerGradCam(model, layer).attribute(IMAGES, TARGETS).squeeze(1).detach()
+    torch.testing.assert_close(SignedGradCAM(model, f"network.{name}").attribute(IMAGES, TARGETS), theirs)
+    torch.testing.assert_close(GradCAM(model, f"network.{name}").attribute(IMAGES, TARGETS), theirs.clamp_min(0))
+
+
+@pytest.mark.parametrize("kind", ["vit", "distilled"])
+def test_grad_cam_of_tokens(kind):
+    model = family(kind).double()
+    network = getattr(model, "network", model)
+    prefix = network.num_prefix_tokens
+    for image, target in zip(IMAGES, TARGETS.tolist(), strict=True):
+        pixels = model.normalize(image) if hasattr(model, "normalize") else image
+        done = forward_by_hand(network, pixels)
+        tokens = done.blocks[-1].normed1
+        (gradient,) = torch.autograd.grad(done.logits[target], tokens)
+        weights = [gradient[prefix:, d].sum() / 6 for d in range(12)]
+        expected = torch.stack([sum(weights[d] * tokens[t, d] for d in range(12)) for t in range(prefix, prefix + 6)])
+        found = SignedGradCAM(model).attribute(image.unsqueeze(0), target)
+        torch.testing.assert_close(found, expected.detach().view(1, *GRID))
+
+
+def test_grad_cam_of_windows_keeps_places_in_order():
+    model = family("swin").double()
+    kept = []
+    layer = model.network.layers[-1].blocks[-1].norm1
+    handle = layer.register_forward_hook(lambda module, args, output: kept.append(output))
+    logits = model(IMAGES)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[[0, 1], TARGETS].sum(), kept)
+    expected = torch.stack(
+        [
+            torch.stack([sum(g[..., d].mean() * f[..., d] for d in range(f.shape[-1]))])[0]
+            for f, g in zip(kept[0], gradient, strict=True)
+        ]
+    )
+    torch.testing.assert_close(SignedGradCAM(model).attribute(IMAGES, TARGETS), expected.detach())
+
+
+def test_attention_grad_cam():
+    model = family("vit").double()
+    for image, target in zip(IMAGES, TARGETS.tolist(), strict=True):
+        pixels = model.normalize(image)
+        attention = forward_by_hand(model.network, pixels).blocks[-1].attention
+        gradient = by_attention(model.network, pixels, target)[-1]
+        heads = [attention[a, 0, 1:] * gradient[a, 0, 1:].mean() for a in range(3)]
+        expected = (sum(heads) / 3).clamp(min=0).detach().view(1, *GRID)
+        torch.testing.assert_close(AttentionGradCAM(model).attribute(image.unsqueeze(0), target), expected)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "swin", "plain"])
+@torch.no_grad()
+def test_class_activation_maps_add_up_to_the_logits_without_the_bias(kind):
+    model = Plain(nn.Identity()).double().eval() if kind == "plain" else family(kind).double()
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    found = CAM(model).attribute_all(IMAGES)
+    torch.testing.assert_close(found.sum(dim=(2, 3)) + head.bias, model(IMAGES))
+    if kind == "plain":
+        features = model.features(IMAGES)
+        for k in range(4):
+            expected = sum(head.weight[k, d] * features[:, d] for d in range(6)) / features[0, 0].numel()
+            torch.testing.assert_close(found[:, k], expected)
+
+
+def test_class_activation_maps_are_refused_where_they_would_not_be_true():
+    with pytest.raises(UserError, match="the logits are not linear in the mean of the features"):
+        CAM(Plain(nn.Sigmoid())).attribute(IMAGES.float(), 0)
+    with pytest.raises(UserError, match="CAM: the model has no average pooling"):
+        CAM(family("vit"))
+    with pytest.raises(UserError, match="classes are numbered 0 to 3"):
+        CAM(Plain(nn.Identity())).attribute(IMAGES.float(), 4)
+
+
+@pytest.mark.parametrize("weights", ["softmax", "probability"])
+@torch.no_grad()
+def test_score_cam(weights):
+    model = Plain(nn.Identity()).double().eval()
+    for parameter in model.features[2].parameters():
+        parameter[0] = 0  # a constant feature
+    image, target = IMAGES[:1], 2
+    planes = model.features(image)[0]
+    scores, terms = [], []
+    for plane in planes:
+        options = {"size": (8, 12), "mode": "bilinear", "align_corners": weights == "softmax"}
+        large = nn.functional.interpolate(plane[None, None], **options)[0, 0]
+        spread = large.max() - large.min()
+        mask = (large - large.min()) / spread if spread > 0 else torch.zeros_like(large)
+        logits = model(image * mask)[0]
+        scores.append(logits[target] if weights == "softmax" else logits.softmax(0)[target] * (spread > 0))
+        terms.append(plane if weights == "softmax" else large)
+    if weights == "softmax":
+        total = sum(score.exp() for score in scores)
+        scores = [score.exp() / total for score in scores]
+    expected = sum(score * term for score, term in zip(scores, terms, strict=True)).clamp(min=0)
+    found = ScoreCAM(model, weights, layer="features", max_batch=4).attribute(image, target)
+    torch.testing.assert_close(found[0], expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["grad_cam", "signed_grad_cam", "cam", "saliency", "integrated_gradients", "smoothgrad"]
+)
+def test_where_nothing_matters_maps_are_zero(name):
+    model = Plain(nn.Identity())
+    nn.init.zeros_(model.head.weight)
+    assert (METHODS[name](model).attribute(IMAGES.float(), 1) == 0).all()
