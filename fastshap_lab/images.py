@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -115,3 +116,9 @@ def _checked(images: Tensor, size: tuple[int, int]) -> Tensor:
     if not batch.is_floating_point() or not (batch.isfinite().all() and batch.min() >= 0 and batch.max() <= 1):
         raise UserError("an image tensor: must be uint8, or float between 0 and 1")
     return batch.float()
+
+
+def normalize_map(maps: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch rows columns"]:
+    """Return each map stretched to [0, 1]; a constant one becomes zero."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / torch.where(high > low, high - low, 1)

@@ -1,7 +1,7 @@
 """Attribution methods of the field, on any model; one method or close family per file."""
 
 from fastshap_lab.attribution.ag_cam import AGCAM
-from fastshap_lab.attribution.base import AttributionMethod, normalize_map, upsample
+from fastshap_lab.attribution.base import AttributionMethod, upsample
 from fastshap_lab.attribution.cam import CAM
 from fastshap_lab.attribution.chefer import CGW1, CGW2
 from fastshap_lab.attribution.gradcam import AttentionGradCAM, GradCAM, SignedGradCAM
@@ -22,7 +22,7 @@ from fastshap_lab.attribution.smoothgrad import SmoothGrad
 from fastshap_lab.attribution.tam import TAM
 from fastshap_lab.attribution.vit_cx import ViTCX
 
-__all__ = ["METHODS", "AttributionMethod", "normalize_map", "upsample"]
+__all__ = ["METHODS", "AttributionMethod", "upsample"]
 
 METHODS: dict[str, type[AttributionMethod]] = {
     "raw_attention": RawAttention,

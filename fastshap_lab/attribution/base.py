@@ -105,12 +105,6 @@ def upsample(
     return resized.reshape(*maps.shape[:-2], *image_size)
 
 
-def normalize_map(maps: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch rows columns"]:
-    """Return each map stretched to [0, 1]; a constant one becomes zero."""
-    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-    return (maps - low) / torch.where(high > low, high - low, 1)
-
-
 def one_of(argument: str, value: Choice, choices: Any) -> Choice:
     """Return the value of an argument, one of a ``Literal``'s.
 

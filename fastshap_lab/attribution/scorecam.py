@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import Kind, normalize_map, one_of, upsample
+from fastshap_lab.attribution.base import Kind, one_of, upsample
 from fastshap_lab.attribution.features import find_layer, look
 from fastshap_lab.attribution.perturbation_method import PerturbationMethod, faded
+from fastshap_lab.images import normalize_map
 
 Weights = Literal["softmax", "probability"]
 

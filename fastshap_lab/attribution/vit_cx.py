@@ -8,11 +8,12 @@ from jaxtyping import Float
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import colour_scale, normalize_map, one_of, upsample
+from fastshap_lab.attribution.base import colour_scale, one_of, upsample
 from fastshap_lab.attribution.features import find_swin, last_block, look
 from fastshap_lab.attribution.perturbation_method import PerturbationMethod, faded
 from fastshap_lab.attribution.rise import RandomMasks
 from fastshap_lab.errors import UserError
+from fastshap_lab.images import normalize_map
 
 Features = Literal["attn_out", "norm1"]
 Masks = Literal["clusters", "features", "random"]

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fastshap_lab.metrics.maps import min_max
+from fastshap_lab.images import normalize_map
 from fastshap_lab.metrics.per_image import PerImage
 
 
@@ -31,7 +31,7 @@ def pointing_hits(maps: Float[Tensor, "B H W"], regions: Bool[Tensor, "B H W"]) 
 
 def pointing_energy(maps: Float[Tensor, "B H W"], regions: Bool[Tensor, "B H W"]) -> Float[Tensor, " B"]:
     """Return the share of the map, stretched to [0, 1], that lies in the region; NaN for constant maps."""
-    energy = min_max(maps)
+    energy = normalize_map(maps.double())
     return (energy * regions).sum(dim=(1, 2)) / energy.sum(dim=(1, 2))
 
 

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
-from fastshap_lab.metrics.maps import min_max
+from fastshap_lab.images import normalize_map
 from fastshap_lab.metrics.per_image import PerImage
 
 VOID = 255
@@ -20,7 +20,7 @@ def foreground(maps: Float[Tensor, "B H W"], threshold: float | None = None) -> 
 
     Reference: Otsu, A threshold selection method from gray-level histograms, 1979.
     """
-    maps = min_max(maps)
+    maps = normalize_map(maps.double())
     if threshold is not None:
         return maps > threshold
     thresholds = [threshold_otsu(values.cpu().numpy(), nbins=256) if values.amax() > 0 else 0.0 for values in maps]

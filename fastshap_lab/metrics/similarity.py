@@ -5,8 +5,8 @@ from jaxtyping import Float
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from fastshap_lab.images import normalize_map
 from fastshap_lab.metrics.correlation import spearman
-from fastshap_lab.metrics.maps import min_max
 from fastshap_lab.metrics.per_image import PerImage
 
 _WINDOW = 7
@@ -29,7 +29,7 @@ def structure_similarity(first: Float[Tensor, "B H W"], second: Float[Tensor, "B
     window = side - 1 + side % 2
     if window < 3:
         return first.new_full((len(first),), torch.nan, dtype=torch.float64)
-    pairs = zip(min_max(first).cpu().numpy(), min_max(second).cpu().numpy(), strict=True)
+    pairs = zip(normalize_map(first.double()).cpu().numpy(), normalize_map(second.double()).cpu().numpy(), strict=True)
     similarity = [structural_similarity(left, right, win_size=window, data_range=1.0) for left, right in pairs]
     return torch.tensor(similarity, dtype=torch.float64, device=first.device)
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.attribution import METHODS, normalize_map
+from fastshap_lab.attribution import METHODS
 from fastshap_lab.attribution.rollout import discard_smallest, rollout
 from fastshap_lab.attribution.saw import gradient_mass
 from fastshap_lab.attribution.score_matrix import score_matrix
 from fastshap_lab.errors import UserError
+from fastshap_lab.images import normalize_map
 from fastshap_lab.models import Classifier
 from tests.attribution.by_hand import by_attention, forward_by_hand
 from tests.attribution.families import GRID, NUM_CLASSES, family, images

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.attribution import AttributionMethod, normalize_map, upsample
+from fastshap_lab.attribution import AttributionMethod, upsample
 from fastshap_lab.attribution.attention_method import Rows
 from fastshap_lab.attribution.base import baseline_colour, colour_scale, mean_colour, one_of, target_logits
 from fastshap_lab.errors import UserError
+from fastshap_lab.images import normalize_map
 from tests import small
 from tests.attribution.families import NUM_CLASSES, family, images
 
