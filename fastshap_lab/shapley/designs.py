@@ -37,6 +37,11 @@ class PairDesign:
     sampled: Float[Tensor, " M"]
     remaining: float
 
+    @property
+    def relative_weights(self) -> Float[Tensor, " M"]:
+        """The weights, with mean 1."""
+        return self.weights / self.weights.mean()
+
 
 def num_pairs(num_players: int) -> int:
     """Return how many pairs of complements there are, the empty and the full coalition left out."""

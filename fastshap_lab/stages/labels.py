@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from fastshap_lab.models import SurrogateGame
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
 from fastshap_lab.stages.common import device_of
+from fastshap_lab.stages.references import cached
 from fastshap_lab.stages.runs import Run
 
 # Images that share a design: it is drawn and kept once for them, and sizes that all rows share make full rectangles
@@ -71,7 +71,7 @@ def make(run: Run) -> dict[str, float]:
     game = SurrogateGame(surrogate, config.link, run.config.trainer.max_batch).to(device)
     files = list(_files(run, len(train)))
     for path, copy, blocks in track(files, "labels", transient=True, disable=not sys.stdout.isatty()):
-        if not _readable(path):
+        if cached(path) is None:
             parts = [_labelled(run, game, train, augment, copy, *block) for block in blocks]
             write_atomically(path, save({name: torch.cat([part[name] for part in parts]) for name in parts[0]}))
     return {"passes": float(len(train) * (1 + config.labels.copies) * (config.labels.evaluations + 1))}
@@ -118,15 +118,7 @@ def _labelled(
         "differences": (in_favour - against).half(),
         "total": grand - null,
         "coalitions": design.coalitions.unsqueeze(0),
-        "weights": (design.weights / design.weights.mean()).float().unsqueeze(0),
+        "weights": design.relative_weights.float().unsqueeze(0),
         "size": torch.tensor([len(images)]),
     }
     return {name: tensor.cpu() for name, tensor in kept.items()}
-
-
-def _readable(path: Path) -> bool:
-    try:
-        load_file(path)
-    except (FileNotFoundError, SafetensorError):  # a damaged one is made again
-        return False
-    return True

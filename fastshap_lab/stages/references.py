@@ -43,7 +43,7 @@ def reference_values(
     title = f"{'exact' if exact else 'reference'} Shapley values"
     for index in track(indices, title, transient=True, disable=not sys.stdout.isatty()):
         path = folder / f"{index:06d}.safetensors"
-        values = _cached(path)
+        values = cached(path)
         if values is None:
             image = images.images_at(torch.tensor([index])).float() / 255
             estimator = "exact" if exact else "kernel_shap"
@@ -55,8 +55,9 @@ def reference_values(
     return Estimate(phi, stderr, 2**game.num_players if exact else evaluations)
 
 
-def _cached(path: Path) -> dict[str, Tensor] | None:
+def cached(path: Path) -> dict[str, Tensor] | None:
+    """Return the tensors in a file, none where it is missing or damaged, and to be made again."""
     try:
         return load_file(path)
-    except (FileNotFoundError, SafetensorError):  # a damaged one is made again
+    except (FileNotFoundError, SafetensorError):
         return None

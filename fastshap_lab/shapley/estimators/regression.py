@@ -37,7 +37,7 @@ class PairRegression:
         self.signs = 2 * design.coalitions.double() - 1  # (M, P)
         # Changes of phi add up to zero: only a pair's departures from its mean sign meet them.
         centered = self.signs - self.signs.mean(dim=1, keepdim=True)
-        weighted = centered * (design.weights / design.weights.mean()).unsqueeze(1)
+        weighted = centered * design.relative_weights.unsqueeze(1)
         gram = weighted.T @ centered + ridge * torch.eye(num_players, dtype=torch.float64)
         scale = gram.diagonal().mean()
         factor, failed = torch.linalg.cholesky_ex(gram + scale / num_players)  # the constant direction, left out above
@@ -79,8 +79,9 @@ class PairRegression:
         As if the differences had independent errors, of the residuals' variance, and the prior the errors that the
         ridge stands for; nothing is left where every pair has been evaluated.
         """
-        weights = self.design.weights / self.design.weights.mean()
-        variance = (weights.unsqueeze(1) * residuals.square()).mean(dim=1, keepdim=True)  # (B, 1, K)
+        variance = (self.design.relative_weights.unsqueeze(1) * residuals.square()).mean(
+            dim=1, keepdim=True
+        )  # (B, 1, K)
         return (self.design.remaining * self.inverse.diagonal().clamp_min(0).unsqueeze(1) * variance).sqrt()
 
 
