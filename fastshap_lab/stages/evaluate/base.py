@@ -15,6 +15,7 @@ from torch import Tensor
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.files import write_atomically
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_explainer, load_surrogate
+from fastshap_lab.metrics import SubstrateGame
 from fastshap_lab.models import Classifier, Surrogate, SurrogateGame
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.report import Section, save_figure, write_table
@@ -22,6 +23,8 @@ from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages.common import batches, device_of
 from fastshap_lab.stages.references import cached, reference_order
 from fastshap_lab.stages.runs import Run
+
+EXPLAINER, RANDOM = "explainer", "random"  # methods that are more than entries of a table
 
 
 @dataclass
@@ -43,18 +46,28 @@ class Pipeline:
     surrogate: Surrogate | None
     explainer: AmortizedExplainer | None
     probabilities: Tensor
+    _games: dict[tuple[str, int], SurrogateGame] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def load(cls, evaluation: Run, name: str, end: Run) -> "Pipeline":
         """Return a pipeline, given the last of its runs."""
         runs, device = end.parents | {end.stage: end}, device_of(evaluation)
         classifier = load_classifier(runs["classifier"].model).to(device)
-        surrogate = load_surrogate(runs["surrogate"].model).to(device) if "surrogate" in runs else None
-        explainer = load_explainer(runs["explainer"].model).to(device) if "explainer" in runs else None
-        asked = frozen(classifier)
-        with torch.inference_mode():
-            logits = torch.cat([asked(image) for image, _ in batches(evaluation, "test")]).cpu()
-        return cls(name, runs, classifier, surrogate, explainer, logits.softmax(dim=-1))
+        surrogate, explainer = None, None
+        if "explainer" in runs:  # which brings its surrogate along
+            explainer = load_explainer(runs["explainer"].model).to(device)
+            surrogate = explainer.surrogate
+        elif "surrogate" in runs:
+            surrogate = load_surrogate(runs["surrogate"].model).to(device)
+        loaded = cls(name, runs, classifier, surrogate, explainer, torch.empty(0))
+        logits = torch.cat([loaded.logits(image) for image, _ in batches(evaluation, "test")]).cpu()
+        loaded.probabilities = logits.softmax(dim=-1)
+        return loaded
+
+    @torch.inference_mode()
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the classifier's logits (B, K) of images in [0, 1]."""
+        return self._asked(image)
 
     @property
     def original(self) -> str:
@@ -74,9 +87,26 @@ class Pipeline:
         return PlayerGrid(run.data.image_size, (rows, columns))
 
     def game(self, link: str, max_batch: int) -> SurrogateGame:
-        """Return the surrogate's game."""
+        """Return the surrogate's game, the same one at every call."""
         assert self.surrogate is not None
-        return SurrogateGame(self.surrogate, link, max_batch)
+        if (link, max_batch) not in self._games:
+            self._games[link, max_batch] = SurrogateGame(self.surrogate, link, max_batch)
+        return self._games[link, max_batch]
+
+    def substrate_game(self, grid: PlayerGrid, substrate: str) -> SubstrateGame:
+        """Return the game of the classifier's logits, whose absent units show a substrate."""
+        return SubstrateGame(self.logits, grid, substrate, self.classifier.mean)
+
+    @torch.inference_mode()
+    def amortized(self, image: Tensor, classes: Tensor) -> Tensor:
+        """Return the explainer's maps (B, E, rows, columns) of images in [0, 1] for classes (B, E) of each."""
+        assert self.explainer is not None
+        maps = self.explainer.grid.to_grid(self.explainer(image))
+        return maps[torch.arange(len(image), device=image.device).unsqueeze(1), classes.to(image.device)]
+
+    @cached_property
+    def _asked(self) -> Classifier:
+        return frozen(self.classifier)
 
 
 @dataclass
@@ -171,12 +201,12 @@ class Evaluation:
         """The pipelines that have an explainer."""
         return [pipeline for pipeline in self.pipelines if pipeline.explainer is not None]
 
-    @property
-    def originals(self) -> list[Pipeline]:
-        """The first pipeline of each classifier, in order."""
+    def firsts(self, stage: str) -> list[Pipeline]:
+        """Return the first pipeline of each run of a stage, in order."""
         firsts: dict[str, Pipeline] = {}
         for pipeline in self.pipelines:
-            firsts.setdefault(pipeline.runs["classifier"].fingerprint, pipeline)
+            if stage in pipeline.runs:
+                firsts.setdefault(pipeline.runs[stage].fingerprint, pipeline)
         return list(firsts.values())
 
     @property

@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from fastshap_lab.attribution import METHODS, AttributionMethod
 from fastshap_lab.config import ComponentConfig, EvaluateConfig, arguments, build
 from fastshap_lab.errors import UserError
-from fastshap_lab.inference import AmortizedExplainer
 from fastshap_lab.metrics import Deletion, Insertion, PerImage
 from fastshap_lab.report import gallery, removal_curves
-from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
+from fastshap_lab.stages.evaluate.base import EXPLAINER, RANDOM, Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks import CHECKS, Builder
 from fastshap_lab.stages.evaluate.cost import metered
 from fastshap_lab.stages.evaluate.measures import MEASURES, Measure, Scene
 
-_EXPLAINER, _RANDOM = "explainer", "random"
 _CHUNK = 16  # images whose maps, and whose measures, are kept together
 _COLUMNS = 9  # methods in a figure of the gallery
 
@@ -50,11 +48,11 @@ class Method:
 def check(config: EvaluateConfig) -> None:
     """Raise a ``UserError`` where a method, metric or check is unknown, or has wrong arguments."""
     for name, chosen in config.methods.items():
-        if chosen.name != _EXPLAINER:
-            table = METHODS | {_EXPLAINER: AttributionMethod}
+        if chosen.name != EXPLAINER:
+            table = METHODS | {EXPLAINER: AttributionMethod}
             arguments(table, f"evaluate.methods.{name}", chosen.name, chosen.params, "model")
         elif chosen.params:
-            raise UserError(f"evaluate.methods.{name}.params: {_EXPLAINER} takes none")
+            raise UserError(f"evaluate.methods.{name}.params: {EXPLAINER} takes none")
     _built(MEASURES, "metrics", config.metrics)
     _built(CHECKS, "checks", config.checks)
 
@@ -64,19 +62,21 @@ def comparison(evaluation: Evaluation) -> None:
     config = evaluation.run.config.evaluate
     if not (config.methods or config.checks):
         return
-    builders = {_RANDOM: partial(METHODS[_RANDOM])} | {
+    builders = {RANDOM: partial(METHODS[RANDOM])} | {
         name: partial(build, METHODS, f"evaluate.methods.{name}", chosen.name, chosen.params)
         for name, chosen in config.methods.items()
-        if chosen.name != _EXPLAINER
+        if chosen.name != EXPLAINER
     }
     applicable: dict[str, dict[str, Method]] = {}
     refused: list[dict[str, str]] = []
     for pipeline in evaluation.pipelines:
         found = applicable[pipeline.name] = {}
         for name, chosen in config.methods.items():
-            if chosen.name == _EXPLAINER and pipeline.explainer is not None:
-                found[name] = _amortized(name, pipeline.explainer)
-            elif chosen.name == _EXPLAINER:
+            if chosen.name == EXPLAINER and pipeline.explainer is not None:
+                found[name] = Method(
+                    name, "attribution", pipeline.amortized, [pipeline.explainer.network, pipeline.explainer.surrogate]
+                )
+            elif chosen.name == EXPLAINER:
                 refused.append({"model": pipeline.name, "method": name, "not applicable": "no explainer was trained"})
         for name, builder in builders.items():
             try:
@@ -112,17 +112,6 @@ def _built(
 
 def _keyword(builder: Callable[..., AttributionMethod]) -> Builder:
     return lambda model: builder(model=model)
-
-
-def _amortized(name: str, explainer: AmortizedExplainer) -> Method:
-    """Return a trained explainer as a method; what it explains is its surrogate's game."""
-
-    @torch.inference_mode()
-    def explain(image: Tensor, classes: Tensor) -> Tensor:
-        maps = explainer.grid.to_grid(explainer(image))
-        return maps[torch.arange(len(image), device=image.device).unsqueeze(1), classes]
-
-    return Method(name, "attribution", explain, [explainer.network, explainer.surrogate])
 
 
 def _chunks(evaluation: Evaluation) -> Iterator[tuple[str, slice]]:
@@ -283,7 +272,7 @@ def _tests(model: str, column: str, measured: Mapping[str, PerImage], resamples:
     rows = []
     for name, metric in measured.items():
         row: dict[str, Any] = {"model": model, "method": name}
-        for title, other in (("less the best", best), ("less random", _RANDOM)):
+        for title, other in (("less the best", best), ("less random", RANDOM)):
             test = metric.compare(measured[other], resamples)[column]
             row |= {title: test.difference, f"{title}_low": test.low, f"{title}_high": test.high}
             row[f"p ({title})"] = test.p_value if name != other else float("nan")

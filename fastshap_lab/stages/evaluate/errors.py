@@ -31,7 +31,7 @@ def shapley_errors(evaluation: Evaluation) -> dict[str, float]:
     for pipeline in evaluation.explained:
         name, explainer = pipeline.name, pipeline.explainer
         assert explainer is not None
-        game = explainer.game(run.config.trainer.max_batch)
+        game = pipeline.game(explainer.link, run.config.trainer.max_batch)
         surrogate = pipeline.runs["surrogate"]
         reference = reference_values(surrogate, game, "test", indices.tolist(), explainer.link, config.test_evaluations)
         truth = reference.phi

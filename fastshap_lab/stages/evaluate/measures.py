@@ -23,15 +23,12 @@ from fastshap_lab.metrics import (
     Segmentation,
     SensitivityN,
     ShapleyCorrelation,
-    SubstrateGame,
     coalition_values,
     sensitivity_coalitions,
-    unit_values,
 )
-from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import LINKS, PlayerGrid
-from fastshap_lab.stages.common import device_of
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
+from fastshap_lab.stages.evaluate.statistics import player_values
 from fastshap_lab.stages.references import reference_values
 
 _SURROGATE = "surrogate"
@@ -65,15 +62,10 @@ class Scene:
         """The images' numbers among the test images (B,)."""
         return self.evaluation.judged[self.place]
 
-    def to_players(self, maps: Tensor, grid: PlayerGrid) -> Tensor:
-        """Return maps (B, E, rows, columns) averaged over each player (B, P, E)."""
-        if any(side % players for side, players in zip(maps.shape[-2:], grid.shape, strict=True)):
-            maps = self.to_image(maps)
-        return unit_values(maps, grid.shape)
-
-    def summed(self, maps: Tensor, grid: PlayerGrid) -> Tensor:
-        """Return what maps add up to over each player (B, P, E)."""
-        return self.to_players(maps, grid) * (maps[0, 0].numel() / grid.num_players)
+    def summed(self, maps: Tensor) -> Tensor:
+        """Return what maps (B, E, rows, columns) add up to over each player (B, P, E)."""
+        grid = self.pipeline.grid
+        return player_values(maps, grid) * (maps[0, 0].numel() / grid.num_players)
 
     def to_image(self, maps: Tensor) -> Tensor:
         """Return maps at image size."""
@@ -127,15 +119,9 @@ class _ByCoalitions(Measure):
 
     def logits(self, scene: Scene, grid: PlayerGrid) -> Any:
         """Return the value function of logits, which takes images and coalitions of the grid's players."""
-        key = "logits", self.substrate, grid.shape
-        if key not in scene.shared:
-            pipeline, most = scene.pipeline, scene.evaluation.run.config.trainer.max_batch
-            if self.substrate == _SURROGATE:
-                scene.shared[key] = pipeline.game("logits", most).values
-            else:
-                classifier = frozen(pipeline.classifier)
-                scene.shared[key] = SubstrateGame(_without_gradients(classifier), grid, self.substrate, classifier.mean)
-        return scene.shared[key]
+        if self.substrate != _SURROGATE:
+            return scene.pipeline.substrate_game(grid, self.substrate)
+        return scene.pipeline.game("logits", scene.evaluation.run.config.trainer.max_batch).values
 
 
 class Removal(_ByCoalitions):
@@ -169,8 +155,7 @@ class Removal(_ByCoalitions):
         assert isinstance(metric, Deletion)
         metric.max_batch = scene.evaluation.run.config.trainer.max_batch
         grid = scene.pipeline.grid if self.units == "players" else PlayerGrid(*[scene.pipeline.grid.image_size] * 2)
-        phi = scene.to_players(maps, grid) if self.units == "players" else unit_values(scene.to_image(maps), grid.shape)
-        metric.update(self.logits(scene, grid), scene.image, phi, scene.classes)
+        metric.update(self.logits(scene, grid), scene.image, player_values(maps, grid), scene.classes)
 
 
 class DeletionMeasure(Removal):
@@ -224,7 +209,7 @@ class Faithfulness(_ByCoalitions):
             everyone = torch.ones(1, 1, grid.num_players, dtype=torch.bool)
             asked = torch.cat([coalitions, everyone], dim=1)
             scene.shared[key] = self.link(coalition_values(self.logits(scene, grid), scene.image, asked, most))
-        values, phi = scene.shared[key], scene.summed(maps, grid)
+        values, phi = scene.shared[key], scene.summed(maps)
         self.add(metric, phi, coalitions, values[:, :-1], values[:, -1], scene.classes)
 
     def add(self, metric: Any, phi: Tensor, coalitions: Tensor, values: Tensor, grand: Tensor, classes: Tensor) -> None:
@@ -295,10 +280,8 @@ class ShapleyMeasure(_OfSurrogate):
 
     def update(self, metric: PerImage, scene: Scene, maps: Tensor, kind: str) -> None:
         """Add a method's maps of a scene's images."""
-        if (truth := reference_maps(scene, self.link)) is not None:
-            known = truth.shape[0]
-            phi = scene.to_players(maps, scene.pipeline.grid)[:known].to(truth)
-            metric.update(phi, truth.flatten(2).transpose(1, 2))
+        if (truth := reference_phi(scene, self.link)) is not None:
+            metric.update(player_values(maps, scene.pipeline.grid)[: len(truth)].to(truth), truth)
 
 
 class EfficiencyMeasure(_OfSurrogate):
@@ -317,7 +300,7 @@ class EfficiencyMeasure(_OfSurrogate):
             game = scene.pipeline.game(self.link, scene.evaluation.run.config.trainer.max_batch)
             scene.shared[key] = game.grand(scene.image), game.null(scene.image).expand(len(scene.image), -1)
         grand, null = (values.gather(1, scene.classes) for values in scene.shared[key])
-        phi = scene.summed(maps, scene.pipeline.grid)
+        phi = scene.summed(maps)
         if kind == "saliency":
             phi = torch.full_like(phi, torch.nan)
         metric.update(phi, grand, null, torch.zeros(len(phi), dtype=torch.long, device=phi.device))
@@ -394,8 +377,8 @@ MEASURES: dict[str, type[Measure]] = {
 }
 
 
-def reference_maps(scene: Scene, link: str) -> Tensor | None:
-    """Return the reference Shapley values (B', E, rows, columns) of the scene's first images, None if none has any."""
+def reference_phi(scene: Scene, link: str) -> Tensor | None:
+    """Return the reference Shapley values (B', P, E) of the scene's first images, None if none has any."""
     evaluation, pipeline = scene.evaluation, scene.pipeline
     config = evaluation.run.config.references
     known = scene.indices[: max(0, config.test - scene.place.start)]
@@ -403,17 +386,9 @@ def reference_maps(scene: Scene, link: str) -> Tensor | None:
         return None
     key = "reference", link
     if key not in scene.shared:
-        game = pipeline.game(link, evaluation.run.config.trainer.max_batch).to(device_of(evaluation.run))
+        game = pipeline.game(link, evaluation.run.config.trainer.max_batch)
         surrogate = pipeline.runs["surrogate"]
         found = reference_values(surrogate, game, "test", known.tolist(), link, config.test_evaluations)
         classes = scene.classes[: len(known)].cpu().unsqueeze(1).expand(-1, found.phi.shape[1], -1)
-        scene.shared[key] = pipeline.grid.to_grid(found.phi.gather(2, classes))
+        scene.shared[key] = found.phi.gather(2, classes)
     return scene.shared[key]
-
-
-def _without_gradients(classifier: Any) -> Any:
-    @torch.inference_mode()
-    def logits(image: Tensor) -> Tensor:
-        return classifier(image)
-
-    return logits

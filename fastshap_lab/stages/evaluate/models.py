@@ -26,7 +26,7 @@ _PANELS = {
 def models(evaluation: Evaluation) -> None:
     """Add what each stage measured of its own result on the test images."""
     rows = []
-    for pipeline in evaluation.originals:
+    for pipeline in evaluation.firsts("classifier"):
         measured = pipeline.runs["classifier"].measures()
         accuracy, cross_entropy = measured["test/accuracy"], measured["test/cross_entropy"]
         parameters = sum(parameter.numel() for parameter in pipeline.classifier.parameters())
@@ -41,12 +41,12 @@ def models(evaluation: Evaluation) -> None:
     if rows := [
         {"surrogate": pipeline.name, "players": "{}×{}".format(*pipeline.surrogate.grid.shape)}
         | {
-            f"{title_prefix}{title}": pipeline.runs["surrogate"].measures()[f"test/{prefix}{name}"]
+            f"{title_prefix}{title}": measured[f"test/{prefix}{name}"]
             for title_prefix, prefix in (("", ""), ("masked ", "masked_"))
             for title, name in (("accuracy", "accuracy"), ("cross-entropy", "cross_entropy"), ("KL", "kl"))
         }
         for pipeline in evaluation.pipelines
-        if pipeline.surrogate is not None
+        if pipeline.surrogate is not None and (measured := pipeline.runs["surrogate"].measures())
     ]:
         tables["surrogates", "Surrogates"] = pd.DataFrame(rows)
     if evaluation.explained:

@@ -1,10 +1,12 @@
-"""What sections that compare explainers' maps have in common: maps of chosen classes, means with intervals."""
+"""What sections have in common: maps of chosen classes, values of players, means with intervals."""
 
 import torch
 from torch import Tensor
 
-from fastshap_lab.metrics import PerImage
+from fastshap_lab.attribution import upsample
+from fastshap_lab.metrics import PerImage, unit_values
 from fastshap_lab.metrics.bootstrap import bootstrap_means, percentile_intervals
+from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
 
 
@@ -20,6 +22,13 @@ def chosen_maps(evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, *cl
     return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
+def player_values(maps: Tensor, grid: PlayerGrid) -> Tensor:
+    """Return means (B, P, E) of maps (B, E, rows, columns) over players; of enlarged ones where these do not divide."""
+    if any(side % players for side, players in zip(maps.shape[-2:], grid.shape, strict=True)):
+        maps = upsample(maps, grid.image_size)
+    return unit_values(maps, grid.shape)
+
+
 def measured(metric: PerImage, columns: tuple[str, ...], *maps: Tensor) -> dict[str, Tensor]:
     """Return some columns of an empty metric, per image (N,), by readable name, once it has seen the maps."""
     metric.update(*maps)
@@ -29,7 +38,7 @@ def measured(metric: PerImage, columns: tuple[str, ...], *maps: Tensor) -> dict[
 
 def with_intervals(columns: dict[str, Tensor], resamples: int) -> dict[str, float]:
     """Return the mean of each column over its images (N,), NaN left out, and the ends of its 95 % interval."""
-    rows = torch.stack(list(columns.values()), dim=1)
+    rows = torch.stack(list(columns.values()), dim=1).double()
     low, high = percentile_intervals(bootstrap_means(rows, resamples))
     means: dict[str, float] = {}
     for name, mean, *ends in zip(columns, *(each.tolist() for each in (rows.nanmean(dim=0), low, high)), strict=True):

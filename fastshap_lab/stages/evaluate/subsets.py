@@ -24,7 +24,7 @@ def subsets(evaluation: Evaluation) -> None:
     """Add, for each two classifiers, how test images fall into those that both, one or none get right."""
     if not evaluation.labelled:
         return
-    for a, b in combinations(evaluation.originals, 2):
+    for a, b in combinations(evaluation.firsts("classifier"), 2):
         _compare(evaluation, a, b)
 
 

@@ -69,13 +69,7 @@ def _figure(evaluation: Evaluation, pipelines: list[Pipeline]) -> Figure:
 
 
 def _relations(evaluation: Evaluation) -> None:
-    # Pipelines that differ in their explainers alone share a surrogate.
-    several = {
-        pipeline.runs["surrogate"].fingerprint: pipeline
-        for pipeline in reversed(evaluation.pipelines)
-        if pipeline.surrogate is not None
-    }
-    pipelines = list(reversed(several.values()))
+    pipelines = evaluation.firsts("surrogate")  # which those share that differ in their explainers alone
     if len(pipelines) < _FEWEST:
         return
     measures = pd.DataFrame(

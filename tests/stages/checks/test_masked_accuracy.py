@@ -3,8 +3,9 @@ import torch
 
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.shapley import PlayerGrid
-from fastshap_lab.stages.evaluate.checks.by_method import player_values, removed_first
+from fastshap_lab.stages.evaluate.checks.by_method import removed_first
 from fastshap_lab.stages.evaluate.checks.masked_accuracy import MaskedAccuracy
+from fastshap_lab.stages.evaluate.statistics import player_values
 from tests.stages.checks.tiny import METHODS_OF
 
 
@@ -46,9 +47,10 @@ def test_ends_do_not_depend_on_the_method_and_means_are_over_the_shares_between(
 
 
 def test_players_take_the_mean_of_a_map_and_a_coarser_map_is_enlarged_first():
-    fine = torch.arange(16.0).view(1, 4, 4)
-    torch.testing.assert_close(player_values(fine, PlayerGrid((8, 8), (2, 2))), torch.tensor([[2.5, 4.5, 10.5, 12.5]]))
-    coarse = player_values(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), PlayerGrid((8, 8), (4, 4)))
+    fine = torch.arange(16.0).view(1, 1, 4, 4)
+    means = player_values(fine, PlayerGrid((8, 8), (2, 2)))[..., 0]
+    torch.testing.assert_close(means, torch.tensor([[2.5, 4.5, 10.5, 12.5]]))
+    coarse = player_values(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]), PlayerGrid((8, 8), (4, 4)))
     torch.testing.assert_close(coarse.view(4, 4), torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(4, 4))
 
 

@@ -1,4 +1,4 @@
-"""What checks share that look at one image after another: ViT-CX, the classifier's game, and results that are kept."""
+"""What checks share that look at one image after another: ViT-CX, and results that are kept."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -8,9 +8,6 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.vit_cx import ViTCX
 from fastshap_lab.config import build
-from fastshap_lab.metrics import SubstrateGame
-from fastshap_lab.models.freezing import frozen
-from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
 
 Substrate = Literal["constant", "image_mean", "rise_blur", "gaussian_blur"]
@@ -25,15 +22,11 @@ def vit_cx(evaluation: Evaluation, module: nn.Module, **changes: Any) -> ViTCX:
     return build({"vit_cx": ViTCX}, "evaluate.methods.vit_cx", "vit_cx", params, model=module)
 
 
-def substrate_game(pipeline: Pipeline, grid: PlayerGrid, substrate: str) -> SubstrateGame:
-    """Return the game of a pipeline's classifier whose absent units show a substrate."""
-    classifier = frozen(pipeline.classifier)
-
-    @torch.inference_mode()
-    def logits(image: Tensor) -> Tensor:
-        return classifier(image)
-
-    return SubstrateGame(logits, grid, substrate, classifier.mean)
+def with_vit_cx(evaluation: Evaluation) -> tuple[list[Pipeline], list[str]]:
+    """Return the pipelines that ViT-CX applies to, and for each of the others a sentence that says why it does not."""
+    reasons = [(pipeline, ViTCX.supports(pipeline.classifier)) for pipeline in evaluation.pipelines]
+    refused = [f"Not applicable to {pipeline.name}: {reason}." for pipeline, reason in reasons if reason is not None]
+    return [pipeline for pipeline, reason in reasons if reason is None], refused
 
 
 def of_images(

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 import torch
 
-from fastshap_lab.attribution.vit_cx import ViTCX
 from fastshap_lab.report import gallery
 from fastshap_lab.stages.evaluate.base import Evaluation
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
-from fastshap_lab.stages.evaluate.checks.by_image import vit_cx
+from fastshap_lab.stages.evaluate.checks.by_image import vit_cx, with_vit_cx
 
 
 class Coverage(Check):
@@ -20,12 +19,8 @@ class Coverage(Check):
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
         """Add a figure per pipeline that ViT-CX applies to."""
         indices = evaluation.judged[: evaluation.run.config.evaluate.images_shown]
-        figures, refused = {}, []
-        for pipeline in evaluation.pipelines:
-            reason = ViTCX.supports(pipeline.classifier)
-            if reason is not None:
-                refused.append(f"Not applicable to {pipeline.name}: {reason}.")
-                continue
+        figures, (applicable, refused) = {}, with_vit_cx(evaluation)
+        for pipeline in applicable:
             method = vit_cx(evaluation, pipeline.classifier, coverage=True)
             images, targets = evaluation.images(indices), evaluation.classes(pipeline)[: len(indices), 0]
             masks = [method.image_masks(image) for image in images]

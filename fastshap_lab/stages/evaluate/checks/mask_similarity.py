@@ -15,7 +15,7 @@ from fastshap_lab.report import densities
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
 from fastshap_lab.stages.evaluate.checks.by_image import of_images, vit_cx
-from fastshap_lab.stages.evaluate.checks.by_method import mean_and_interval
+from fastshap_lab.stages.evaluate.statistics import with_intervals
 
 BINS = 50
 
@@ -48,10 +48,9 @@ class MaskSimilarity(Check):
         edges = np.linspace(0, 1, BINS + 1)
         for pipeline in evaluation.pipelines:
             found = self._of(evaluation, pipeline)
+            columns = {name: found[name] for name in ("masks", "similarity", "clusters")}
             row = {"model": pipeline.name, "images": len(found["masks"])}
-            for name in ("masks", "similarity", "clusters"):
-                row |= mean_and_interval(name, found[name], resamples)
-            rows.append(row)
+            rows.append(row | with_intervals(columns, resamples))
             if found["histogram"].any():
                 counts[pipeline.name] = found["histogram"].sum(dim=0).numpy()
         caption = "All pairs of masks of an image, images together"

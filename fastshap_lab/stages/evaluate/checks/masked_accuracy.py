@@ -14,20 +14,18 @@ from torch import Tensor
 
 from fastshap_lab.models import SurrogateGame
 from fastshap_lab.report import method_curves
-from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
+from fastshap_lab.stages.evaluate.base import RANDOM, Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
 from fastshap_lab.stages.evaluate.checks.by_method import (
     INTERVALS,
-    RANDOM,
     Explain,
     Fraction,
     explanations,
     less_random,
     lowest_first,
-    mean_and_interval,
-    player_values,
     removed_first,
 )
+from fastshap_lab.stages.evaluate.statistics import player_values, with_intervals
 
 _WAYS = ("deletion", "insertion")
 
@@ -64,7 +62,7 @@ class MaskedAccuracy(Check):
             for name in lowest_first({name: mean[:, 0] for name, mean in means.items()}):
                 row: dict[str, str | float] = {"model": pipeline.name, "method": name}
                 for way, ours, random in zip(_WAYS, means[name].T, means[RANDOM].T, strict=True):
-                    row |= mean_and_interval(way, ours, resamples)
+                    row |= with_intervals({way: ours}, resamples)
                     row |= less_random(f"{way} less random", ours, random, resamples)
                 rows.append(row)
             panels = {
@@ -96,7 +94,7 @@ class MaskedAccuracy(Check):
     ) -> dict[str, Tensor]:
         """Return whether the surrogate is right (N, 2, shares) in deletion and insertion, NaN without a label."""
         image, target = evaluation.images(evaluation.judged), evaluation.classes(pipeline)[:, 0]
-        values = player_values(explain(image, target), pipeline.grid)
+        values = player_values(explain(image, target).unsqueeze(1), pipeline.grid)[..., 0]
         numbers = [round(share * pipeline.grid.num_players) for share in shares]
         first = torch.stack([removed_first(values, number) for number in numbers], dim=1)  # (N, shares, P)
         answers = game.values(image, torch.cat([~first, first], dim=1)).argmax(dim=-1)

@@ -12,17 +12,16 @@ from torch import Tensor
 from fastshap_lab.config import Count, Positive
 from fastshap_lab.report import method_curves
 from fastshap_lab.seeding import derive_seed
-from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
+from fastshap_lab.stages.evaluate.base import RANDOM, Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
 from fastshap_lab.stages.evaluate.checks.by_method import (
     INTERVALS,
-    RANDOM,
     Explain,
     explanations,
     less_random,
     lowest_first,
-    mean_and_interval,
 )
+from fastshap_lab.stages.evaluate.statistics import with_intervals
 
 
 class MaxSensitivity(Check):
@@ -57,7 +56,7 @@ class MaxSensitivity(Check):
             for name in lowest_first(change):
                 rows.append(
                     {"model": pipeline.name, "method": name}
-                    | mean_and_interval("change", change[name], resamples)
+                    | with_intervals({"change": change[name]}, resamples)
                     | less_random("less random", change[name], change[RANDOM], resamples)
                     | {"images": int(change[name].isfinite().sum())}
                 )

@@ -12,8 +12,9 @@ from fastshap_lab.config import Count
 from fastshap_lab.metrics import coalition_values
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
-from fastshap_lab.stages.evaluate.checks.by_image import Substrate, of_images, substrate_game
-from fastshap_lab.stages.evaluate.checks.by_method import Fraction, mean_and_interval, player_values, removed_first
+from fastshap_lab.stages.evaluate.checks.by_image import Substrate, of_images
+from fastshap_lab.stages.evaluate.checks.by_method import Fraction, removed_first
+from fastshap_lab.stages.evaluate.statistics import player_values, with_intervals
 
 _COLUMNS = ("sufficient", "rest sufficient", "overdetermined")
 
@@ -60,8 +61,8 @@ class Overdetermined(Check):
                 columns.append((undefined, undefined, both.amax(dim=1)))
                 for share, found_at in zip([*self.shares, "any"], columns, strict=True):
                     row = {"model": pipeline.name, "method": name, "share": f"{share}"}
-                    for column, values in zip(_COLUMNS, found_at, strict=True):
-                        row |= mean_and_interval(column, values, evaluation.run.config.evaluate.bootstrap)
+                    values = dict(zip(_COLUMNS, found_at, strict=True))
+                    row |= with_intervals(values, evaluation.run.config.evaluate.bootstrap)
                     rows.append(row | {"images": int((~found["empty"]).sum())})
         evaluation.report.add(
             "Overdetermined images",
@@ -77,12 +78,12 @@ class Overdetermined(Check):
         """Return whether each part alone keeps the class (N, shares, 2), and whether nothing does so, too (N,)."""
         grid, most = pipeline.grid, evaluation.run.config.trainer.max_batch
         sizes = [min(max(1, round(share * grid.num_players)), grid.num_players - 1) for share in self.shares]
-        game = substrate_game(pipeline, grid, self.substrate)
+        game = pipeline.substrate_game(grid, self.substrate)
 
         def make(place: slice) -> dict[str, Tensor]:
             image = evaluation.images(evaluation.judged[place])
             target = evaluation.classes(pipeline)[place, 0].to(image.device)
-            values = player_values(builder(pipeline.classifier).attribute(image, target), grid)
+            values = player_values(builder(pipeline.classifier).attribute_classes(image, target[:, None]), grid)[..., 0]
             most_important = [removed_first(values, size) for size in sizes]
             parts = [part for first in most_important for part in (first, ~first)]
             coalitions = torch.stack([*parts, torch.zeros_like(parts[0])], dim=1)

@@ -21,7 +21,7 @@ from fastshap_lab.report import method_curves
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
-from fastshap_lab.stages.evaluate.checks.by_method import mean_and_interval
+from fastshap_lab.stages.evaluate.statistics import with_intervals
 
 _FEWEST, _MOST = 8, 12  # steps
 
@@ -58,9 +58,8 @@ class Randomization(Check):
                 similarity = evaluation.kept(*place, make=make)["similarity"].nanmean(dim=1)  # (steps, B, columns)
                 judged = similarity[-1] if self.mode == "cascading" else similarity[1:].nanmean(dim=0)
                 row: dict[str, str | float] = {"model": pipeline.name, "method": method}
-                for column, values in zip(Similarity.columns, judged.unbind(dim=1), strict=True):
-                    row |= mean_and_interval(column, values, resamples)
-                rows.append(row)
+                columns = dict(zip(Similarity.columns, judged.unbind(dim=1), strict=True))
+                rows.append(row | with_intervals(columns, resamples))
                 for column, values in zip(Similarity.columns, similarity.unbind(dim=2), strict=True):
                     curves[column][method] = values.nanmean(dim=1).numpy()
             panels = {

@@ -27,17 +27,15 @@ from fastshap_lab.seeding import derive_seed
 from fastshap_lab.stages.callbacks import Patience
 from fastshap_lab.stages.classifier import ClassifierTraining
 from fastshap_lab.stages.common import build_trainer
-from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
+from fastshap_lab.stages.evaluate.base import EXPLAINER, RANDOM, Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
 from fastshap_lab.stages.evaluate.checks.by_method import (
-    EXPLAINER,
-    RANDOM,
     Explain,
     Fraction,
     explanations,
-    player_values,
     removed_first,
 )
+from fastshap_lab.stages.evaluate.statistics import player_values
 
 _SOBEL = "sobel"
 _BLOCK = 128  # images explained at once
@@ -214,7 +212,7 @@ def _player_values(evaluation: Evaluation, pipeline: Pipeline, explain: Explain)
             image = block.float() / 255
             with torch.no_grad():
                 target = pipeline.classifier(image).argmax(dim=1)
-            parts.append(player_values(explain(image, target), pipeline.grid).float())
+            parts.append(player_values(explain(image, target).unsqueeze(1), pipeline.grid)[..., 0].float())
         found[split] = torch.cat(parts)
     return found
 

@@ -8,16 +8,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fastshap_lab.attribution.vit_cx import ViTCX
 from fastshap_lab.config import Count, NotNegative
-from fastshap_lab.metrics import Deletion, Insertion, unit_values
+from fastshap_lab.metrics import Deletion, Insertion
 from fastshap_lab.report import setting_curves
 from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
-from fastshap_lab.stages.evaluate.checks.by_image import Substrate, of_images, substrate_game, vit_cx
-from fastshap_lab.stages.evaluate.checks.by_method import mean_and_interval
+from fastshap_lab.stages.evaluate.checks.by_image import Substrate, of_images, vit_cx, with_vit_cx
 from fastshap_lab.stages.evaluate.cost import metered
+from fastshap_lab.stages.evaluate.statistics import player_values, with_intervals
 
 Values = Annotated[Sequence[NotNegative], Field(min_length=1)]
 
@@ -63,13 +62,7 @@ class ViTCXSettings(Check):
 
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
         """Add a table per setting, their curves, and a table of variants."""
-        applicable, refused = [], []
-        for pipeline in evaluation.pipelines:
-            reason = ViTCX.supports(pipeline.classifier)
-            if reason is None:
-                applicable.append(pipeline)
-            else:
-                refused.append(f"Not applicable to {pipeline.name}: {reason}.")
+        applicable, refused = with_vit_cx(evaluation)
         by_setting = {
             setting: pd.DataFrame(
                 [
@@ -107,7 +100,7 @@ class ViTCXSettings(Check):
     def _row(self, evaluation: Evaluation, pipeline: Pipeline, name: str, **changes: Any) -> dict[str, float]:
         """Return means over images; made with some arguments of the method changed."""
         grid = pipeline.grid if self.units == "players" else PlayerGrid(*[pipeline.grid.image_size] * 2)
-        games = {curve: substrate_game(pipeline, grid, substrate) for curve, substrate in self.substrates.items()}
+        games = {curve: pipeline.substrate_game(grid, substrate) for curve, substrate in self.substrates.items()}
         most = evaluation.run.config.trainer.max_batch
 
         def make(place: slice) -> dict[str, Tensor]:
@@ -119,14 +112,13 @@ class ViTCXSettings(Check):
                 row: dict[str, float] = {}
                 for metric in (Deletion(self.step, most), Insertion(self.step, most)):
                     curve = "insertion" if metric.insert else "deletion"
-                    metric.update(games[curve], image, unit_values(maps, grid.shape), target.to(image.device))
+                    metric.update(games[curve], image, player_values(maps, grid), target.to(image.device))
                     row[curve] = metric.compute()["probability"]
                 spent = {"passes": cost.forward, "seconds": cost.seconds}
                 rows.append(row | {"masks": len(method.image_masks(image[0]))} | spent)
             return {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in rows[0]}
 
         found = of_images(evaluation, self.images, "vit_cx_settings", pipeline.name, name, make=make)
-        row = {}
-        for curve in self.substrates:
-            row |= mean_and_interval(curve, found[curve], evaluation.run.config.evaluate.bootstrap)
-        return row | {key: found[key].mean().item() for key in ("masks", "passes", "seconds")}
+        means = {key: found[key].mean().item() for key in ("masks", "passes", "seconds")}
+        curves = {curve: found[curve] for curve in self.substrates}
+        return with_intervals(curves, evaluation.run.config.evaluate.bootstrap) | means
