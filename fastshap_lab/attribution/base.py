@@ -19,6 +19,7 @@ Choice = TypeVar("Choice", bound=str)
 # Whose modules take images channels-last, which makes convolutions faster. Another's may ``view`` what follows as it
 # can only be where channels come first.
 _FLEXIBLE = {"fastshap_lab", "timm", "torch", "torchvision"}
+_FEW = 4  # images, below which it makes them slower on a processor
 
 
 class AttributionMethod(ABC):
@@ -191,15 +192,19 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run a model in evaluation mode with frozen parameters and gradients on, and leave it as it came.
 
     Frozen, its parameters get no gradients and cost none. Recomputation of activations is off: it would call hooks
-    twice. Images reach it channels-last where all of its modules are known to take them so.
+    twice. Images reach it channels-last where that is faster, and all of its modules are known to
+    take them so.
     """
-    changes: list[tuple[Any, str, Any]] = []
-    for module in model.modules():
-        changes.append((module, "training", False))
-        if getattr(module, "grad_checkpointing", False):
-            changes.append((module, "grad_checkpointing", False))
-    changes += [(parameter, "requires_grad", False) for parameter in model.parameters()]
-    flexible = all(type(module).__module__.partition(".")[0] in _FLEXIBLE for module in model.modules())
+    modules = list(model.modules())
+    # What is so already is let alone: setting a module's attribute takes microseconds, and there are hundreds.
+    changes: list[tuple[Any, str, Any]] = [
+        (module, name, False)
+        for module in modules
+        for name in ("training", "grad_checkpointing")
+        if vars(module).get(name, False)
+    ]
+    changes += [(parameter, "requires_grad", False) for parameter in model.parameters() if parameter.requires_grad]
+    flexible = {kind.__module__.partition(".")[0] for kind in {type(module) for module in modules}} <= _FLEXIBLE
     hooks = [partial(model.register_forward_pre_hook, _channels_last)] if flexible else []
     with torch.inference_mode(False), torch.enable_grad(), changed(changes), hooked(hooks):
         yield
@@ -231,8 +236,11 @@ def hooked(register: Sequence[Callable[[], Any]]) -> Iterator[None]:
             handle.remove()
 
 
-def _channels_last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return args[0].contiguous(memory_format=torch.channels_last), *args[1:]
+def _channels_last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    image, *others = args
+    if image.device.type == "cpu" and len(image) < _FEW:
+        return None
+    return image.contiguous(memory_format=torch.channels_last), *others
 
 
 def _one_per_image(target: int | Tensor, image: Tensor) -> Tensor:

@@ -99,11 +99,14 @@ class Views(nn.Module):
         return self.head(self.features(pixels).view(-1, 4 * 4 * 6))
 
 
-def test_images_come_channels_last_where_every_module_takes_them_so():
+def test_several_images_come_channels_last_where_every_module_takes_them_so():
     model, kept = family("resnet"), []
     model.network.conv1.register_forward_pre_hook(lambda module, args: kept.append(args[0]))
-    Logit(model).attribute(images())
-    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in kept)
+    many = images().repeat(4, 1, 1, 1)
+    Logit(model).attribute(many[:4])
+    Logit(model).attribute(many[:1])  # faster so on a processor
+    assert [each.is_contiguous(memory_format=torch.channels_last) for each in kept] == [len(each) > 1 for each in kept]
+    assert {len(each) for each in kept} == {1, 4}
     views = Views()
-    Logit(views).attribute(images())
+    Logit(views).attribute(many)
     assert views.given.is_contiguous()
