@@ -115,6 +115,11 @@ def _one_line_errors() -> Iterator[None]:
             traceback.print_exc()
         _say(f"error: {one_line(error)}")
         sys.exit(2)
+    except AssertionError as error:
+        if not str(error).startswith("Unexpected type for root"):  # OmegaConf's, of a key within what is null
+            raise
+        _say("error: classifier.pretrain: this classifier is not pretrained; classifier=mae_vit is")
+        sys.exit(2)
     except Interrupted as end:
         _say(str(end))
         sys.exit(end.status)

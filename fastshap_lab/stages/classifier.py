@@ -96,6 +96,8 @@ def content(config: ClassifierConfig) -> dict[str, Any]:
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the network cannot be built, or given weights do not fit the data."""
     config = run.config.classifier
+    if config.teacher is not None and (config.name == _CHECKPOINT or config.epochs == 0):
+        raise UserError(f"classifier.teacher={config.teacher}: nobody to teach, this classifier is not trained")
     if config.name == _CHECKPOINT:
         if config.path is None:
             raise UserError("classifier.path: missing; classifier=checkpoint needs the model folder of a classifier")
@@ -130,6 +132,11 @@ def make(run: Run) -> dict[str, float]:
         if config.weights is not None:
             fill(network.network, read_state(config.weights), config.weights)
         if config.epochs:
+            if bool((run.data.dataset("train").labels < 0).any()):
+                raise UserError(
+                    f"classifier.epochs={config.epochs}: {run.config.data.name} does not say what images show; "
+                    "classifier.epochs=0 takes given weights (classifier.weights) as they are"
+                )
             teacher = None if config.teacher is None else load_classifier(config.teacher)
             fit(ClassifierTraining(network, config, run.config.seed, teacher), run, config)
     save_model(run.model, network, {"kind": "classifier", "network": description, "class_names": run.data.class_names})

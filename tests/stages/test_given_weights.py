@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastshap_lab.errors import UserError
+from fastshap_lab.stages import classifier
+from tests.data.stand_ins import write_voc
 from tests.runs import TINY, executed, planned
 
 CLASSIFIER = ["stage=classifier"]
@@ -117,3 +119,18 @@ def test_a_model_folder_stands_where_a_classifier_would_be_trained(trained, tmp_
         planned(*given, "data.params.num_classes=4", base=base)
     with pytest.raises(UserError, match=r"nowhere: no model folder"):
         planned("classifier=checkpoint", "classifier.path=nowhere", base=base)
+
+
+def test_nothing_is_trained_on_images_without_labels(tmp_path):
+    write_voc(tmp_path / "data", {"train": 12, "val": 6})
+    data = [
+        "data=voc",
+        f"data.params.root={tmp_path / 'data'}",
+        "data.params.classes=imagenet",
+        "data.params.foreground=any",
+        "data.params.image_size=16",
+        "data.grid=[2,2]",
+    ]
+    run = planned(*data, f"runs_dir={tmp_path}", "stage=classifier", "classifier.epochs=1", base=[])[-1]
+    with pytest.raises(UserError, match=r"^classifier.epochs=1: voc does not say what images show; "):
+        classifier.make(run)

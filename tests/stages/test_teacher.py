@@ -113,9 +113,11 @@ def test_a_teacher_changes_what_is_learned(tmp_path):
         (16, "classifier.teacher=nowhere", "nowhere: no model folder"),
         (8, "classifier.teacher={}", r"classifier.teacher=.*: takes images of 8×8, and the data has"),
         (16, "classifier.teacher={} data.params.num_classes=4", r"classifier.teacher=.*: has 3 classes"),
+        (16, "classifier.teacher={0} classifier=checkpoint classifier.path={0}", "classifier.teacher=.*: nobody to"),
+        (16, "classifier.teacher={0} classifier.epochs=0", "classifier.teacher=.*: nobody to teach"),
     ],
 )
-def test_a_teacher_of_something_else_is_refused_in_the_plan(tmp_path, side, override, line):
+def test_a_teacher_that_does_not_fit_is_refused_in_the_plan(tmp_path, side, override, line):
     folder = exported(tmp_path / "teacher", side)
     with pytest.raises(UserError, match=f"^{line}"):
         planned("stage=classifier", *override.format(folder).split())
