@@ -42,11 +42,16 @@ def test_every_choice_composes(path):
 
 @pytest.mark.parametrize("group", LISTS)
 def test_every_entry_of_what_is_chosen_in_lists_has_a_file(group):
-    names = {path.stem for path in (CONFIGS / group).iterdir()}
+    names = {path.stem for path in (CONFIGS / group).iterdir()} - {"all"}
     assert names == LISTS[group]
     chosen = getattr(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate, f"{group}s")
     assert {name: component.name for name, component in chosen.items()} == {name: name for name in names}
     check(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate)
+
+
+@pytest.mark.parametrize("group", ["method", "metric"])
+def test_all_are_all(group):
+    assert getattr(configured(f"{group}=all", base=[]).evaluate, f"{group}s").keys() == LISTS[group]
 
 
 @pytest.mark.parametrize("size", ["16", "32"])

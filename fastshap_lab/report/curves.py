@@ -120,19 +120,20 @@ def removal_curves(curves: Mapping[str, Float[np.ndarray, " _"]], what: str, hei
     return figure
 
 
-def method_curves(panels: Mapping[str, pd.DataFrame], x: str) -> Figure:
+def method_curves(panels: Mapping[str, pd.DataFrame], x: str, y: str = "") -> Figure:
     """Return a figure with one panel per table: a line per column over the index, and one legend for all.
 
     Args:
         panels: A column per method, by the panel's title; an index of words is spaced evenly.
         x: What the index is.
+        y: What the columns hold, if titles do not say it.
     """
     names = list(dict.fromkeys(name for table in panels.values() for name in table))
     size = (4.2 * len(panels) + 2.4, max(3.6, 0.19 * len(names)))
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     lines = {}
     for place, (title, table) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), place + 1, xlabel=x)
+        axes = figure.add_subplot(1, len(panels), place + 1, xlabel=x, ylabel="" if place else y)
         axes.set_title(title, fontsize=10, parse_math=False)
         for number, name in enumerate(names):
             if name in table:

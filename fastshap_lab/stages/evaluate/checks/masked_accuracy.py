@@ -69,7 +69,8 @@ class MaskedAccuracy(Check):
                 way: pd.DataFrame({name: answers[:, place].nanmean(dim=0) for name, answers in right.items()}, shares)
                 for place, way in enumerate(_WAYS)
             }
-            figures[f"masked_accuracy-{pipeline.name}", pipeline.name] = method_curves(panels, "share of the players")
+            figure = method_curves(panels, "share of the players", "accuracy")
+            figures[f"masked_accuracy-{pipeline.name}", pipeline.name] = figure
             for way, panel in panels.items():
                 by_share = panel.T.rename(columns=lambda share: f"{share:.0%}")
                 for name, accuracies in by_share.to_dict("index").items():

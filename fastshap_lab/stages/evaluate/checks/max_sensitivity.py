@@ -69,7 +69,7 @@ class MaxSensitivity(Check):
             "ignores the image has none; Random is drawn anew for every image, and two such maps differ by √2 times "
             f"their size. {INTERVALS} Images: those on which it is defined, the map not being zero.",
             {("max_sensitivity", "Largest relative change"): pd.DataFrame(rows)},
-            {("max_sensitivity", "Largest relative change so far, by draws"): method_curves(curves, "draws")},
+            {("max_sensitivity", "Largest relative change so far, by draws"): method_curves(curves, "draws", "change")},
         )
 
     def _changes(self, evaluation: Evaluation, pipeline: Pipeline, explain: Explain) -> dict[str, Tensor]:

@@ -106,7 +106,9 @@ class ROAR(Check):
             "made once; Random and Sobel, the mean strength of edges, know nothing of the classifier. "
             f"Mean over {self.seeds} trainings, in brackets the lowest and the highest.\n\n" + "\n\n".join(refused)
         )
-        figures = {("roar", "Test accuracy"): method_curves(panels, "share of the players removed")} if panels else {}
+        figures = {}
+        if panels:
+            figures["roar", "Test accuracy"] = method_curves(panels, "share of the players removed", "test accuracy")
         evaluation.report.add("ROAR: remove and retrain", text, tables, figures)
 
     def _epochs(self, pipeline: Pipeline) -> int:
