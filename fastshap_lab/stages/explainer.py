@@ -33,6 +33,10 @@ from fastshap_lab.stages.runs import Run
 
 # Coalitions per image of the validation loss: always the same, so that all trainings' losses can be compared.
 _VALIDATED = 32
+_KEPT = 2**26  # of their values, so many are asked for once instead of after every epoch: 256 MiB
+
+Asked = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Coalitions (B, M, P), their weights (B, M), values (B, M, K), grand and null."""
 
 
 @dataclass
@@ -78,6 +82,7 @@ class ExplainerTraining(Training):
         self.penalty = config.efficiency_penalty
         self.labels, self.references = labels, references
         self.fit_of_validation = AdditiveFit()
+        self._validated: dict[int, Asked] = {}
 
     def on_fit_start(self) -> None:
         """Bring the game along."""
@@ -86,9 +91,8 @@ class ExplainerTraining(Training):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss against the labels, or of each image under fresh coalitions."""
         if self.labels is None:
-            return self._step(
-                "train", batch["image"], self.sampler, self.num_coalitions, self.step_generator(batch_idx)
-            )
+            asked = self._ask(batch["image"], self.sampler, self.num_coalitions, self.step_generator(batch_idx))
+            return self._step("train", batch["image"], asked)
         labels, index, raw = self.labels, batch["index"], self.network(batch["image"])
         total, block = labels.total[index], labels.block[index]
         nothing = torch.zeros_like(total[:1])
@@ -100,7 +104,13 @@ class ExplainerTraining(Training):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the loss over pairs of coalitions that are the same every epoch, so that epochs can be compared."""
-        self._step("val", batch["image"], self.paired, _VALIDATED, torch.Generator(self.device).manual_seed(batch_idx))
+        image, asked = batch["image"], self._validated.get(batch_idx)
+        if asked is None:
+            generator = torch.Generator(self.device).manual_seed(batch_idx)
+            asked = self._ask(image, self.paired, _VALIDATED, generator)
+            if sum(values.numel() for _, _, values, *_ in self._validated.values()) + asked[2].numel() <= _KEPT:
+                self._validated[batch_idx] = asked
+        self._step("val", image, asked)
 
     def on_validation_epoch_end(self) -> None:
         """Log how far the values are from true ones."""
@@ -111,11 +121,12 @@ class ExplainerTraining(Training):
             self.log_dict({"val/shapley_r2": 1 - error, "val/shapley_error": error})
         super().on_validation_epoch_end()
 
-    def _step(
-        self, split: str, image: Tensor, sampler: Sampler, num_coalitions: int, generator: torch.Generator
-    ) -> Tensor:
+    def _ask(self, image: Tensor, sampler: Sampler, num_coalitions: int, generator: torch.Generator) -> Asked:
         coalitions, weights = sampler(len(image), num_coalitions, generator, self.device)
-        values, grand, null = self.game(image, coalitions)
+        return coalitions, weights, *self.game(image, coalitions)
+
+    def _step(self, split: str, image: Tensor, asked: Asked) -> Tensor:
+        coalitions, weights, values, grand, null = asked
         raw = self.network(image)
         phi = self.normalize(raw, grand, null)
         if split == "val":

@@ -13,7 +13,8 @@ from torch import nn
 
 from fastshap_lab.config import OptimConfig, TrainerConfig
 from fastshap_lab.errors import UserError
-from fastshap_lab.stages import common
+from fastshap_lab.models import SurrogateGame
+from fastshap_lab.stages import common, explainer
 from fastshap_lab.stages.classifier import ClassifierTraining
 from fastshap_lab.stages.optim import OPTIMIZERS, SCHEDULES, build_optimizer
 from tests.runs import executed, planned, pretend_cross_entropies
@@ -66,6 +67,26 @@ def test_the_course_belongs_to_its_epoch(tmp_path, monkeypatch):
     assert history["epoch"].tolist() == [0, 1, 2]
     assert history["train/loss"].tolist() == pytest.approx(means, rel=1e-5)
     assert not history.isna().any(axis=None)
+
+
+def test_values_of_validation_are_asked_for_once_where_there_is_room(tmp_path, monkeypatch):
+    ask, histories = SurrogateGame.__call__, []
+    # Three epochs over 24 images in batches of 16: room for all values, for those of the first batch, for none.
+    for kept, expected in ((2**26, 24), (24 * 32 * 3 - 1, 24 + 2 * 8), (0, 3 * 24)):
+        asked = []
+
+        def noted(game, image, coalitions, asked=asked):
+            if coalitions.shape[1] == 32:  # as many as of nothing but validation
+                asked.append(len(image))
+            return ask(game, image, coalitions)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(explainer, "_KEPT", kept)
+            patch.setattr(SurrogateGame, "__call__", noted)
+            *_, run = executed("stage=explainer", f"runs_dir={tmp_path / str(kept)}")
+        assert sum(asked) == expected
+        histories.append((run.folder / "metrics.csv").read_text())
+    assert histories[0] == histories[1] == histories[2]
 
 
 def test_the_best_epoch_is_what_is_exported(tmp_path, monkeypatch):
