@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier
 
-Kind = Literal["attribution", "saliency"]
+Kind = Literal["attribution", "score", "saliency"]
 Choice = TypeVar("Choice", bound=str)
 
 # Whose modules take images channels-last, which makes convolutions faster. Another's may ``view`` what follows as it
@@ -38,7 +38,10 @@ class AttributionMethod(ABC):
     """
 
     kind: ClassVar[Kind]
-    """Signed and in units of what is explained, or non-negative and without unit."""
+    """Signed, and zero where there is nothing; or an answer, which has a constant part; or non-negative."""
+
+    unit: str | None = None
+    """Entry of ``shapley.game.LINKS`` of which a map's values are differences, that add up; None where they are not."""
 
     class_specific: ClassVar[bool] = True
     """Whether the map depends on the target."""

@@ -24,6 +24,7 @@ class CAM(AttributionMethod):
     """
 
     kind: ClassVar[Kind] = "attribution"
+    unit = "logits"
 
     @classmethod
     def supports(cls, model: nn.Module) -> str | None:

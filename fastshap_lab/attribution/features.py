@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
@@ -91,15 +92,28 @@ def look(
             if network.dynamic_img_size:
                 grid = network.patch_embed.dynamic_feat_size((rows, columns))
             return features[:, network.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+        if swin is not None and features.ndim == 3:  # of a normalization within a block
+            rows = round((features.shape[1] * image.shape[2] / image.shape[3]) ** 0.5)
+            if rows and features.shape[1] % rows == 0:
+                features = features.unflatten(1, (rows, -1))
         if features.ndim != 4:
             shape = tuple(features.shape)
             raise UserError(f"the layer {type(module).__name__} gives {shape}, not features of rows and columns")
-        return features if swin is None else features.permute(0, 3, 1, 2)
+        channels_first, channels_last = (
+            _like(sides, image.shape[2:]) for sides in (features.shape[2:], features.shape[1:3])
+        )
+        return features.permute(0, 3, 1, 2) if channels_last and (swin or not channels_first) else features
 
     return logits, recorded[module], lay_out
 
 
+def _like(rows_and_columns: torch.Size, size: torch.Size) -> bool:
+    """Return whether rows and columns have the proportions of a size, but for rounding."""
+    return abs(rows_and_columns[0] * size[1] - rows_and_columns[1] * size[0]) < max(size)
+
+
 def _last_convolutions(model: nn.Module) -> nn.Module | None:
+    """Return the last part with a convolution and no linear layer; none where attention comes later."""
     part = model
     while not isinstance(part, nn.Conv2d):
         parts = [child for child in part.children() if _holds(child, nn.Conv2d)]
@@ -108,7 +122,9 @@ def _last_convolutions(model: nn.Module) -> nn.Module | None:
         part = parts[-1]
         if not _holds(part, nn.Linear):
             break
-    return part
+    modules = list(model.modules())
+    later = set(modules[modules.index(part) :]) - set(part.modules())
+    return None if any("attention" in type(module).__name__.lower() for module in later) else part
 
 
 def _holds(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -51,6 +51,7 @@ class IntegratedGradients(AttributionMethod):
     """
 
     kind: ClassVar[Kind] = "attribution"
+    unit = "logits"
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.perturbation_method import PerturbationMethod, default_grid
+from fastshap_lab.attribution.perturbation_method import MOST, Classes, PerturbationMethod, default_grid, finest_grid
 from fastshap_lab.attribution.shapley import BaselineGame
 from fastshap_lab.errors import UserError
 from fastshap_lab.shapley.grid import PlayerGrid
@@ -23,7 +23,8 @@ class Occlusion(PerturbationMethod):
     Args:
         model: Takes images to logits.
         window: Height and width in pixels; by default twice the stride.
-        stride: Down and across, no larger than the window; by default a patch of ``default_grid``.
+        stride: Down and across, no larger than the window; by default a patch of ``finest_grid``, or a 14th of the side
+            where that has but one.
         baseline: Colour of the cover, in units of the input; by default the model's mean colour.
         link: Entry of ``shapley.game.LINKS``.
         bf16: See ``PerturbationMethod``.
@@ -43,7 +44,7 @@ class Occlusion(PerturbationMethod):
         super().__init__(model, baseline, link, bf16, max_batch)
         self.window, self.stride = window, stride
 
-    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+    def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
         size = image.shape[1], image.shape[2]
         windows = self._windows(size)
         whole = self._values(image.unsqueeze(0), classes)
@@ -60,8 +61,11 @@ class Occlusion(PerturbationMethod):
         return lost / count
 
     def _windows(self, size: tuple[int, int]) -> list[tuple[slice, slice]]:
-        grid = default_grid(self.model, size)
-        stride = self.stride or (size[0] // grid[0], size[1] // grid[1])
+        grid = finest_grid(self.model, size)
+        # Windows need not divide the image: where no grid does, they start at as many places as on one that would.
+        stride = self.stride or tuple(
+            n // g if g > 1 else max(1, round(n / MOST)) for n, g in zip(size, grid, strict=True)
+        )
         window = self.window or (2 * stride[0], 2 * stride[1])
         if min(stride) < 1 or window[0] < stride[0] or window[1] < stride[1]:
             raise UserError(f"Occlusion: window={window}, stride={stride}: 1 ≤ stride ≤ window wanted, both ways")
@@ -94,9 +98,9 @@ class LeaveOneOut(PerturbationMethod):
         max_batch: int = 32,
     ) -> None:
         super().__init__(model, baseline, link, bf16, max_batch)
-        self.grid = grid
+        self.grid, self.unit = grid, link
 
-    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+    def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
         size = image.shape[1], image.shape[2]
         players = PlayerGrid(size, self.grid or default_grid(self.model, size))
         game = BaselineGame(self._logits, players, colour, self.link, self.max_batch)

@@ -16,7 +16,10 @@ from fastshap_lab.models.tokens import token_grid
 from fastshap_lab.shapley.game import LINKS
 
 # Rows and columns of a grid that nothing else determines, at most: those of patches of 16 on 224 pixels.
-_MOST = 14
+MOST = 14
+
+Classes = slice | Tensor
+"""Which classes: a slice or their numbers."""
 
 
 class PerturbationMethod(AttributionMethod):
@@ -63,16 +66,15 @@ class PerturbationMethod(AttributionMethod):
 
     @torch.no_grad()
     def _attribute_classes(self, image: Tensor, classes: Tensor) -> Tensor:
-        # Image by image: the maps of a thousand classes at image size are let go before the next ones are made.
         colour = baseline_colour(self.model, image, self.baseline)
         chosen = zip(image, classes, strict=True)
-        return torch.stack([self._explain(one, colour, slice(None))[wanted] for one, wanted in chosen])
+        return torch.stack([self._explain(one, colour, wanted) for one, wanted in chosen])
 
     @abstractmethod
-    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+    def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
         """Return the maps (K', rows, columns) of one image (C, H, W) for some classes; runs without gradients."""
 
-    def _values(self, copies: Tensor, classes: slice) -> Tensor:
+    def _values(self, copies: Tensor, classes: Classes) -> Tensor:
         """Return the values (M, K') of copies (M, C, H, W)."""
         return torch.cat([self.link(self._logits(part))[:, classes] for part in copies.split(self.max_batch)])
 
@@ -105,16 +107,33 @@ def faded(
     return torch.addcmul(colour, masks.unsqueeze(1), image - colour)
 
 
-def default_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
+def finest_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
     """Return rows and columns of a grid that divides an image.
 
     The patches of a plain vision transformer; of other models, or where these do not divide the image, the finest with
-    14 or fewer each way.
+    14 or fewer each way, which is a single one where the side is a larger prime.
     """
     network = find_token_network(model)
     if network is not None:
         rows, columns = token_grid(network)
+        if network.dynamic_img_size:
+            rows, columns = network.patch_embed.dynamic_feat_size(image_size)
         if image_size[0] % rows == 0 and image_size[1] % columns == 0:
             return rows, columns
-    finest = [max(n for n in range(1, min(side, _MOST) + 1) if side % n == 0) for side in image_size]
+    finest = [max(n for n in range(1, min(side, MOST) + 1) if side % n == 0) for side in image_size]
     return finest[0], finest[1]
+
+
+def default_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the ``finest_grid``.
+
+    Raises:
+        UserError: It has a single row or column.
+    """
+    grid = finest_grid(model, image_size)
+    if min(grid) == 1:
+        height, width = image_size
+        raise UserError(
+            f"no grid of 2 to {MOST} rows and columns divides {height}×{width} pixels: name one with grid=…"
+        )
+    return grid

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind
-from fastshap_lab.attribution.perturbation_method import default_grid
+from fastshap_lab.attribution.perturbation_method import MOST, finest_grid
 from fastshap_lab.seeding import derive_seed
 
 
@@ -16,7 +16,7 @@ class Random(AttributionMethod):
 
     Args:
         model: Not asked.
-        grid: Rows and columns of the map; by default those of ``default_grid``.
+        grid: Rows and columns of the map; by default those of ``finest_grid``, or 14 where that has but one.
         seed: Of the noise.
         max_batch: Images at a time.
     """
@@ -31,7 +31,9 @@ class Random(AttributionMethod):
         self.grid, self.seed = grid, seed
 
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
-        grid = self.grid or default_grid(self.model, (image.shape[2], image.shape[3]))
+        sides = image.shape[2:]
+        fitting = finest_grid(self.model, (sides[0], sides[1]))
+        grid = self.grid or [min(side, MOST) if n == 1 else n for n, side in zip(fitting, sides, strict=True)]
         return torch.stack([torch.randn(grid, generator=self._generator(one)) for one in image]).to(image)
 
     def _generator(self, image: Tensor) -> torch.Generator:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import upsample
-from fastshap_lab.attribution.perturbation_method import PerturbationMethod, faded
+from fastshap_lab.attribution.base import Kind, upsample
+from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
 from fastshap_lab.errors import UserError
 
 
@@ -58,6 +59,8 @@ class RISE(PerturbationMethod):
         max_batch: Copies per pass.
     """
 
+    kind: ClassVar[Kind] = "score"
+
     def __init__(
         self,
         model: nn.Module,
@@ -77,7 +80,7 @@ class RISE(PerturbationMethod):
             raise UserError(f"RISE: {asked}: at least 1, at least 1, and a probability above 0 wanted")
         self.num_masks, self.cells, self.keep, self.coverage, self.seed = num_masks, cells, keep, coverage, seed
 
-    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+    def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
         masks = RandomMasks(self.num_masks, (image.shape[1], image.shape[2]), self.cells, self.keep, self.seed)
         total, seen = image.new_zeros(1), torch.zeros_like(image[0])
         for start in range(0, self.num_masks, self.max_batch):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import Kind, one_of, upsample
 from fastshap_lab.attribution.features import find_layer, look
-from fastshap_lab.attribution.perturbation_method import PerturbationMethod, faded
+from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
 from fastshap_lab.images import normalize_map
 
 Weights = Literal["softmax", "probability"]
@@ -52,7 +52,7 @@ class ScoreCAM(PerturbationMethod):
     def _refusal(self, model: nn.Module) -> str | None:
         return self.supports(model, self.layer)
 
-    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+    def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
         module = find_layer(self.model, self.layer)
         assert module is not None  # or the constructor had refused
         _, features, lay_out = look(self.model, module, image.unsqueeze(0))

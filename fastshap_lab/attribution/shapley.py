@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.perturbation_method import PerturbationMethod, default_grid
+from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, default_grid
 from fastshap_lab.errors import UserError
 from fastshap_lab.shapley.estimators import shapley_values
 from fastshap_lab.shapley.grid import PlayerGrid
@@ -95,9 +95,9 @@ class ShapleyMethod(PerturbationMethod):
         max_batch: int = 32,
     ) -> None:
         super().__init__(model, baseline, link, bf16, max_batch)
-        self.grid, self.budget, self.seed = grid, budget, seed
+        self.grid, self.budget, self.seed, self.unit = grid, budget, seed, link
 
-    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
+    def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
         size = image.shape[1], image.shape[2]
         players = PlayerGrid(size, self.grid or default_grid(self.model, size))
         game = BaselineGame(self._logits, players, colour, self.link, self.max_batch)

@@ -1,16 +1,17 @@
 """ViT-CX: causal explanation of vision transformers."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import colour_scale, one_of, undisturbed, upsample
+from fastshap_lab.attribution.base import Kind, colour_scale, one_of, undisturbed, upsample
 from fastshap_lab.attribution.features import find_swin, last_block, look
-from fastshap_lab.attribution.perturbation_method import PerturbationMethod, faded
+from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
 from fastshap_lab.attribution.rise import RandomMasks
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import normalize_map
@@ -80,6 +81,8 @@ class ViTCX(PerturbationMethod):
         max_batch: Copies per pass.
     """
 
+    kind: ClassVar[Kind] = "score"
+
     def __init__(
         self,
         model: nn.Module,
@@ -116,16 +119,17 @@ class ViTCX(PerturbationMethod):
     def image_masks(self, image: Float[Tensor, "C H W"]) -> Float[Tensor, "M H W"]:
         """Return the masks of an image, in [0, 1]."""
         with undisturbed(self.model), torch.no_grad():
-            return self._masks(image.detach().clone())
+            number, made = self._masks(image.detach().clone())
+            return made(0, number)
 
-    def _explain(self, image: Tensor, colour: Tensor, classes: slice) -> Tensor:
-        masks = self._masks(image)
+    def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
+        number, masks = self._masks(image)
         whole = self._values(image.unsqueeze(0), classes)
         generator = torch.Generator().manual_seed(self.seed)
         scale = self.noise * colour_scale(self.model, image.unsqueeze(0))
         total, seen = image.new_zeros(whole.shape[1], *image.shape[1:]), torch.zeros_like(image[0])
-        for start in range(0, len(masks), self.max_batch):
-            part = masks[start : start + self.max_batch]
+        for start in range(0, number, self.max_batch):
+            part = masks(start, start + self.max_batch)
             copies = faded(image, part, colour)
             if self.score == "plain":
                 scores = self._values(copies, classes)
@@ -137,13 +141,19 @@ class ViTCX(PerturbationMethod):
             seen += part.sum(dim=0)
         if not self.coverage:
             return total
-        return torch.where(seen > 0, total * len(masks) / torch.where(seen > 0, seen, 1), 0)
+        return torch.where(seen > 0, total * number / torch.where(seen > 0, seen, 1), 0)
 
-    def _masks(self, image: Tensor) -> Tensor:
-        """Return the masks (M, H, W) of an image."""
+    def _masks(self, image: Tensor) -> tuple[int, Callable[[int, int], Tensor]]:
+        """Return the number of an image's masks, and what gives those (M, H, W) from one to another."""
+        if self.masks == "random":  # thousands, not all of which need be there at once
+            size = image.shape[1], image.shape[2]
+            drawn = RandomMasks(self.num_masks, size, cells=7, keep=0.5, seed=self.seed)
+            return self.num_masks, partial(drawn, image)
+        masks = self._masks_of_features(image)
+        return len(masks), lambda start, stop: masks[start:stop]
+
+    def _masks_of_features(self, image: Tensor) -> Tensor:
         size = image.shape[1], image.shape[2]
-        if self.masks == "random":
-            return RandomMasks(self.num_masks, size, cells=7, keep=0.5, seed=self.seed)(image, 0, self.num_masks)
         block = last_block(self.model, stage=-2)
         assert block is not None  # or the constructor had refused
         # What enters the residual sum has its places in order, other than what leaves a Swin's windowed attention.

@@ -4,11 +4,13 @@ import captum.attr
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import SwinTransformer, VisionTransformer
 
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.attribution.cam import CAM
 from fastshap_lab.attribution.features import find_layer
 from fastshap_lab.attribution.gradcam import AttentionGradCAM, GradCAM, SignedGradCAM
+from fastshap_lab.attribution.recording import recorded_activations
 from fastshap_lab.attribution.scorecam import ScoreCAM
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import normalize_map
@@ -47,6 +49,55 @@ def test_the_layer_is_found_from_the_model():
         GradCAM(plain, layer="stem")
     with pytest.raises(UserError, match=r"Linear gives \(2, 4\), not features of rows and columns"):
         GradCAM(plain, layer="head").attribute(IMAGES.float(), 0)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        VisionTransformer(image_size=8, patch_size=4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8),
+        SwinTransformer([4, 4], 8, [1, 1], [1, 2], [2, 2]),
+    ],
+)
+def test_convolutions_before_attention_are_not_what_an_answer_is_made_of(network):
+    assert find_layer(network) is None
+    with pytest.raises(UserError, match="name one with layer=…"):
+        ScoreCAM(network)
+
+
+class Last(nn.Module):
+    """Has its channels last in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.last, self.first = nn.Conv2d(3, 5, 3), nn.Softplus(), nn.Identity()
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        last = self.last(self.features(pixels).permute(0, 2, 3, 1))
+        return self.head(self.first(last.permute(0, 3, 1, 2)).square().mean(dim=(2, 3)))
+
+
+def test_channels_may_be_last():
+    model = Last().double()
+    expected = SignedGradCAM(model, "first").attribute(IMAGES, TARGETS)
+    assert expected.shape == (2, 6, 10)
+    torch.testing.assert_close(SignedGradCAM(model, "last").attribute(IMAGES, TARGETS), expected)
+
+
+def test_layers_of_a_swin_come_in_three_layouts():
+    swin = family("swin").double()
+    maps = {
+        name: GradCAM(swin, f"network.{name}").attribute(IMAGES, TARGETS)
+        for name in ("patch_embed.proj", "layers.0.blocks.1", "layers.0.blocks.1.norm2")
+    }
+    assert {name: found.shape for name, found in maps.items()} == dict.fromkeys(maps, (2, 4, 6))
+    # A norm sees the places as rows of a list; its gradient is zero in the mean of features, not of places.
+    flat = swin.network.layers[0].blocks[1].norm2
+    with recorded_activations([flat]) as seen:
+        logits = swin(IMAGES)
+    (gradient,) = torch.autograd.grad(logits.gather(1, TARGETS.unsqueeze(1)).sum(), [seen[flat]])
+    expected = (gradient.mean(dim=1, keepdim=True) * seen[flat]).sum(dim=2).view(2, 4, 6).clamp_min(0)
+    torch.testing.assert_close(maps["layers.0.blocks.1.norm2"], expected)
 
 
 @pytest.mark.parametrize("name", ["layer3", "layer4"])

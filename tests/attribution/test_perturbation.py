@@ -6,6 +6,7 @@ import math
 import captum.attr
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fastshap_lab.attribution import METHODS
@@ -13,7 +14,7 @@ from fastshap_lab.attribution.occlusion import LeaveOneOut, Occlusion
 from fastshap_lab.attribution.perturbation_method import default_grid
 from fastshap_lab.attribution.random import Random
 from fastshap_lab.attribution.rise import RISE, RandomMasks
-from fastshap_lab.attribution.shapley import BaselineGame
+from fastshap_lab.attribution.shapley import BaselineGame, KernelSHAPValues
 from fastshap_lab.attribution.vit_cx import ViTCX, cluster
 from fastshap_lab.errors import UserError
 from fastshap_lab.shapley import LINKS, Game, PlayerGrid, exact_shapley_values
@@ -64,6 +65,28 @@ def test_grids_that_nothing_determines():
     assert default_grid(family("vit"), (8, 12)) == GRID
     assert default_grid(family("vit"), (7, 30)) == (7, 10)
     assert default_grid(family("resnet"), (224, 32)) == (14, 8)
+    with pytest.raises(
+        UserError, match="no grid of 2 to 14 rows and columns divides 17×32 pixels: name one with grid=…"
+    ):
+        default_grid(family("resnet"), (17, 32))
+    dynamic = VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1, dynamic_img_size=True)
+    assert default_grid(dynamic, (16, 8)) == (4, 2)
+
+
+def test_sides_that_nothing_divides_are_occluded_all_the_same():
+    model, pixels = family("resnet"), torch.rand(1, 3, 17, 12, generator=torch.Generator().manual_seed(0))
+    found = Occlusion(model).attribute(pixels, 0)
+    assert found.shape == (1, 17, 12)
+    torch.testing.assert_close(found, Occlusion(model, (2, 2), (1, 1)).attribute(pixels, 0))
+    assert Random(model).attribute(pixels).shape == (1, 14, 12)
+
+
+def test_some_classes_are_some_of_all():
+    model, classes = family("resnet").double(), torch.tensor([[3, 0], [1, 2]])
+    for method in (RISE(model, 6), Occlusion(model), LeaveOneOut(model, GRID), KernelSHAPValues(model, GRID, 16)):
+        every = method.attribute_all(IMAGES[:2])
+        expected = torch.stack([maps[wanted] for maps, wanted in zip(every, classes, strict=True)])
+        torch.testing.assert_close(method.attribute_classes(IMAGES[:2], classes), expected)
 
 
 def interpolation(cells: int, length: int) -> list[list[float]]:
@@ -209,7 +232,7 @@ def test_vit_cx_of_windows_reads_the_stage_before_the_last_in_image_order():
         middle = before + block._attn(block.norm1(before))
         torch.testing.assert_close(middle + block.mlp(block.norm2(middle)), after)
         expected = nn.functional.interpolate((middle - before).permute(3, 0, 1, 2), (8, 12), mode="bilinear")[:, 0]
-        found = method._masks(IMAGES[0])
+        found = method.image_masks(IMAGES[0])
     low, high = expected.amin(dim=(1, 2), keepdim=True), expected.amax(dim=(1, 2), keepdim=True)
     torch.testing.assert_close(found, (expected - low) / (high - low))
 
