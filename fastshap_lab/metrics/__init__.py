@@ -17,7 +17,7 @@ from fastshap_lab.metrics.per_image import PerImage
 from fastshap_lab.metrics.pointing import PointingGame
 from fastshap_lab.metrics.removal import Deletion, Insertion, unit_values
 from fastshap_lab.metrics.segmentation import Segmentation
-from fastshap_lab.metrics.shapley_error import ShapleyCorrelation, ShapleyError
+from fastshap_lab.metrics.shapley_error import ShapleyCorrelation, ShapleyDistance, ShapleyError
 from fastshap_lab.metrics.similarity import Similarity
 from fastshap_lab.metrics.subsets import correctness_subsets
 from fastshap_lab.metrics.substrates import SUBSTRATES, SubstrateGame
@@ -38,6 +38,7 @@ METRICS: dict[str, type[Metric]] = {
     "segmentation": Segmentation,
     "sensitivity_n": SensitivityN,
     "shapley_correlation": ShapleyCorrelation,
+    "shapley_distance": ShapleyDistance,
     "shapley_error": ShapleyError,
     "similarity": Similarity,
 }
@@ -59,6 +60,7 @@ __all__ = [
     "Segmentation",
     "SensitivityN",
     "ShapleyCorrelation",
+    "ShapleyDistance",
     "ShapleyError",
     "Similarity",
     "SubstrateGame",

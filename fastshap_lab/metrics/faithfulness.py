@@ -104,8 +104,18 @@ class Infidelity(PerImage):
         values: Float[Tensor, "B M K"],
         grand: Float[Tensor, "B K"],
         classes: Int[Tensor, "B E"],
+        in_units: bool = True,
     ) -> None:
-        """Add images; ``grand`` is the value of the whole image, the other arguments are as for ``SensitivityN``."""
+        """Add images.
+
+        Args:
+            phi: This and the others are as for ``SensitivityN``.
+            coalitions: Present players.
+            values: Theirs.
+            grand: The value of the whole image.
+            classes: Explained of each, the target first.
+            in_units: Whether attributions are differences of the value; of others only ``scaled`` is defined.
+        """
         chosen = classes.to(values.device).unsqueeze(1)
         drop = grand.double().unsqueeze(1).gather(2, chosen) - values.double().gather(
             2, chosen.expand(-1, values.shape[1], -1)
@@ -114,6 +124,8 @@ class Infidelity(PerImage):
         square, product = removed.square().sum(dim=1), (removed * drop).sum(dim=1)
         factor = torch.where(square == 0, 0, product / square)
         errors = torch.stack([removed - drop, factor.unsqueeze(1) * removed - drop], dim=-1).square().mean(dim=1)
+        if not in_units:
+            errors[..., 0] = torch.nan
         parts = [errors[:, 0]]
         if errors.shape[1] > 1:
             parts.append(errors[:, 1:].nanmean(dim=1))

@@ -136,3 +136,24 @@ class ShapleyCorrelation(PerImage):
         if measures.shape[2] > 1:
             parts.append(measures[:, :, 1:].nanmean(dim=2))
         self.kept.append(torch.cat(parts, dim=1))
+
+
+class ShapleyDistance(PerImage):
+    """Euclidean distance of attributions from reference Shapley values, over players, in units of the value.
+
+    Of the target, and of the other classes explained, averaged; ``normalized``: once the attributions are made to add
+    up, each by the same amount, to what the reference adds up to.
+    """
+
+    columns = ("target", "target_normalized", "others", "others_normalized")
+    higher_is_better = False
+
+    def update(self, phi: Float[Tensor, "B P E"], reference: Float[Tensor, "B P E"]) -> None:
+        """Add images; both for the classes explained, the target first."""
+        difference = phi.double() - reference.double()
+        normalized = difference - difference.mean(dim=1, keepdim=True)
+        distances = torch.stack([each.square().sum(dim=1).sqrt() for each in (difference, normalized)], dim=1)
+        parts = [distances[:, :, 0]]
+        if distances.shape[2] > 1:
+            parts.append(distances[:, :, 1:].nanmean(dim=2))
+        self.kept.append(torch.cat(parts, dim=1))

@@ -140,7 +140,7 @@ def gallery(
     Args:
         images: RGB in [0, 1].
         methods: Maps (B, rows, columns), whatever their size and unit, and their kind, by name. An ``attribution`` is
-            divided by its largest absolute value, a ``saliency`` stretched from 0 to 1.
+            divided by its largest absolute value, a ``score`` or ``saliency`` stretched from 0 to 1.
         row_text: What to say of each image.
     """
     rows = []
@@ -152,15 +152,15 @@ def gallery(
         rows.append(_Row("" if row_text is None else row_text[index], [_Cell(image), *cells]))
     key = (
         "Maps on scales of their own: attributions are divided by their largest absolute value, red speaks for the "
-        "class, blue against it, white is zero; saliencies are stretched from white to red."
+        "class, blue against it, white is zero; scores and saliencies are stretched from white to red."
     )
     return _draw(rows, images.shape[1:3], key)
 
 
 def _relative(values: np.ndarray, kind: str) -> np.ndarray:
-    """Return a map within [-1, 1], or [0, 1] if it is a saliency; one that is constant is zero there."""
+    """Return a map within [-1, 1], or [0, 1] if it is no attribution; one that is constant is zero there."""
     finite = values[np.isfinite(values)]
-    low = finite.min(initial=np.inf) if kind == "saliency" else 0.0
+    low = finite.min(initial=np.inf) if kind != "attribution" else 0.0
     size = np.abs(finite - low).max(initial=0.0)
     return (values - low) / size if size > 0 else np.where(np.isfinite(values), 0.0, values)
 

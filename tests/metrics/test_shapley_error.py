@@ -6,10 +6,10 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_squared_error, r2_score
 from torch import Tensor
 
-from fastshap_lab.metrics import ShapleyCorrelation, ShapleyError
+from fastshap_lab.metrics import ShapleyCorrelation, ShapleyDistance, ShapleyError
 from fastshap_lab.metrics.bootstrap import bootstrap_sums
 from fastshap_lab.metrics.shapley_error import shapley_error_sums, shapley_errors
-from fastshap_lab.shapley import equal_split
+from fastshap_lab.shapley import additive_normalization, equal_split
 
 IMAGES, PLAYERS, CLASSES = 7, 5, 3
 
@@ -189,6 +189,21 @@ def test_correlation_with_references_is_that_over_players_whatever_the_unit():
     assert metric.per_image()["cosine"][0] == pytest.approx(
         float(phi[0, :, 0] @ reference[0, :, 0] / phi[0, :, 0].norm() / reference[0, :, 0].norm())
     )
+
+
+def test_distance_from_references_with_and_without_what_is_missing_of_the_total():
+    reference = torch.tensor([[[0.0, 1.0], [0.0, 1.0], [3.0, 1.0]]])
+    off = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [2.0, 0.0]]])
+    metric = ShapleyDistance()
+    metric.update(reference + off, reference)
+    assert metric.compute() == pytest.approx(
+        {"target": 6**0.5, "target_normalized": (1 + 25 + 16) ** 0.5 / 3, "others": 0, "others_normalized": 0}
+    )
+    grand, null = reference.sum(dim=1) + 1, torch.ones(1, 2)
+    normalized = additive_normalization(reference + off, grand, null)
+    again = ShapleyDistance()
+    again.update(normalized, reference)
+    assert again.compute()["target"] == pytest.approx(metric.compute()["target_normalized"])
 
 
 def test_of_one_class_there_are_no_others_and_a_constant_map_has_no_correlation():

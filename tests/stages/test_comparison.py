@@ -22,8 +22,7 @@ from tests.runs import TINY, UNET, executed, planned
 BASE = [*TINY, *UNET]
 ASKED = [
     "method=[explainer,grad_cam,leave_one_out,rise,rollout,kernel_shap]",
-    "metric=[deletion,insertion,sensitivity_n,faithfulness_correlation,infidelity,shapley_correlation,efficiency_gap,"
-    "pointing_game,segmentation]",
+    "metric=all",
     "evaluate.methods.rise.params.num_masks=10",
     "evaluate.methods.leave_one_out.params.grid=[2,2]",
     "evaluate.methods.kernel_shap.params.budget=2",
@@ -63,6 +62,28 @@ def test_what_does_not_apply_is_said(tables, runs):
     assert refused["B", "explainer"] == "no explainer was trained"
     assert "B: not applicable: no surrogate" in (runs[-1].folder / "report.html").read_text(encoding="utf-8")
     assert set(tables["methods-pointing_game"]["model"]) == {"A", "B"}
+
+
+def test_what_has_a_unit_is_measured_in_it_and_nothing_else(tables):
+    units = tables["methods"].set_index(["model", "method"])["unit"]
+    assert units["A"].dropna().to_dict() == {"explainer": "softmax", "leave_one_out": "softmax"}
+    for metric, column in (
+        ("efficiency_gap", "target_absolute"),
+        ("shapley_distance", "target"),
+        ("shapley_distance", "others_normalized"),
+        ("infidelity", "target"),
+    ):
+        values = tables[f"methods-{metric}"].set_index(["model", "method"])[column]
+        assert set(values["A"].dropna().index) == {"explainer", "leave_one_out"}
+    assert tables["methods-infidelity"]["target_scaled"].notna().all()
+
+
+def test_the_report_says_what_was_measured_and_how(runs, tables):
+    page = (runs[-1].folder / "report.html").read_text(encoding="utf-8")
+    assert "With step=1, units=players, substrate=surrogate." in page
+    assert "With confidence=0, threshold=None." in page
+    assert "Of images whose most probable class is their label." in page
+    assert tables["methods"].set_index(["model", "method"]).loc[("A", "rise"), "settings"] == "num_masks=10"
 
 
 def test_passes_are_counted(tables):

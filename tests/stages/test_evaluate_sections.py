@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.data.base import Split
-from fastshap_lab.data.splits import TensorImages
+from fastshap_lab.data.splits import NO_LABEL, TensorImages
 from fastshap_lab.inference import AmortizedExplainer
 from fastshap_lab.metrics.map_statistics import central_share
 from fastshap_lab.models.explainers import Explainer
@@ -209,6 +209,8 @@ def test_slopes_tell_who_follows_the_object(tmp_path):
         explainer = AmortizedExplainer(network, imitation, None, "softmax", "none", names)
         pipelines.append(Pipeline(name, {}, imitation.classifier, imitation, explainer, torch.eye(5)[:, :3]))
     evaluation = Evaluation(run, pipelines, Report(tmp_path))
+    evaluation.test.labels[0] = NO_LABEL
+    assert evaluation.labels_of(torch.arange(2)) == ["", names[evaluation.test.labels[1]]]
     shifts(evaluation)
     found = evaluation.report.tables["shifts"].set_index("pipeline")
     assert found["images"].tolist() == [4, 4]

@@ -229,6 +229,10 @@ class Evaluation:
         label, explained = int(self.test.labels[index]), f"explained: {self.class_names[target]}"
         return f"label: {self.class_names[label]}\n{explained}" if label >= 0 else explained
 
+    def labels_of(self, indices: Tensor) -> list[str]:
+        """Return what test images show, nothing of those of which the data do not say it."""
+        return [self.class_names[label] if label >= 0 else "" for label in self.test.labels[indices].tolist()]
+
     @property
     def labelled(self) -> bool:
         """Whether the data say what test images show."""

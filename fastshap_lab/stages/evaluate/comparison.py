@@ -1,5 +1,6 @@
 """Methods of attribution side by side: maps of the same images, judged by the same metrics."""
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,13 +35,15 @@ class Method:
 
     Attributes:
         name: What it is called in tables and figures.
-        kind: ``attribution`` or ``saliency``.
+        kind: ``attribution``, ``score`` or ``saliency``.
+        unit: As ``AttributionMethod.unit``.
         explain: Gives its maps.
         modules: Whose passes count.
     """
 
     name: str
     kind: str
+    unit: str | None
     explain: Explain
     modules: list[nn.Module]
 
@@ -73,15 +76,15 @@ def comparison(evaluation: Evaluation) -> None:
         found = applicable[pipeline.name] = {}
         for name, chosen in config.methods.items():
             if chosen.name == EXPLAINER and pipeline.explainer is not None:
-                found[name] = Method(
-                    name, "attribution", pipeline.amortized, [pipeline.explainer.network, pipeline.explainer.surrogate]
-                )
+                modules = [pipeline.explainer.network, pipeline.explainer.surrogate]
+                found[name] = Method(name, "attribution", pipeline.explainer.link, pipeline.amortized, modules)
             elif chosen.name == EXPLAINER:
                 refused.append({"model": pipeline.name, "method": name, "not applicable": "no explainer was trained"})
         for name, builder in builders.items():
             try:
                 method = builder(model=pipeline.classifier)
-                found[name] = Method(name, method.kind, method.attribute_classes, [pipeline.classifier])
+                modules = [pipeline.classifier]
+                found[name] = Method(name, method.kind, method.unit, method.attribute_classes, modules)
             except UserError as error:
                 refused.append({"model": pipeline.name, "method": name, "not applicable": str(error)})
     if config.methods:
@@ -152,6 +155,8 @@ def _explained(
             continue
         seconds, forward, backward = (costs[:, :3].sum(dim=0) / len(evaluation.judged)).tolist()
         row: dict[str, str | float] = {"model": pipeline.name, "method": name, "kind": method.kind}
+        chosen = evaluation.run.config.evaluate.methods.get(name)  # Random comes uncalled, too
+        row |= {"unit": method.unit or "", "settings": _words(chosen.params) if chosen else ""}
         yield row | {
             "seconds": seconds,
             "forward passes": forward,
@@ -161,17 +166,18 @@ def _explained(
 
 
 def _add_costs(evaluation: Evaluation, costs: list[dict[str, Any]], refused: list[dict[str, str]]) -> None:
-    config = evaluation.run.config.evaluate
+    classes = min(evaluation.run.config.evaluate.classes, len(evaluation.class_names))
     tables = {("methods", "What an image's explanation costs"): pd.DataFrame(costs)}
     if refused:
         tables["methods-refused", "Not applicable"] = pd.DataFrame(refused)
     evaluation.report.add(
         "Methods",
-        f"Each explains {config.classes} classes of {len(evaluation.judged)} test images, the most probable ones; the "
+        f"Each explains {classes} classes of {len(evaluation.judged)} test images, the most probable ones; the "
         f"first is the target. Per image: seconds, passes through the classifier, copies of the image counted each "
         "(the trained explainer: through itself and the surrogate), and the most memory that explaining "
-        f"{min(_CHUNK, len(evaluation.judged))} images took at once. Attributions are signed, in units of what they "
-        "explain; saliencies have neither.",
+        f"{min(_CHUNK, len(evaluation.judged))} images took at once. Attributions are signed; scores are "
+        "answers, which have a constant part; saliencies are not negative. Unit: the space of which a map's values are "
+        "differences that add up, if they are. Settings: those that are not the method's defaults.",
         tables,
     )
 
@@ -233,13 +239,25 @@ def _add_metric(
         "Intervals: 95 %, from resampling images. Tests: sign flips of the differences on the same images, two-sided, "
         "not corrected for their number."
     )
-    text = "\n\n".join([_summary(measure), tested, *refused])
+    described = f"{_summary(measure)} {measure.note}".strip()
+    text = "\n\n".join([described, f"With {_arguments(evaluation, name)}.", tested, *refused])
     evaluation.report.add(f"Methods by {name.replace('_', ' ')}", text, tables, figures)
 
 
 def _summary(measure: Measure) -> str:
     metric = type(measure.metric())
     return " ".join((metric.__doc__ or "").split("\n\n")[0].split())
+
+
+def _arguments(evaluation: Evaluation, name: str) -> str:
+    """Return all arguments of a metric, given or by default."""
+    chosen = evaluation.run.config.evaluate.metrics[name]
+    parameters = inspect.signature(MEASURES[chosen.name]).parameters.values()
+    return _words({each.name: chosen.params.get(each.name, each.default) for each in parameters}) or "no settings"
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _measured(
@@ -262,7 +280,7 @@ def _rows(
 ) -> dict[str, Tensor]:
     """Return what a metric keeps of a method's maps of a part of the images."""
     metric = measure.metric()
-    measure.update(metric, scene(), maps()["maps"].to(scene().image.device), method.kind)
+    measure.update(metric, scene(), maps()["maps"].to(scene().image.device), method.unit)
     return {f"{number:03d}": part for number, part in enumerate(metric.kept)}
 
 

@@ -23,6 +23,7 @@ from fastshap_lab.metrics import (
     Segmentation,
     SensitivityN,
     ShapleyCorrelation,
+    ShapleyDistance,
     coalition_values,
     sensitivity_coalitions,
 )
@@ -77,9 +78,11 @@ class Measure(ABC):
     """A metric, and how to feed it. Constructors take ``evaluate.metrics.<name>.params``.
 
     Attributes:
+        note: What the report says of it, beside the metric's own summary and the arguments.
         column: Of the metric, by which methods are ranked and tested; its first one if None.
     """
 
+    note: str = ""
     column: str | None = None
 
     @abstractmethod
@@ -87,8 +90,8 @@ class Measure(ABC):
         """Return the metric, empty."""
 
     @abstractmethod
-    def update(self, metric: PerImage, scene: Scene, maps: Tensor, kind: str) -> None:
-        """Add a method's maps (B, E, rows, columns) of a scene's images."""
+    def update(self, metric: PerImage, scene: Scene, maps: Tensor, unit: str | None) -> None:
+        """Add a method's maps (B, E, rows, columns) of a scene's images, in its unit (``AttributionMethod.unit``)."""
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
@@ -150,7 +153,7 @@ class Removal(_ByCoalitions):
         """Return the metric, empty."""
         return self.kind(self.step)
 
-    def update(self, metric: PerImage, scene: Scene, maps: Tensor, kind: str) -> None:
+    def update(self, metric: PerImage, scene: Scene, maps: Tensor, unit: str | None) -> None:
         """Add a method's maps of a scene's images."""
         assert isinstance(metric, Deletion)
         metric.max_batch = scene.evaluation.run.config.trainer.max_batch
@@ -192,13 +195,13 @@ class Faithfulness(_ByCoalitions):
         substrate: str = _SURROGATE,
     ) -> None:
         super().__init__(substrate)
-        self.coalitions, self.share, self.seed, self.link = coalitions, share, seed, LINKS[link]
+        self.coalitions, self.share, self.seed, self.link = coalitions, share, seed, link
 
     def metric(self) -> PerImage:
         """Return the metric, empty."""
         return self.kind()
 
-    def update(self, metric: PerImage, scene: Scene, maps: Tensor, kind: str) -> None:
+    def update(self, metric: PerImage, scene: Scene, maps: Tensor, unit: str | None) -> None:
         """Add a method's maps of a scene's images."""
         grid = scene.pipeline.grid
         size = None if self.share is None else max(1, round(self.share * grid.num_players))
@@ -208,13 +211,13 @@ class Faithfulness(_ByCoalitions):
             most = scene.evaluation.run.config.trainer.max_batch
             everyone = torch.ones(1, 1, grid.num_players, dtype=torch.bool)
             asked = torch.cat([coalitions, everyone], dim=1)
-            scene.shared[key] = self.link(coalition_values(self.logits(scene, grid), scene.image, asked, most))
+            scene.shared[key] = LINKS[self.link](coalition_values(self.logits(scene, grid), scene.image, asked, most))
         values, phi = scene.shared[key], scene.summed(maps)
-        self.add(metric, phi, coalitions, values[:, :-1], values[:, -1], scene.classes)
+        self.add(metric, (phi, coalitions, values[:, :-1]), values[:, -1], scene.classes, unit == self.link)
 
-    def add(self, metric: Any, phi: Tensor, coalitions: Tensor, values: Tensor, grand: Tensor, classes: Tensor) -> None:
+    def add(self, metric: Any, known: tuple[Tensor, ...], grand: Tensor, classes: Tensor, in_units: bool) -> None:
         """Hand it to the metric."""
-        metric.update(phi, coalitions, values, classes)
+        metric.update(*known, classes)
 
 
 class SensitivityNMeasure(Faithfulness):
@@ -245,20 +248,25 @@ class InfidelityMeasure(Faithfulness):
     column = "target_scaled"  # fair to maps without a unit
     kind = Infidelity
 
-    def add(self, metric: Any, phi: Tensor, coalitions: Tensor, values: Tensor, grand: Tensor, classes: Tensor) -> None:
+    def add(self, metric: Any, known: tuple[Tensor, ...], grand: Tensor, classes: Tensor, in_units: bool) -> None:
         """Hand it to the metric."""
-        metric.update(phi, coalitions, values, grand, classes)
+        metric.update(*known, grand, classes, in_units)
 
 
 class _OfSurrogate(Measure):
     """A measure against the surrogate's game.
 
     Args:
-        link: Entry of ``shapley.game.LINKS``: the space of the values.
+        link: Entry of ``shapley.game.LINKS``: the space of the values; by default the pipeline's explainer's, of a
+            pipeline without one ``softmax``.
     """
 
-    def __init__(self, link: Links = "softmax") -> None:
+    def __init__(self, link: Links | None = None) -> None:
         self.link = link
+
+    def link_of(self, pipeline: Pipeline) -> str:
+        """Return the space of the values."""
+        return self.link or ("softmax" if pipeline.explainer is None else pipeline.explainer.link)
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
@@ -266,7 +274,9 @@ class _OfSurrogate(Measure):
 
 
 class ShapleyMeasure(_OfSurrogate):
-    """Correlation with reference Shapley values, of as many judged images as have them (``references.test``)."""
+    """Correlation with reference Shapley values; arguments as ``_OfSurrogate``."""
+
+    note = "Of as many of the images as have references (references.test)."
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
@@ -278,35 +288,58 @@ class ShapleyMeasure(_OfSurrogate):
         """Return the metric, empty."""
         return ShapleyCorrelation()
 
-    def update(self, metric: PerImage, scene: Scene, maps: Tensor, kind: str) -> None:
+    def update(self, metric: PerImage, scene: Scene, maps: Tensor, unit: str | None) -> None:
         """Add a method's maps of a scene's images."""
-        if (truth := reference_phi(scene, self.link)) is not None:
-            metric.update(player_values(maps, scene.pipeline.grid)[: len(truth)].to(truth), truth)
+        link = self.link_of(scene.pipeline)
+        if (truth := reference_phi(scene, link)) is not None:
+            self.compare(metric, scene.summed(maps)[: len(truth)].to(truth), truth, unit == link)
+
+    def compare(self, metric: Any, phi: Tensor, truth: Tensor, in_units: bool) -> None:
+        """Hand it to the metric."""
+        metric.update(phi, truth)
+
+
+class ShapleyDistanceMeasure(ShapleyMeasure):
+    """Distance from reference Shapley values; arguments as ``_OfSurrogate``."""
+
+    note = f"{ShapleyMeasure.note} Defined for methods whose attributions are differences of these values."
+
+    def metric(self) -> PerImage:
+        """Return the metric, empty."""
+        return ShapleyDistance()
+
+    def compare(self, metric: Any, phi: Tensor, truth: Tensor, in_units: bool) -> None:
+        """Hand it to the metric."""
+        metric.update(phi if in_units else torch.full_like(phi, torch.nan), truth)
 
 
 class EfficiencyMeasure(_OfSurrogate):
-    """Efficiency gap, of attributions; saliencies have no unit to add up in."""
+    """Efficiency gap; arguments as ``_OfSurrogate``."""
 
+    note = "Defined for methods whose attributions are differences of these values."
     column = "target_absolute"
 
     def metric(self) -> PerImage:
         """Return the metric, empty."""
         return EfficiencyGap()
 
-    def update(self, metric: PerImage, scene: Scene, maps: Tensor, kind: str) -> None:
+    def update(self, metric: PerImage, scene: Scene, maps: Tensor, unit: str | None) -> None:
         """Add a method's maps of a scene's images."""
-        key = "total", self.link
+        link = self.link_of(scene.pipeline)
+        key = "total", link
         if key not in scene.shared:
-            game = scene.pipeline.game(self.link, scene.evaluation.run.config.trainer.max_batch)
+            game = scene.pipeline.game(link, scene.evaluation.run.config.trainer.max_batch)
             scene.shared[key] = game.grand(scene.image), game.null(scene.image).expand(len(scene.image), -1)
         grand, null = (values.gather(1, scene.classes) for values in scene.shared[key])
         phi = scene.summed(maps)
-        if kind == "saliency":
+        if unit != link:
             phi = torch.full_like(phi, torch.nan)
         metric.update(phi, grand, null, torch.zeros(len(phi), dtype=torch.long, device=phi.device))
 
 
 class _OfRegions(Measure):
+    note = "Of images whose most probable class is their label."
+
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
         return None if evaluation.test.has_regions else "the data do not say where objects are"
@@ -335,7 +368,7 @@ class PointingMeasure(_OfRegions):
         """Return the metric, empty."""
         return PointingGame(self.most_cover)
 
-    def update(self, metric: PerImage, scene: Scene, maps: Tensor, kind: str) -> None:
+    def update(self, metric: PerImage, scene: Scene, maps: Tensor, unit: str | None) -> None:
         """Add a method's maps of a scene's images."""
         regions, right = self.regions(scene)
         metric.update(scene.to_image(maps)[:, 0], (regions == _EVERYTHING) & right[:, None, None])
@@ -356,7 +389,7 @@ class SegmentationMeasure(_OfRegions):
         """Return the metric, empty."""
         return Segmentation(self.confidence, self.threshold)
 
-    def update(self, metric: PerImage, scene: Scene, maps: Tensor, kind: str) -> None:
+    def update(self, metric: PerImage, scene: Scene, maps: Tensor, unit: str | None) -> None:
         """Add a method's maps of a scene's images."""
         regions, right = self.regions(scene)
         sure = scene.pipeline.probabilities[scene.indices].amax(dim=1).to(maps.device)
@@ -371,6 +404,7 @@ MEASURES: dict[str, type[Measure]] = {
     "faithfulness_correlation": FaithfulnessCorrelationMeasure,
     "infidelity": InfidelityMeasure,
     "shapley_correlation": ShapleyMeasure,
+    "shapley_distance": ShapleyDistanceMeasure,
     "efficiency_gap": EfficiencyMeasure,
     "pointing_game": PointingMeasure,
     "segmentation": SegmentationMeasure,

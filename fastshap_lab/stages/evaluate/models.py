@@ -39,7 +39,11 @@ def models(evaluation: Evaluation) -> None:
         rows.append(row)
     tables = {("classifiers", "Classifiers"): pd.DataFrame(rows)}
     if rows := [
-        {"surrogate": pipeline.name, "players": "{}×{}".format(*pipeline.surrogate.grid.shape)}
+        {
+            "surrogate": pipeline.name,
+            "players": "{}×{}".format(*pipeline.surrogate.grid.shape),
+            "masking": pipeline.runs["surrogate"].config.surrogate.masking,
+        }
         | {
             f"{title_prefix}{title}": measured[f"test/{prefix}{name}"]
             for title_prefix, prefix in (("", ""), ("masked ", "masked_"))

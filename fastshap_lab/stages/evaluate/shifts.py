@@ -115,7 +115,7 @@ def _maps(evaluation: Evaluation, pipeline: Pipeline) -> dict[tuple[int, int], T
 def _figure(evaluation: Evaluation, shown: Mapping[str, Maps]) -> Figure:
     """Return a few images, each still and shifted, with the maps of all pipelines."""
     indices, names = evaluation.judged[:_IMAGES_SHOWN], evaluation.class_names
-    labels = [names[label] for label in evaluation.test.labels[indices].tolist()]
+    labels = evaluation.labels_of(indices)
     pictures = np.moveaxis(evaluation.pictures(indices), 3, 1).copy()
     turned = [shifted(torch.from_numpy(pictures), shift) for shift in _SHOWN]
     titles = [title or label for label in labels for title in _SHOWN.values()]

@@ -97,8 +97,7 @@ def _figure(evaluation: Evaluation, explained: list[Pipeline], indices: Tensor) 
         maps[pipeline.name] = shown.numpy()
         sure = pipeline.probabilities[indices, targets]
         captions[pipeline.name] = [f"says {names[t]} ({p:.2f})" for t, p in zip(targets, sure, strict=True)]
-    titles = [names[label] for label in evaluation.test.labels[indices].tolist()]
-    return subset_maps(evaluation.pictures(indices), maps, captions, titles)
+    return subset_maps(evaluation.pictures(indices), maps, captions, evaluation.labels_of(indices))
 
 
 def _table(found: Found, text: tuple[str, ...], resamples: int) -> pd.DataFrame:

@@ -64,8 +64,7 @@ def _figure(evaluation: Evaluation, pipelines: list[Pipeline]) -> Figure:
         answers = pipeline.game("softmax", config.trainer.max_batch).grand(evaluation.images(indices)).cpu()
         sure = answers[torch.arange(len(indices)), targets]
         captions[pipeline.name] = [f"{names[t]} ({p:.2f})" for t, p in zip(targets, sure, strict=True)]
-    titles = [names[label] for label in evaluation.test.labels[indices].tolist()]
-    return subset_maps(evaluation.pictures(indices), maps, captions, titles)
+    return subset_maps(evaluation.pictures(indices), maps, captions, evaluation.labels_of(indices))
 
 
 def _relations(evaluation: Evaluation) -> None:

@@ -14,20 +14,20 @@ from tests.stages.checks.tiny import METHODS_OF
 
 @pytest.fixture
 def count(monkeypatch):
-    """Count trainings that are made, and return an accuracy for each."""
+    """Count trainings that are made, and return what each gets right."""
     made = []
 
     def pretend(self, evaluation, pipeline, data, seed):
         made.append((pipeline.name, seed))
-        return float(len(made))
+        return torch.rand(24, generator=torch.Generator().manual_seed(len(made))) < 0.5
 
-    monkeypatch.setattr(ROAR, "_accuracy", pretend)
+    monkeypatch.setattr(ROAR, "_trained_right", pretend)
     return made
 
 
 def test_every_method_share_and_seed_is_trained_once_whatever_interrupts(evaluation, count, monkeypatch):
     check = ROAR(methods=["saliency"], fractions=(0.25, 0.5), seeds=2)
-    pretend, calls = ROAR._accuracy, []
+    pretend, calls = ROAR._trained_right, []
 
     def dies(*args):
         calls.append(args)
@@ -36,7 +36,7 @@ def test_every_method_share_and_seed_is_trained_once_whatever_interrupts(evaluat
         return pretend(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ROAR, "_accuracy", dies)
+        patch.setattr(ROAR, "_trained_right", dies)
         with pytest.raises(KeyboardInterrupt):
             check(evaluation, METHODS_OF)
     assert len(count) == 5
@@ -64,9 +64,9 @@ def test_the_highest_players_of_all_splits_become_the_mean_colour(evaluation, mo
 
     def keep(self, evaluation, pipeline, data, seed):
         seen[len(seen)] = data
-        return 0.0
+        return torch.zeros(24, dtype=torch.bool)
 
-    monkeypatch.setattr(ROAR, "_accuracy", keep)
+    monkeypatch.setattr(ROAR, "_trained_right", keep)
     ROAR(methods=["saliency"], fractions=(0.75,), seeds=1, epochs=2)(evaluation, {"A": METHODS_OF["A"], "B": {}})
     whole, _, _, masked = (seen[number] for number in (0, 1, 2, 3))  # nothing removed, Sobel, Random, saliency
     mean, _ = evaluation.run.data.dataset("train").pixel_statistics()
@@ -92,16 +92,16 @@ def test_the_highest_players_of_all_splits_become_the_mean_colour(evaluation, mo
 def test_a_training_repeats_and_keeps_its_best_epoch(evaluation, monkeypatch):
     pipeline, check = evaluation.pipelines[0], ROAR(epochs=3)
     data = roar._without(evaluation, pipeline, None, 0)
-    first, again, other = (check._accuracy(evaluation, pipeline, data, seed) for seed in (0, 0, 1))
-    assert first == again
-    assert 0 <= other <= 1
+    first, again, other = (check._trained_right(evaluation, pipeline, data, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert other.shape == (24,)
     judged = []
     monkeypatch.setattr(
         roar, "frozen", lambda network: judged.append(network.network.fc.weight.clone()) or network.eval()
     )
     for values in ((1, 2, 3), (1, 3, 2), (3, 1, 2), (float("nan"), 1, 2)):
         pretend_cross_entropies(monkeypatch, *map(float, values))
-        check._accuracy(evaluation, pipeline, data, 0)
+        check._trained_right(evaluation, pipeline, data, 0)
     assert torch.equal(judged[0], judged[1])
     assert not torch.equal(judged[0], judged[2])
     assert torch.equal(judged[2], judged[3])

@@ -48,9 +48,10 @@ class MaskedAccuracy(Check):
         resamples = evaluation.run.config.evaluate.bootstrap
         folder = "masked_accuracy-" + "-".join(f"{fraction:g}" for fraction in self.fractions)
         shares = [0.0, *self.fractions, 1.0]
-        rows, points, figures = [], [], {}
+        rows, points, figures, refused = [], [], {}, []
         for pipeline in evaluation.pipelines:
             if pipeline.surrogate is None:
+                refused.append(f"Not applicable to {pipeline.name}: no surrogate.")
                 continue
             game = pipeline.game("logits", evaluation.run.config.trainer.max_batch)
             found, right = explanations(pipeline, methods[pipeline.name]), {}
@@ -75,19 +76,17 @@ class MaskedAccuracy(Check):
                 by_share = panel.T.rename(columns=lambda share: f"{share:.0%}")
                 for name, accuracies in by_share.to_dict("index").items():
                     points.append({"model": pipeline.name, "method": name, "players": way} | accuracies)
+        text = (
+            f"Accuracy of the surrogate against the labels of {len(evaluation.judged)} images without the players "
+            "that rank highest (deletion: lower is better), and with these alone (insertion: higher is better). "
+            "Ranked by each method's map of the class that the classifier predicts. In the first table, means over "
+            f"{', '.join(f'{fraction:.0%}' for fraction in self.fractions)} of the players. {INTERVALS}"
+        )
+        tables = {}
         if rows:
-            evaluation.report.add(
-                "Masked accuracy",
-                f"Accuracy of the surrogate against the labels of {len(evaluation.judged)} images without the players "
-                "that rank highest (deletion: lower is better), and with these alone (insertion: higher is better). "
-                "Ranked by each method's map of the class that the classifier predicts. In the first table, means over "
-                f"{', '.join(f'{fraction:.0%}' for fraction in self.fractions)} of the players. {INTERVALS}",
-                {
-                    ("masked_accuracy", "Accuracy, mean over shares"): pd.DataFrame(rows),
-                    ("masked_accuracy-shares", "Accuracy by share of the players"): pd.DataFrame(points),
-                },
-                figures,
-            )
+            tables["masked_accuracy", "Accuracy, mean over shares"] = pd.DataFrame(rows)
+            tables["masked_accuracy-shares", "Accuracy by share of the players"] = pd.DataFrame(points)
+        evaluation.report.add("Masked accuracy", "\n\n".join([text, *refused]), tables, figures)
 
     @staticmethod
     def _right(

@@ -48,10 +48,11 @@ class Overdetermined(Check):
 
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
         """Add a table."""
-        rows = []
+        rows, refused = [], []
         for pipeline in evaluation.pipelines:
             for name in self.methods:
                 if name not in methods[pipeline.name]:
+                    refused.append(f"{name} on {pipeline.name}: not chosen, or not applicable.")
                     continue
                 found = self._of(evaluation, pipeline, name, methods[pipeline.name][name])
                 kept = found["kept"].double().masked_fill(found["empty"][:, None, None], torch.nan)  # (N, shares, 2)
@@ -64,15 +65,15 @@ class Overdetermined(Check):
                     values = dict(zip(_COLUMNS, found_at, strict=True))
                     row |= with_intervals(values, evaluation.run.config.evaluate.bootstrap)
                     rows.append(row | {"images": int((~found["empty"]).sum())})
-        evaluation.report.add(
-            "Overdetermined images",
+        text = (
             "Sufficient: share of images whose predicted class stays, were only their most important players shown, up "
             "to a share of all players; rest sufficient: were only the others shown. Overdetermined: both, so that two "
             "parts without a player in common each cause the prediction; any: at one of these shares, at least. Images "
             f"of which nothing need be shown are left out. Of absent players the substrate shows: {self.substrate}. "
-            "Intervals: 95 %, from resampling images.",
-            {("overdetermined", "Shares of images"): pd.DataFrame(rows)},
+            "Intervals: 95 %, from resampling images."
         )
+        tables = {("overdetermined", "Shares of images"): pd.DataFrame(rows)} if rows else {}
+        evaluation.report.add("Overdetermined images", "\n\n".join([text, *refused]), tables)
 
     def _of(self, evaluation: Evaluation, pipeline: Pipeline, name: str, builder: Builder) -> dict[str, Tensor]:
         """Return whether each part alone keeps the class (N, shares, 2), and whether nothing does so, too (N,)."""

@@ -35,7 +35,7 @@ from fastshap_lab.stages.evaluate.checks.by_method import (
     explanations,
     removed_first,
 )
-from fastshap_lab.stages.evaluate.statistics import player_values
+from fastshap_lab.stages.evaluate.statistics import player_values, with_intervals
 
 _SOBEL = "sobel"
 _BLOCK = 128  # images explained at once
@@ -90,21 +90,20 @@ class ROAR(Check):
                 for name, explain in found[pipeline.name].items()
                 if self.methods is None or name in (*self.methods, RANDOM, _SOBEL)
             }
-            table = self._accuracies(evaluation, pipeline, rankings)
-            for name, accuracies in table.groupby("method", sort=False):
-                row: dict[str, str | float] = {"model": pipeline.name, "method": str(name)}
-                for share, accuracy in accuracies.groupby("share")["accuracy"]:
-                    column = f"{share:.0%}"
-                    row |= {column: accuracy.mean(), f"{column}_low": accuracy.min(), f"{column}_high": accuracy.max()}
-                rows.append(row)
-            panels[pipeline.name] = table.pivot_table("accuracy", "share", "method", sort=False)
+            right, shares = self._right(evaluation, pipeline, rankings), [0.0, *self.fractions]
+            for name in rankings:
+                columns = {f"{share:.0%}": right[name, share] for share in shares}
+                row: dict[str, str | float] = {"model": pipeline.name, "method": name}
+                rows.append(row | with_intervals(columns, evaluation.run.config.evaluate.bootstrap))
+            accuracies = {name: [right[name, share].mean().item() for share in shares] for name in rankings}
+            panels[pipeline.name] = pd.DataFrame(accuracies, index=shares)
         tables = {("roar", "Test accuracy by share of the players removed"): pd.DataFrame(rows)} if rows else {}
         text = (
             "Test accuracy of the classifier trained anew, from random weights, on images whose highest-ranking "
             "players are replaced by the mean colour, in training, validation and test images alike. Lower is better: "
             "what is gone was needed. Ranked by each method's map of the class that the original classifier predicts, "
             "made once; Random and Sobel, the mean strength of edges, know nothing of the classifier. "
-            f"Mean over {self.seeds} trainings, in brackets the lowest and the highest.\n\n" + "\n\n".join(refused)
+            f"Mean over {self.seeds} trainings. Intervals: 95 %, from resampling images.\n\n" + "\n\n".join(refused)
         )
         figures = {}
         if panels:
@@ -116,11 +115,13 @@ class ROAR(Check):
         config = pipeline.runs["classifier"].config.classifier
         return 0 if config.path is not None else self.epochs or config.epochs
 
-    def _accuracies(self, evaluation: Evaluation, pipeline: Pipeline, rankings: Mapping[str, Explain]) -> pd.DataFrame:
-        """Return a row for each method, share and seed."""
+    def _right(
+        self, evaluation: Evaluation, pipeline: Pipeline, rankings: Mapping[str, Explain]
+    ) -> dict[tuple[str, float], Tensor]:
+        """Return for each method and share how many of the trainings get each test image right (N,), as a share."""
         (rows, columns), fingerprint = pipeline.grid.shape, pipeline.runs["classifier"].fingerprint
         folder = "checks", f"roar-{self._epochs(pipeline)}", f"{fingerprint[:8]}-{rows}x{columns}"
-        found = []
+        found: dict[tuple[str, float], list[Tensor]] = {}
         jobs = list(product(rankings.items(), (0.0, *self.fractions), range(self.seeds)))
         title = f"retraining {pipeline.name}"
         for (name, explain), share, seed in track(jobs, title, transient=True, disable=not sys.stdout.isatty()):
@@ -129,9 +130,8 @@ class ROAR(Check):
             source = f"{EXPLAINER}-{pipeline.name}" if name == EXPLAINER else name if number else "nothing removed"
             make = partial(self._retrained, evaluation, pipeline, explain, (*folder, source), number, seed)
             place = *folder, source if number else "nothing removed", f"{number}-{seed}"
-            accuracy = evaluation.kept(*place, make=make)["accuracy"].item()
-            found.append({"method": name, "share": share, "accuracy": accuracy})
-        return pd.DataFrame(found)
+            found.setdefault((name, share), []).append(evaluation.kept(*place, make=make)["right"].double())
+        return {key: torch.stack(right).mean(dim=0) for key, right in found.items()}
 
     def _retrained(
         self,
@@ -142,15 +142,15 @@ class ROAR(Check):
         number: int,
         seed: int,
     ) -> dict[str, Tensor]:
-        """Return the accuracy of one training, on images without their ``number`` highest-ranking players."""
+        """Return what one training gets right, on images without their ``number`` highest-ranking players."""
         values = None
         if number:
             values = evaluation.kept(*folder, "values", make=partial(_player_values, evaluation, pipeline, explain))
         data = _without(evaluation, pipeline, values, number)
-        return {"accuracy": torch.tensor(self._accuracy(evaluation, pipeline, data, seed), dtype=torch.float64)}
+        return {"right": self._trained_right(evaluation, pipeline, data, seed)}
 
-    def _accuracy(self, evaluation: Evaluation, pipeline: Pipeline, data: Splits, seed: int) -> float:
-        """Train, and return the accuracy on the test images."""
+    def _trained_right(self, evaluation: Evaluation, pipeline: Pipeline, data: Splits, seed: int) -> Tensor:
+        """Train, and return which test images are right (N,)."""
         run = pipeline.runs["classifier"]
         config = run.config.classifier
         with torch.random.fork_rng(devices=[]):
@@ -175,11 +175,9 @@ class ROAR(Check):
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
         module.load_state_dict(best.state or module.state_dict())
-        asked, right = frozen(network).to(data["test"].device), 0
+        asked, batches = frozen(network).to(data["test"].device), ImageLoader(data["test"], _BLOCK)
         with torch.inference_mode():
-            for batch in ImageLoader(data["test"], _BLOCK):
-                right += int((asked(batch["image"]).argmax(dim=-1) == batch["label"]).sum())
-        return right / len(data["test"])
+            return torch.cat([asked(batch["image"]).argmax(dim=-1) == batch["label"] for batch in batches])
 
 
 class _Best(Callback):
