@@ -111,18 +111,23 @@ def _one_line_errors() -> Iterator[None]:
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, HydraException) and error.errno not in _DISK:
             raise
-        if "debug=true" in map(str.lower, sys.argv[1:]):
-            traceback.print_exc()
+        _trace()
         _say(f"error: {one_line(error)}")
         sys.exit(2)
     except AssertionError as error:
-        if not str(error).startswith("Unexpected type for root"):  # OmegaConf's, of a key within what is null
+        if not str(error).startswith("Unexpected type"):  # OmegaConf's, of a key within what is null
             raise
+        _trace()
         _say("error: classifier.pretrain: this classifier is not pretrained; classifier=mae_vit is")
         sys.exit(2)
     except Interrupted as end:
         _say(str(end))
         sys.exit(end.status)
+
+
+def _trace() -> None:
+    if "debug=true" in map(str.lower, sys.argv[1:]):
+        traceback.print_exc()
 
 
 def _say(line: str) -> None:

@@ -162,10 +162,8 @@ TIMM = "classifier=timm classifier.params.model"
         ("classifier.weights=.", "classifier.weights=.: no such file"),
         ("classifier=checkpoint", "classifier.path: missing"),
         ("classifier.teacher=nowhere", "nowhere: no model folder"),
-        (
-            "classifier.pretrain.epochs=3",
-            "classifier.pretrain: this classifier is not pretrained; classifier=mae_vit is",
-        ),
+        ("classifier.pretrain.epochs=3", "classifier.pretrain: this classifier is not pretrained; "),
+        ("classifier.pretrain.optim.lr=1", "classifier.pretrain: this classifier is not pretrained; "),
         ("stage=pretrain", "stage=pretrain: this classifier is not pretrained; classifier=mae_vit is"),
         ("classifier=mae_vit network@classifier=resnet_slim", "classifier.pretrain.name=mae: ResNet is no plain"),
         ("classifier=checkpoint classifier.path=nowhere", "nowhere: no model folder"),

@@ -200,12 +200,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     # What is so already is let alone: setting a module's attribute takes microseconds, and there are hundreds.
-    changes: list[tuple[Any, str, Any]] = [
-        (module, name, False)
-        for module in modules
-        for name in ("training", "grad_checkpointing")
-        if vars(module).get(name, False)
-    ]
+    changes: list[tuple[Any, str, Any]] = [(module, "training", False) for module in modules if module.training]
+    changes += [(module, "grad_checkpointing", False) for module in modules if vars(module).get("grad_checkpointing")]
     changes += [(parameter, "requires_grad", False) for parameter in model.parameters() if parameter.requires_grad]
     flexible = {kind.__module__.partition(".")[0] for kind in {type(module) for module in modules}} <= _FLEXIBLE
     hooks = [partial(model.register_forward_pre_hook, _channels_last)] if flexible else []

@@ -41,7 +41,7 @@ def find_layer(model: nn.Module, name: str | None = None) -> nn.Module | None:
 
     Of a vision or Swin transformer, the first normalization of the last block: after that block's attention, patches no
     longer matter to a class token. Of other networks of timm, the last stage; of any other module, its last part with a
-    convolution and no linear layer.
+    convolution and no linear layer, unless several modules of attention come later.
 
     Args:
         model: Is or holds the network.
@@ -92,7 +92,8 @@ def look(
             if network.dynamic_img_size:
                 grid = network.patch_embed.dynamic_feat_size((rows, columns))
             return features[:, network.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
-        if swin is not None and features.ndim == 3:  # of a normalization within a block
+        # Of a normalization within a block; attention has windows where images are.
+        if swin is not None and features.ndim == 3 and len(features) == len(image):
             rows = round((features.shape[1] * image.shape[2] / image.shape[3]) ** 0.5)
             if rows and features.shape[1] % rows == 0:
                 features = features.unflatten(1, (rows, -1))
@@ -113,7 +114,7 @@ def _like(rows_and_columns: torch.Size, size: torch.Size) -> bool:
 
 
 def _last_convolutions(model: nn.Module) -> nn.Module | None:
-    """Return the last part with a convolution and no linear layer; none where attention comes later."""
+    """Return the last part with a convolution and no linear layer; none where attention comes later, not once."""
     part = model
     while not isinstance(part, nn.Conv2d):
         parts = [child for child in part.children() if _holds(child, nn.Conv2d)]
@@ -124,7 +125,8 @@ def _last_convolutions(model: nn.Module) -> nn.Module | None:
             break
     modules = list(model.modules())
     later = set(modules[modules.index(part) :]) - set(part.modules())
-    return None if any("attention" in type(module).__name__.lower() for module in later) else part
+    # One may be a pooling; several are what the answer is made of.
+    return part if sum("attention" in type(module).__name__.lower() for module in later) < 2 else None
 
 
 def _holds(module: nn.Module, kind: type[nn.Module]) -> bool:

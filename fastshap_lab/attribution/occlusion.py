@@ -24,7 +24,7 @@ class Occlusion(PerturbationMethod):
         model: Takes images to logits.
         window: Height and width in pixels; by default twice the stride.
         stride: Down and across, no larger than the window; by default a patch of ``finest_grid``, or a 14th of the side
-            where that has but one.
+            where that has one or two, of which a window would be all.
         baseline: Colour of the cover, in units of the input; by default the model's mean colour.
         link: Entry of ``shapley.game.LINKS``.
         bf16: See ``PerturbationMethod``.
@@ -62,9 +62,9 @@ class Occlusion(PerturbationMethod):
 
     def _windows(self, size: tuple[int, int]) -> list[tuple[slice, slice]]:
         grid = finest_grid(self.model, size)
-        # Windows need not divide the image: where no grid does, they start at as many places as on one that would.
+        # Windows need not divide the image: where no fine grid does, they start at as many places as on one that would.
         stride = self.stride or tuple(
-            n // g if g > 1 else max(1, round(n / MOST)) for n, g in zip(size, grid, strict=True)
+            n // g if g > 2 else max(1, round(n / MOST)) for n, g in zip(size, grid, strict=True)
         )
         window = self.window or (2 * stride[0], 2 * stride[1])
         if min(stride) < 1 or window[0] < stride[0] or window[1] < stride[1]:

@@ -33,7 +33,7 @@ from fastshap_lab.stages.runs import Run
 
 # Coalitions per image of the validation loss: always the same, so that all trainings' losses can be compared.
 _VALIDATED = 32
-_KEPT = 2**26  # of their values, so many are asked for once instead of after every epoch: 256 MiB
+_KEPT = 2**28  # bytes of these and their values, which are asked for once, instead of after every epoch
 
 Asked = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Coalitions (B, M, P), their weights (B, M), values (B, M, K), grand and null."""
@@ -108,7 +108,8 @@ class ExplainerTraining(Training):
         if asked is None:
             generator = torch.Generator(self.device).manual_seed(batch_idx)
             asked = self._ask(image, self.paired, _VALIDATED, generator)
-            if sum(values.numel() for _, _, values, *_ in self._validated.values()) + asked[2].numel() <= _KEPT:
+            kept = [*self._validated.values(), asked]
+            if sum(tensor.nbytes for one in kept for tensor in one) <= _KEPT:
                 self._validated[batch_idx] = asked
         self._step("val", image, asked)
 

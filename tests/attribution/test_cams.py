@@ -54,7 +54,7 @@ def test_the_layer_is_found_from_the_model():
 @pytest.mark.parametrize(
     "network",
     [
-        VisionTransformer(image_size=8, patch_size=4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8),
+        VisionTransformer(image_size=8, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=8),
         SwinTransformer([4, 4], 8, [1, 1], [1, 2], [2, 2]),
     ],
 )
@@ -62,6 +62,15 @@ def test_convolutions_before_attention_are_not_what_an_answer_is_made_of(network
     assert find_layer(network) is None
     with pytest.raises(UserError, match="name one with layer=…"):
         ScoreCAM(network)
+
+
+def test_a_pooling_by_attention_is_no_hindrance():
+    class AttentionPool(nn.AdaptiveAvgPool2d):
+        """Called as CLIP's."""
+
+    model = Plain(nn.Identity())
+    model.pool = AttentionPool(1)
+    assert find_layer(model) is model.features
 
 
 class Last(nn.Module):
@@ -92,6 +101,8 @@ def test_layers_of_a_swin_come_in_three_layouts():
     }
     assert {name: found.shape for name, found in maps.items()} == dict.fromkeys(maps, (2, 4, 6))
     # A norm sees the places as rows of a list; its gradient is zero in the mean of features, not of places.
+    with pytest.raises(UserError, match=r"gives \(12, 4, 8\), not features of rows and columns"):
+        GradCAM(swin, "network.layers.0.blocks.1.attn").attribute(IMAGES, TARGETS)  # windows
     flat = swin.network.layers[0].blocks[1].norm2
     with recorded_activations([flat]) as seen:
         logits = swin(IMAGES)

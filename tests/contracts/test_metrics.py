@@ -43,6 +43,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "segmentation": (MAPS, LABELS, TARGET, SURE),
     "sensitivity_n": (PHI, PAIRS, VALUES, CLASSES),
     "shapley_correlation": (PHI, OTHER),
+    "shapley_distance": (PHI, OTHER),
     "shapley_error": (PHI, OTHER, GRAND, NULL, TARGET),
     "similarity": (MAPS, MAPS.flip(2)),
 }

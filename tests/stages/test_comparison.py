@@ -82,7 +82,8 @@ def test_the_report_says_what_was_measured_and_how(runs, tables):
     page = (runs[-1].folder / "report.html").read_text(encoding="utf-8")
     assert "With step=1, units=players, substrate=surrogate." in page
     assert "With confidence=0, threshold=None." in page
-    assert "Of images whose most probable class is their label." in page
+    assert "With link=softmax." in page
+    assert "Of images whose most probable class is their label, where they have one." in page
     assert tables["methods"].set_index(["model", "method"]).loc[("A", "rise"), "settings"] == "num_masks=10"
 
 

@@ -72,7 +72,7 @@ def test_the_course_belongs_to_its_epoch(tmp_path, monkeypatch):
 def test_values_of_validation_are_asked_for_once_where_there_is_room(tmp_path, monkeypatch):
     ask, histories = SurrogateGame.__call__, []
     # Three epochs over 24 images in batches of 16: room for all values, for those of the first batch, for none.
-    for kept, expected in ((2**26, 24), (24 * 32 * 3 - 1, 24 + 2 * 8), (0, 3 * 24)):
+    for kept, expected in ((2**28, 24), (12000, 24 + 2 * 8), (0, 3 * 24)):  # 652 bytes of an image
         asked = []
 
         def noted(game, image, coalitions, asked=asked):

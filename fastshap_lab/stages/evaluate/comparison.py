@@ -240,7 +240,7 @@ def _add_metric(
         "not corrected for their number."
     )
     described = f"{_summary(measure)} {measure.note}".strip()
-    text = "\n\n".join([described, f"With {_arguments(evaluation, name)}.", tested, *refused])
+    text = "\n\n".join([described, f"With {_arguments(evaluation, name, measure)}.", tested, *refused])
     evaluation.report.add(f"Methods by {name.replace('_', ' ')}", text, tables, figures)
 
 
@@ -249,11 +249,20 @@ def _summary(measure: Measure) -> str:
     return " ".join((metric.__doc__ or "").split("\n\n")[0].split())
 
 
-def _arguments(evaluation: Evaluation, name: str) -> str:
-    """Return all arguments of a metric, given or by default."""
+def _arguments(evaluation: Evaluation, name: str, measure: Measure) -> str:
+    """Return all arguments of a metric, given or by default; of the link what it comes to."""
     chosen = evaluation.run.config.evaluate.metrics[name]
     parameters = inspect.signature(MEASURES[chosen.name]).parameters.values()
-    return _words({each.name: chosen.params.get(each.name, each.default) for each in parameters}) or "no settings"
+    found = {each.name: chosen.params.get(each.name, each.default) for each in parameters}
+    if "link" in found:
+        spaces = {pipeline.name: measure.space(pipeline) for pipeline in evaluation.pipelines}
+        alike = len(set(spaces.values())) == 1
+        found["link"] = (
+            next(iter(spaces.values()))
+            if alike
+            else " or ".join(f"{space} ({pipeline})" for pipeline, space in spaces.items())
+        )
+    return _words(found) or "no settings"
 
 
 def _words(values: Mapping[str, Any]) -> str:

@@ -79,11 +79,17 @@ class Measure(ABC):
 
     Attributes:
         note: What the report says of it, beside the metric's own summary and the arguments.
+        link: Entry of ``shapley.game.LINKS`` that was asked for, if values have a space to choose.
         column: Of the metric, by which methods are ranked and tested; its first one if None.
     """
 
     note: str = ""
     column: str | None = None
+    link: str | None = None
+
+    def space(self, pipeline: Pipeline) -> str:
+        """Return the space of the values: that asked for, else the explainer's, of a pipeline without one softmax."""
+        return self.link or ("softmax" if pipeline.explainer is None else pipeline.explainer.link)
 
     @abstractmethod
     def metric(self) -> PerImage:
@@ -180,7 +186,7 @@ class Faithfulness(_ByCoalitions):
         coalitions: Of each image.
         share: Of the players that are present; None: any number, uniformly.
         seed: Of the coalitions.
-        link: Entry of ``shapley.game.LINKS``: the space of the values.
+        link: As ``_OfSurrogate``.
         substrate: As ``_ByCoalitions``.
     """
 
@@ -191,7 +197,7 @@ class Faithfulness(_ByCoalitions):
         coalitions: Annotated[int, Field(ge=2)] = 256,
         share: Share | None = None,
         seed: int = 0,
-        link: Links = "softmax",
+        link: Links | None = None,
         substrate: str = _SURROGATE,
     ) -> None:
         super().__init__(substrate)
@@ -206,14 +212,15 @@ class Faithfulness(_ByCoalitions):
         grid = scene.pipeline.grid
         size = None if self.share is None else max(1, round(self.share * grid.num_players))
         coalitions = sensitivity_coalitions(grid.num_players, self.coalitions, size, self.seed)
-        key = "values", self.substrate, self.coalitions, size, self.seed, self.link
+        link = self.space(scene.pipeline)
+        key = "values", self.substrate, self.coalitions, size, self.seed, link
         if key not in scene.shared:
             most = scene.evaluation.run.config.trainer.max_batch
             everyone = torch.ones(1, 1, grid.num_players, dtype=torch.bool)
             asked = torch.cat([coalitions, everyone], dim=1)
-            scene.shared[key] = LINKS[self.link](coalition_values(self.logits(scene, grid), scene.image, asked, most))
+            scene.shared[key] = LINKS[link](coalition_values(self.logits(scene, grid), scene.image, asked, most))
         values, phi = scene.shared[key], scene.summed(maps)
-        self.add(metric, (phi, coalitions, values[:, :-1]), values[:, -1], scene.classes, unit == self.link)
+        self.add(metric, (phi, coalitions, values[:, :-1]), values[:, -1], scene.classes, unit == link)
 
     def add(self, metric: Any, known: tuple[Tensor, ...], grand: Tensor, classes: Tensor, in_units: bool) -> None:
         """Hand it to the metric."""
@@ -236,7 +243,7 @@ class FaithfulnessCorrelationMeasure(Faithfulness):
         coalitions: Annotated[int, Field(ge=2)] = 256,
         share: Share = 0.75,
         seed: int = 0,
-        link: Links = "softmax",
+        link: Links | None = None,
         substrate: str = _SURROGATE,
     ) -> None:
         super().__init__(coalitions, share, seed, link, substrate)
@@ -245,6 +252,7 @@ class FaithfulnessCorrelationMeasure(Faithfulness):
 class InfidelityMeasure(Faithfulness):
     """Infidelity; arguments as ``Faithfulness``."""
 
+    note = "Unscaled for methods whose attributions are differences of these values."
     column = "target_scaled"  # fair to maps without a unit
     kind = Infidelity
 
@@ -263,10 +271,6 @@ class _OfSurrogate(Measure):
 
     def __init__(self, link: Links | None = None) -> None:
         self.link = link
-
-    def link_of(self, pipeline: Pipeline) -> str:
-        """Return the space of the values."""
-        return self.link or ("softmax" if pipeline.explainer is None else pipeline.explainer.link)
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
@@ -290,7 +294,7 @@ class ShapleyMeasure(_OfSurrogate):
 
     def update(self, metric: PerImage, scene: Scene, maps: Tensor, unit: str | None) -> None:
         """Add a method's maps of a scene's images."""
-        link = self.link_of(scene.pipeline)
+        link = self.space(scene.pipeline)
         if (truth := reference_phi(scene, link)) is not None:
             self.compare(metric, scene.summed(maps)[: len(truth)].to(truth), truth, unit == link)
 
@@ -325,7 +329,7 @@ class EfficiencyMeasure(_OfSurrogate):
 
     def update(self, metric: PerImage, scene: Scene, maps: Tensor, unit: str | None) -> None:
         """Add a method's maps of a scene's images."""
-        link = self.link_of(scene.pipeline)
+        link = self.space(scene.pipeline)
         key = "total", link
         if key not in scene.shared:
             game = scene.pipeline.game(link, scene.evaluation.run.config.trainer.max_batch)
@@ -338,7 +342,7 @@ class EfficiencyMeasure(_OfSurrogate):
 
 
 class _OfRegions(Measure):
-    note = "Of images whose most probable class is their label."
+    note = "Of images whose most probable class is their label, where they have one."
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
@@ -355,7 +359,7 @@ class _OfRegions(Measure):
 
 
 class PointingMeasure(_OfRegions):
-    """The pointing game, of images whose target is their label.
+    """The pointing game, of images whose target is their label, where they have one.
 
     Args:
         most_cover: As ``PointingGame``.
@@ -375,7 +379,7 @@ class PointingMeasure(_OfRegions):
 
 
 class SegmentationMeasure(_OfRegions):
-    """Otsu's segmentation, of images whose target is their label.
+    """Otsu's segmentation, of images whose target is their label, where they have one.
 
     Args:
         confidence: As ``Segmentation``.

@@ -120,7 +120,7 @@ class ROAR(Check):
     ) -> dict[tuple[str, float], Tensor]:
         """Return for each method and share how many of the trainings get each test image right (N,), as a share."""
         (rows, columns), fingerprint = pipeline.grid.shape, pipeline.runs["classifier"].fingerprint
-        folder = "checks", f"roar-{self._epochs(pipeline)}", f"{fingerprint[:8]}-{rows}x{columns}"
+        folder = "checks", f"retrained-{self._epochs(pipeline)}", f"{fingerprint[:8]}-{rows}x{columns}"
         found: dict[tuple[str, float], list[Tensor]] = {}
         jobs = list(product(rankings.items(), (0.0, *self.fractions), range(self.seeds)))
         title = f"retraining {pipeline.name}"

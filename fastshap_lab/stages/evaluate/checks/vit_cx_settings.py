@@ -115,7 +115,8 @@ class ViTCXSettings(Check):
                     metric.update(games[curve], image, player_values(maps, grid), target.to(image.device))
                     row[curve] = metric.compute()["probability"]
                 spent = {"passes": cost.forward, "seconds": cost.seconds}
-                rows.append(row | {"masks": len(method.image_masks(image[0]))} | spent)
+                masks = method.num_masks if method.masks == "random" else len(method.image_masks(image[0]))
+                rows.append(row | {"masks": masks} | spent)
             return {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in rows[0]}
 
         found = of_images(evaluation, self.images, "vit_cx_settings", pipeline.name, name, make=make)
