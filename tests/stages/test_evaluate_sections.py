@@ -23,7 +23,7 @@ from fastshap_lab.stages.evaluate.shifts import shifted, shifts
 from fastshap_lab.stages.evaluate.subsets import _table, subsets
 from fastshap_lab.stages.evaluate.surrogates import surrogates
 from fastshap_lab.stages.runs import Run
-from tests.runs import configured, executed
+from tests.runs import configured, executed, planned
 from tests.small import IMAGE_SIZE, surrogate
 
 TINY = "classifier: resnet_slim, surrogate: resnet_slim"
@@ -233,3 +233,12 @@ def test_pictures_are_shifted_by_a_quarter_and_mirrored():
     assert torch.equal(shifted(image, (0, 0)), image)
     assert torch.equal(shifted(image.mT, (-1, 0)), shifted(image, (0, -1)).mT)
     assert all(not torch.equal(*pair) for pair in pairwise([shifted(image, (0, step)) for step in (-1, 0, 1)]))
+
+
+def test_what_the_first_paper_publishes_of_surrogates_has_a_place_in_our_table():
+    evaluation = planned("experiment=roldan2022", "data=synthetic", base=[])[-1]
+    names = set()
+    for name, end in evaluation.parents.items():
+        config = (end.parents | {end.stage: end})["surrogate"].config
+        names.add("{}, {}×{}, {}".format(name, *config.data.grid, config.surrogate.masking))
+    assert evaluation.config.evaluate.published["surrogates"].keys() <= names
