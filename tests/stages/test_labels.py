@@ -9,7 +9,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_explainer, load_surrogate
 from fastshap_lab.models import SurrogateGame
 from fastshap_lab.shapley import exact_shapley_values, pair_regression_loss
-from fastshap_lab.stages import labels, pipeline
+from fastshap_lab.stages import pipeline, runs
 from fastshap_lab.stages.labels import load_labels
 from tests.runs import executed, planned
 from tests.stages.test_resume import Killed, kill_at
@@ -70,7 +70,7 @@ def test_interrupted_they_go_on_where_they_stopped(tmp_path, monkeypatch, call):
     settings = ["stage=labels", *COPIES]
     whole = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1]
     with monkeypatch.context() as patch:
-        kill_at(patch, labels, "write_atomically", call)
+        kill_at(patch, runs, "write_tensors", call)
         with pytest.raises(Killed):
             executed(*settings, f"runs_dir={tmp_path / 'b'}")
     run = planned(*settings, f"runs_dir={tmp_path / 'b'}")[-1]
