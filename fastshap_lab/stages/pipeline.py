@@ -21,6 +21,7 @@ from fastshap_lab.stages import classifier, evaluate, explainer, labels, pretrai
 from fastshap_lab.stages.common import build_trainer
 from fastshap_lab.stages.optim import OPTIMIZERS, SCHEDULES
 from fastshap_lab.stages.runs import REPORT_FILE, Run
+from fastshap_lab.stages.sources import with_sources
 from fastshap_lab.stages.tracking import tracked
 
 _MODULES: dict[str, ModuleType] = dict(
@@ -86,7 +87,7 @@ def runs_of(configs: dict[str, Config], config: Config) -> list[Run]:
         name = config.name or config.data.name
         if not config.evaluate.pipelines:
             name += f"-{'-'.join(chains)}"
-        run = Run("evaluate", name, {"evaluate": settings}, ends, config, data)
+        run = Run("evaluate", name, with_sources({"evaluate": settings}), ends, config, data)
         runs[run.fingerprint] = run
     return list(runs.values())
 
@@ -215,7 +216,8 @@ def _chain(config: Config, data: ImageDataModule, digest: str, last: str) -> lis
     def add(stage: str, suffix: str, **settings: Any) -> None:
         nonlocal name
         name += suffix
-        runs[stage] = Run(stage, name, settings | {"seed": config.seed}, dict(runs), config, data)
+        sourced = with_sources(settings, *([config.data.name] if "data" in settings else []))
+        runs[stage] = Run(stage, name, sourced | {"seed": config.seed}, dict(runs), config, data)
 
     # What a parent was made from need not be said again: its fingerprint counts.
     if config.classifier.pretrain is not None:
