@@ -1,5 +1,7 @@
 """Labels: made once, block by block, from the images that are kept; and explainers that learn from them."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import torch
@@ -92,6 +94,23 @@ def test_a_damaged_file_is_made_again(tmp_path):
     (run.folder / "run.json").write_text((run.folder / "run.json").read_text().replace("finished", "interrupted"))
     executed(*settings)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["flipped", "another's", "cut short"])
+def test_labels_that_were_changed_since_are_asked_for_again(tmp_path, damage):
+    settings = [*COPIES, "explainer.epochs=1", f"runs_dir={tmp_path}"]
+    *_, run, explainer = executed("stage=explainer", *settings)
+    before = {path: path.read_bytes() for path in (run.folder / "labels").iterdir()}
+    first, second = sorted(before)[:2]
+    place = len(before[first]) - 5
+    flipped = before[first][:place] + bytes([before[first][place] ^ 64]) + before[first][place + 1 :]
+    first.write_bytes({"flipped": flipped, "another's": before[second], "cut short": before[first][:-1]}[damage])
+    assert run.plan == "reuse"  # they are not read for a plan
+    weights = (explainer.model / "model.safetensors").read_bytes()
+    shutil.rmtree(explainer.folder)
+    executed("stage=explainer", *settings)
+    assert (explainer.model / "model.safetensors").read_bytes() == weights
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_two_explainers_share_labels_and_the_fastshap_loss_needs_none(tmp_path):
