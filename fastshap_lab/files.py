@@ -1,12 +1,23 @@
-"""Files that appear under their name only when complete."""
+"""Files that appear under their name only when complete, and those of others, opened with care."""
 
+import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 
 @contextmanager
@@ -57,3 +68,29 @@ def write_atomically(path: Path | str, data: bytes | memoryview | str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def open_file(path: Path | str) -> BinaryIO:
+    """Return a file opened for reading, without waiting for whatever else the name may stand for.
+
+    Args:
+        path: The file; links are followed.
+
+    Raises:
+        OSError: It cannot be opened, or is a FIFO, a socket or a device, which may never end, or a folder.
+    """
+    # Asked before as well as after: opening a device may already do something, and the name may change in between.
+    _check_regular(Path(path).stat(), path)
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    try:
+        _check_regular(os.fstat(file.fileno()), path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(status: os.stat_result, path: Path | str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))

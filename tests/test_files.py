@@ -1,8 +1,10 @@
 import errno
+import os
+from pathlib import Path
 
 import pytest
 
-from fastshap_lab.files import remove_leftovers, replacing, write_atomically
+from fastshap_lab.files import open_file, remove_leftovers, replacing, write_atomically
 
 
 def test_writes_text_and_bytes_and_replaces_what_was_there(tmp_path):
@@ -62,3 +64,11 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path)
     remove_leftovers(tmp_path / "missing")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
+def test_a_name_that_becomes_a_fifo_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "photo.png")
+    regular = Path(__file__).stat()
+    monkeypatch.setattr(Path, "stat", lambda self: regular)  # as it was when it was asked
+    with pytest.raises(OSError, match="is a FIFO, not a file"):
+        open_file(tmp_path / "photo.png")
