@@ -232,16 +232,11 @@ def test_names_of_files_may_be_any_bytes_and_those_of_classes_not(photos):
         folder(photos)
 
 
-@pytest.mark.parametrize("kind", ["FIFO", "device"])
-def test_what_is_no_file_is_named_and_not_waited_for(photos, kind):
-    place = photos / "cat" / "007.png"
-    place.unlink()
-    if kind == "FIFO":
-        os.mkfifo(place)
-    else:
-        place.symlink_to("/dev/zero")
+def test_what_is_no_file_is_named_and_not_read(photos):
+    (photos / "cat" / "007.png").unlink()
+    (photos / "cat" / "007.png").symlink_to("/dev/null")
     data = folder(photos)
-    with pytest.raises(UserError, match=rf"cat/007.png: cannot be read: is a {kind}, not a file$"):
+    with pytest.raises(UserError, match=r"cat/007.png: cannot be read: is a device, not a file$"):
         data.digest()
-    with pytest.raises(UserError, match=rf"cat/007.png: cannot be read as an image: is a {kind}, not a file$"):
+    with pytest.raises(UserError, match=r"cat/007.png: cannot be read as an image: is a device, not a file$"):
         everything(data)
