@@ -1,19 +1,21 @@
-"""Files that appear under their name only when complete, and that tell when their content was changed since.
+"""Files that appear only when complete and tell when they were changed since; and those of others, opened with care.
 
 A digest lies inside of the file it is of, where safetensors and zip archives have room for it, and not beside it:
 whenever a writer is killed, the file under its name and its digest are of one write.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import torch
@@ -24,6 +26,13 @@ from torch import Tensor
 from fastshap_lab.errors import UserError
 
 _DIGEST = "sha256"
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 
 @contextmanager
@@ -151,3 +160,29 @@ def _intact(path: Path) -> bytes | None:
     archive, length, comment = memoryview(content)[:-66], content[-66:-64], content[-64:]
     found = sha256(path.name, "\n", archive, b"\0\0").encode()
     return content if (length, comment) == (len(found).to_bytes(2, "little"), found) else None
+
+
+def open_file(path: Path | str) -> BinaryIO:
+    """Return a file opened for reading, without waiting for whatever else the name may stand for.
+
+    Args:
+        path: The file; links are followed.
+
+    Raises:
+        OSError: It cannot be opened, or is a FIFO, a socket or a device, which may never end, or a folder.
+    """
+    # Asked before as well as after: opening a device may already do something, and the name may change in between.
+    _check_regular(Path(path).stat(), path)
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    try:
+        _check_regular(os.fstat(file.fileno()), path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(status: os.stat_result, path: Path | str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))

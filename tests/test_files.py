@@ -1,4 +1,5 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import (
     is_intact,
+    open_file,
     read_checkpoint,
     read_tensors,
     remove_leftovers,
@@ -121,3 +123,11 @@ def test_checkpoints_are_read_as_they_were_written_or_not_at_all(tmp_path):
         assert not is_intact(path)
     with pytest.raises(UserError, match=r"last.ckpt: missing, or changed since it was written; delete "):
         read_checkpoint(path)
+
+
+def test_a_name_that_becomes_a_fifo_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "photo.png")
+    regular = Path(__file__).stat()
+    monkeypatch.setattr(Path, "stat", lambda self: regular)  # as it was when it was asked
+    with pytest.raises(OSError, match="is a FIFO, not a file"):
+        open_file(tmp_path / "photo.png")
