@@ -126,15 +126,16 @@ class Estimator(ABC):
         """Return standard errors of incomplete evidence without zeros, which would claim exact values.
 
         Evidence that happens to agree says nothing about the coalitions that are missing. By the rule of succession one
-        of n + 1 may differ, and by as much as any two values of the game did. Where all values have been the same, even
-        that is unknown.
+        of n + 1 may differ, and by as much as two values of the class did; where all of these have been the same, by as
+        much as two of the image's other classes; and by nobody knows how much where these have been, too.
 
         Args:
             stderr: As the evidence has them.
             share: How much of a difference between values a standard error is, if one of n + 1 samples shows it.
         """
         spread = (self.highest - self.lowest).unsqueeze(1)  # (B, 1, K)
-        at_least = torch.where(spread > 0, spread * share, torch.inf)
+        possible = torch.where(spread > 0, spread, spread.amax(dim=2, keepdim=True))
+        at_least = torch.where(possible > 0, possible * share, torch.inf)
         return torch.where(stderr > 1e-12 * spread, stderr, at_least)
 
     @property

@@ -30,8 +30,8 @@ _NUGGET = 1e-8
 # Columns (images times classes) that are worked on at a time, which bounds the memory.
 _COLUMNS = 1024
 
-# Pairs up to which the last factorization is remembered, since images are often explained one by one: 130 MB.
-_REMEMBERED = 2048
+# Pairs up to which factorizations are remembered, since images are often explained one by one: 34 MB each at most.
+_REMEMBERED = 1024
 
 
 def order_variances(num_players: int, interaction: float) -> Float[Tensor, " orders"]:
@@ -299,4 +299,4 @@ def _kriging(num_players: int, pairs: int, allocation: str, seed: int) -> PairKr
     return PairKriging(pair_design(num_players, pairs, allocation, seed).coalitions)
 
 
-_remembered = lru_cache(maxsize=1)(_kriging)
+_remembered = lru_cache(maxsize=8)(_kriging)
