@@ -183,7 +183,7 @@ def build_trainer(config: TrainerConfig, logger: Logger | bool = False, **argume
             plugins=[WholeCheckpoints()],
             **arguments,
         )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         settings = ", ".join(f"{key}={value}" for key, value in asdict(config).items())
         raise UserError(f"trainer: {' '.join(str(error).split())} (from {settings})") from error
     if trainer.world_size > 1:
