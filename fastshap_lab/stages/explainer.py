@@ -170,7 +170,8 @@ def check(run: Run) -> None:
     if config.monitor == "shapley_error" and not run.config.references.val:
         raise UserError("explainer.monitor=shapley_error: needs references.val of 1 or more")
     network = build_explainer(**_describe(run, network_description(run, config)))
-    check_images(network, "explainer", torch.zeros(2, 3, *run.data.image_size))
+    answer = 2, network.grid.num_players, run.data.num_classes
+    check_images(network, "explainer", answer, torch.zeros(2, 3, *run.data.image_size))
 
 
 def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:

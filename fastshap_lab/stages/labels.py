@@ -1,12 +1,10 @@
 """The labels stage: values of the game for every training image, asked for once, for explainers to learn from."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.files import write_atomically
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import SurrogateGame
+from fastshap_lab.progress import track
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
 from fastshap_lab.stages.common import device_of
@@ -70,7 +69,7 @@ def make(run: Run) -> dict[str, float]:
     surrogate = load_surrogate(run.parents["surrogate"].model)
     game = SurrogateGame(surrogate, config.link, run.config.trainer.max_batch).to(device)
     files = list(_files(run, len(train)))
-    for path, copy, blocks in track(files, "labels", transient=True, disable=not sys.stdout.isatty()):
+    for path, copy, blocks in track(files, "labels"):
         if cached(path) is None:
             parts = [_labelled(run, game, train, augment, copy, *block) for block in blocks]
             write_atomically(path, save({name: torch.cat([part[name] for part in parts]) for name in parts[0]}))

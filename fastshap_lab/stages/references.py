@@ -1,11 +1,9 @@
 """Reference Shapley values of a surrogate's game: computed once per surrogate, link and image, kept beside it."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -13,6 +11,7 @@ from torch import Tensor
 from fastshap_lab.data.base import Split
 from fastshap_lab.files import write_atomically
 from fastshap_lab.models import SurrogateGame
+from fastshap_lab.progress import track
 from fastshap_lab.shapley import Estimate, shapley_values
 from fastshap_lab.stages.runs import Run
 
@@ -41,7 +40,7 @@ def reference_values(
     folder = surrogate.folder / "references" / f"{split}-{link}-{'exact' if exact else evaluations}"
     images, found = surrogate.data.dataset(split), []
     title = f"{'exact' if exact else 'reference'} Shapley values"
-    for index in track(indices, title, transient=True, disable=not sys.stdout.isatty()):
+    for index in track(indices, title):
         path = folder / f"{index:06d}.safetensors"
         values = cached(path)
         if values is None:

@@ -53,7 +53,7 @@ def check(run: Run) -> None:
     """Raise a ``UserError`` where the surrogate cannot be built."""
     surrogate = build_surrogate(**_describe(run, network_description(run, run.config.surrogate)))
     nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
-    check_images(surrogate, "surrogate", torch.zeros(2, 3, *run.data.image_size), nobody)
+    check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size), nobody)
 
 
 def make(run: Run) -> dict[str, float]:

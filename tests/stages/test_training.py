@@ -1,6 +1,7 @@
 """What all trainings share: one stops where its loss is no number, writes its course, keeps quiet on a pipe."""
 
 import math
+import re
 import signal
 
 import pandas as pd
@@ -132,9 +133,26 @@ def test_nothing_is_said_on_a_pipe(tmp_path, capfd):
 
 def test_a_progress_bar_is_for_terminals(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     executed("stage=classifier", f"runs_dir={tmp_path}")
-    assert "\x1b[?25l" in capsys.readouterr().out  # hides the cursor
+    said = capsys.readouterr()
+    assert "\x1b[?25l" in said.err  # hides the cursor
+    assert not said.out
+
+
+def test_elsewhere_long_work_says_how_far_it_is_in_plain_lines(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fastshap_lab.progress.EVERY", 0.0)  # seconds
+    executed("stage=explainer", f"runs_dir={tmp_path}")
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert not said.out
+    for stage in ("classifier", "surrogate", "explainer"):  # three epochs of three steps
+        of_stage = [line for line in lines if line.startswith(stage)]
+        assert [line.split(" after ")[0].split(maxsplit=1)[1] for line in of_stage] == [
+            f"{n} of 9" for n in range(1, 10)
+        ]
+        assert re.search(r" after \d+ s  epoch 2/3  val/\w+ \d+\.\d{4}$", of_stage[-1])
+    assert re.fullmatch(r"labels      1 of 1 after \d+ s", next(line for line in lines if line.startswith("labels")))
 
 
 def test_lightning_writes_nothing_of_its_own(tmp_path, monkeypatch):
