@@ -57,7 +57,7 @@ def failed_explainer(measures: Mapping[str, float]) -> str | None:
     fit, variation = measures["test/additive_r2"], measures.get("test/variation", math.nan)
     if not fit >= _DIVERGED:
         return (
-            f"the explainer diverged: additive R² {fit:.6g}, where the equal split has 0; lower explainer.optim.lr or "
+            f"the explainer diverged: additive R² {fit:,.1f}, where the equal split has 0; lower explainer.optim.lr or "
             "set explainer.optim.clip_norm"
         )
     if variation < _ALIKE:
@@ -85,8 +85,8 @@ def further_than_equal_split(name: str, measures: Mapping[str, float]) -> str | 
         return None
     equal = 1 - (1 - r2) / (1 - beyond)
     return (
-        f"{name}: its explainer is further from the true values than the equal split: R² {r2:.4g} against {equal:.4g}; "
-        "train it longer, or on more evaluations (explainer.epochs, explainer.labels.evaluations)"
+        f"{name}: its explainer is further from the true values than the equal split: R² {r2:,.3f} against "
+        f"{equal:.3f}; raise explainer.epochs or explainer.labels.evaluations, or change explainer.optim.lr"
     )
 
 

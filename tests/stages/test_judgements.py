@@ -71,7 +71,7 @@ def test_a_surrogate_answers_as_its_classifier_does(measures, said):
         (
             -462196.0,
             0.9,
-            "the explainer diverged: additive R² -462196, where the equal split has 0; lower explainer.opt",
+            "the explainer diverged: additive R² -462,196.0, where the equal split has 0; lower expl",
         ),
         (math.nan, math.nan, "the explainer diverged: additive R² nan"),
         (0.12, 0.004, "the explainer collapsed: 0.40% of what its maps differ in depends on the image"),
