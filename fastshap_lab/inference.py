@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.checkpoints import load_model
 from fastshap_lab.config import lookup
-from fastshap_lab.errors import UserError
+from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.models import (
     Classifier,
@@ -23,6 +23,8 @@ from fastshap_lab.models import (
     build_explainer,
     build_surrogate,
 )
+from fastshap_lab.models.freezing import evaluating
+from fastshap_lab.models.targets import Targets, class_of_each
 from fastshap_lab.report import class_maps, save_figure
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, KernelSHAP, Refinement, efficiency_gap, relative_error
 
@@ -133,28 +135,28 @@ class AmortizedExplainer(nn.Module):
 
         Raises:
             UserError: An image has another size, or values outside of its range; a refinement is asked for that the
-                explainer knows nothing of, or is out of range.
+                explainer knows nothing of, or is out of range; ``max_batch`` is below 1.
         """
+        check_max_batch(max_batch)
         if refine:
             self._check_refinement(refine, tolerance)
         batch = to_tensor(images, self.grid.image_size)
         to_probability = LINKS["sigmoid" if self.link == "sigmoid" else "softmax"]
         game = self.game(max_batch) if refine else None
-        parts, mode = [], self.training
-        self.eval()
-        # Images stop at a tolerance one by one: neighbours in a batch change nothing.
-        for chunk in batch.split(max_batch if tolerance is None else 1):
-            image = chunk.to(self.device)
-            with torch.inference_mode():
-                phi, gap, full = self._explain(image)
-                probabilities = to_probability(full if self.classifier is None else self.classifier(image))
-            stderr, spent = torch.zeros_like(phi), 0
-            if game is not None:
-                refined = self._refined(game, image, phi, probabilities.argmax(dim=-1), refine, tolerance, seed)
-                phi, stderr, spent = refined.phi.to(phi), refined.stderr.to(phi), refined.evaluations
-            number = torch.full((len(image),), spent)
-            parts.append((self.grid.to_grid(phi), gap, probabilities, self.grid.to_grid(stderr), number))
-        self.train(mode)
+        parts = []
+        with evaluating(self):
+            # Images stop at a tolerance one by one: neighbours in a batch change nothing.
+            for chunk in batch.split(max_batch if tolerance is None else 1):
+                image = chunk.to(self.device)
+                with torch.inference_mode():
+                    phi, gap, full = self._explain(image)
+                    probabilities = to_probability(full if self.classifier is None else self.classifier(image))
+                stderr, spent = torch.zeros_like(phi), 0
+                if game is not None:
+                    refined = self._refined(game, image, phi, probabilities.argmax(dim=-1), refine, tolerance, seed)
+                    phi, stderr, spent = refined.phi.to(phi), refined.stderr.to(phi), refined.evaluations
+                number = torch.full((len(image),), spent)
+                parts.append((self.grid.to_grid(phi), gap, probabilities, self.grid.to_grid(stderr), number))
         # Cloned outside of inference mode: ordinary tensors, which the caller may change or use in a loss.
         values, gap, probabilities, stderr, spent = (torch.cat(part).cpu().clone() for part in zip(*parts, strict=True))
         source = "surrogate" if self.classifier is None else "classifier"
@@ -170,7 +172,7 @@ class AmortizedExplainer(nn.Module):
             spent,
         )
 
-    def attribute(self, image: Images, target: int | Tensor | None = None) -> Float[Tensor, "B rows columns"]:
+    def attribute(self, image: Images, target: Targets | None = None) -> Float[Tensor, "B rows columns"]:
         """Return one class's values per image, as captum's attribution classes are called.
 
         Args:
@@ -180,17 +182,12 @@ class AmortizedExplainer(nn.Module):
         Raises:
             UserError: As for ``explain``, or a target is no class.
         """
-        explanation = self.explain(image)
-        if target is None:
-            target = explanation.probabilities.argmax(dim=-1)
-        chosen, number = torch.as_tensor(target).cpu().long(), len(explanation.values)
-        if chosen.shape not in ((), (1,), (number,)):
-            shape = tuple(chosen.shape)
-            raise UserError(f"target of shape {shape}: must be one class for all images or one for each of {number}")
-        chosen = chosen.expand(number)
-        if not ((chosen >= 0) & (chosen < len(self.class_names))).all():
-            raise UserError(f"target={target}: classes are 0 … {len(self.class_names) - 1}")
-        return explanation.values[torch.arange(number), chosen]
+        batch = to_tensor(image, self.grid.image_size)
+        chosen = None if target is None else class_of_each(target, len(batch), len(self.class_names)).cpu()
+        explanation = self.explain(batch)
+        if chosen is None:
+            chosen = explanation.probabilities.argmax(dim=-1)
+        return explanation.values[torch.arange(len(batch)), chosen]
 
     def _check_refinement(self, refine: int, tolerance: float | None) -> None:
         if self.refinement is None:

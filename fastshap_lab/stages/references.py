@@ -1,15 +1,14 @@
 """Reference Shapley values of a surrogate's game: computed once per surrogate, link and image, kept beside it."""
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from fastshap_lab.data.base import Split
 from fastshap_lab.models import SurrogateGame
+from fastshap_lab.progress import track
 from fastshap_lab.shapley import Estimate, shapley_values
 from fastshap_lab.stages.runs import Run
 
@@ -44,7 +43,7 @@ def reference_values(
         return {"phi": estimate.phi, "stderr": estimate.stderr}
 
     title = f"{'exact' if exact else 'reference'} Shapley values"
-    for index in track(indices, title, transient=True, disable=not sys.stdout.isatty()):
+    for index in track(indices, title):
         found.append(surrogate.kept("references", folder, f"{index:06d}", make=partial(make, index)))
     phi, stderr = (torch.cat([values[name] for values in found]) for name in ("phi", "stderr"))
     return Estimate(phi, stderr, 2**game.num_players if exact else evaluations)

@@ -11,6 +11,7 @@ from fastshap_lab.stages.evaluate.models import models, trainings
 from fastshap_lab.stages.evaluate.shifts import shifts
 from fastshap_lab.stages.evaluate.subsets import subsets
 from fastshap_lab.stages.evaluate.surrogates import surrogates
+from fastshap_lab.stages.judgements import warnings_of
 from fastshap_lab.stages.runs import REPORT_FILE, Run
 from fastshap_lab.stages.tracking import log_results
 
@@ -44,6 +45,13 @@ def make(run: Run) -> dict[str, float]:
         "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
     }
     report = evaluation.report
-    write_page(run.folder / REPORT_FILE, f"Shapley explanations: {run.name}", summary, report.sections)
+    warnings = [*_warnings(pipelines), *warnings_of(run, measures)]
+    write_page(run.folder / REPORT_FILE, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
     log_results(run, report.tables, report.figures)
     return measures
+
+
+def _warnings(pipelines: list[Pipeline]) -> list[str]:
+    """Return what there is to say about what is evaluated, once of each run."""
+    runs = {run.fingerprint: (pipeline, run) for pipeline in reversed(pipelines) for run in pipeline.runs.values()}
+    return [f"{pipeline.name}: {line}" for pipeline, run in runs.values() for line in warnings_of(run, run.measures())]
