@@ -162,6 +162,7 @@ class ReferencesConfig:
     val_evaluations: Count = 2048
     test: Annotated[int, Field(ge=0)] = 64
     test_evaluations: Count = 65536
+    kriging_tolerance: Positive | None = None
 
 
 @dataclass

@@ -222,7 +222,7 @@ def test_plot_writes_a_picture(tmp_path):
 
 REFINEMENT = {
     "evaluations": [2, 16, 60],
-    "ridge": [8.0, 4.0, 1.0],
+    "error": [0.02, 0.2, 1.0],
     "target_factor": [1.0, 1.0, 1.5],
     "others_factor": [1.0, 0.5, 0.5],
 }
@@ -293,6 +293,12 @@ def test_a_refinement_that_makes_no_sense(refinable, settings, line):
         refinable.explain(IMAGE, **settings)
 
 
-def test_an_explainer_without_references_cannot_refine():
-    with pytest.raises(UserError, match="trained without references"):
-        small.explainer("unet").explain(IMAGE, refine=8)
+@pytest.mark.parametrize("refinement", [None, {"evaluations": [2], "ridge": [1.0], "target_factor": [1.0]}])
+def test_an_explainer_without_references_refines_with_the_posteriors_own_errors(refinement, tmp_path):
+    """Explainers from before refinement by kriging had other references, which say nothing now."""
+    description = small.explainer_description("unet", refinement=refinement)
+    save_model(tmp_path / "model", small.explainer("unet"), description)
+    explanation = load_explainer(tmp_path / "model").explain(IMAGE, refine=40)
+    exact = exact_shapley_values(small.explainer("unet").game(), IMAGE).float()
+    error = explanation.values.flatten(2).transpose(1, 2) - exact
+    assert ((error.abs() <= 4 * explanation.stderr.flatten(2).transpose(1, 2)).double().mean() > 0.9).item()

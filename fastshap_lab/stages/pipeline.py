@@ -21,6 +21,7 @@ from fastshap_lab.stages import classifier, evaluate, explainer, labels, pretrai
 from fastshap_lab.stages.common import build_trainer
 from fastshap_lab.stages.judgements import warnings_of
 from fastshap_lab.stages.optim import OPTIMIZERS, SCHEDULES
+from fastshap_lab.stages.references import reference_settings
 from fastshap_lab.stages.runs import REPORT_FILE, Run
 from fastshap_lab.stages.sources import with_sources
 from fastshap_lab.stages.tracking import tracked
@@ -81,8 +82,7 @@ def runs_of(configs: dict[str, Config], config: Config) -> list[Run]:
     }
     runs = {run.fingerprint: run for chain in chains.values() for run in chain}
     if config.stage in ("all", "evaluate"):
-        references = config.references
-        settings = asdict(config.evaluate) | {"references": [references.test, references.test_evaluations]}
+        settings = asdict(config.evaluate) | {"references": reference_settings(config, "test")}
         del settings["pipelines"]  # the parents say it
         ends = {name: chain[-1] for name, chain in chains.items()}
         name = config.name or config.data.name
