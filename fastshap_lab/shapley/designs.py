@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley.coalitions import random_coalitions
 from fastshap_lab.shapley.game import check_players
+
+# Pairs per player that ``mixed_allocation`` shares out as the kernel does.
+_KERNEL_FIRST = 3
 
 # Strata of up to so many pairs are put in a random order as a whole; of larger ones, members are drawn, and the rare
 # repeats thrown out.
@@ -76,15 +79,29 @@ def leverage_allocation(num_players: int) -> Float[np.ndarray, " strata"]:
     return mass / mass.sum()
 
 
-ALLOCATIONS = {"kernel": kernel_allocation, "leverage": leverage_allocation}
+def mixed_allocation(num_players: int, pairs: float) -> Float[np.ndarray, " strata"]:
+    """Return how many of so many pairs have each size: as the kernel has them at first, as leverage scores later.
+
+    Interactions are told by pairs of middle sizes, once the small ones have told what single players do.
+    """
+    first = min(pairs, _KERNEL_FIRST * num_players)
+    return first * kernel_allocation(num_players) + (pairs - first) * leverage_allocation(num_players)
+
+
+# Expected pairs of each size, given the number of players and of all pairs.
+ALLOCATIONS: dict[str, Callable[[int, float], Float[np.ndarray, " strata"]]] = {
+    "kernel": lambda num_players, pairs: pairs * kernel_allocation(num_players),
+    "leverage": lambda num_players, pairs: pairs * leverage_allocation(num_players),
+    "mixed": mixed_allocation,
+}
 
 
 @lru_cache(maxsize=8)  # asked for again where evidence grows
 def pair_design(num_players: int, pairs: int, allocation: str, seed: int) -> PairDesign:
     """Return a design of so many pairs, drawn without replacement; of all pairs, where there are not more.
 
-    The pairs of each size are a stratum. Its share of the design is proportional to its allocation, rounded at random
-    so that its mean is right, and never more than the whole stratum. A larger design of the same seed contains the
+    The pairs of each size are a stratum. Its number of pairs is the allocation's, rounded at random so that its mean is
+    right, and never more than the whole stratum. A larger design of the same seed contains the
     smaller one: the first pairs of each stratum are the same.
 
     Args:
@@ -100,7 +117,7 @@ def pair_design(num_players: int, pairs: int, allocation: str, seed: int) -> Pai
     sizes = np.arange(1, num_players // 2 + 1)
     members = pairs_by_size(num_players)
     most = np.array([min(count, 2**62) for count in members], dtype=np.float64)
-    share = ALLOCATIONS[allocation](num_players)
+    share = partial(ALLOCATIONS[allocation], num_players)
     offsets = _generator(seed, "counts").random(len(sizes))
     expected, counts = _allocate(share, most, min(pairs, num_pairs(num_players)), offsets)
     mass, coalitions = kernel_allocation(num_players), []
@@ -114,15 +131,15 @@ def pair_design(num_players: int, pairs: int, allocation: str, seed: int) -> Pai
 
 
 def _allocate(
-    share: Float[np.ndarray, " strata"], most: Float[np.ndarray, " strata"], pairs: int, offsets: np.ndarray
+    share: Callable[[float], np.ndarray], most: Float[np.ndarray, " strata"], pairs: int, offsets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the expected and the drawn number of pairs in each stratum; both add up to ``pairs``."""
 
     def expected(scale: float) -> np.ndarray:
-        return np.minimum(scale * share, most)
+        return np.minimum(share(scale), most)
 
     def drawn(scale: float) -> np.ndarray:
-        return np.minimum(np.floor(scale * share + offsets), most)
+        return np.minimum(np.floor(share(scale) + offsets), most)
 
     # Each grows with the scale. The drawn numbers do so one pair at a time: hence a larger design contains this one.
     counts = drawn(_smallest_scale(drawn, pairs))

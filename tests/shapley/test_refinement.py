@@ -66,8 +66,8 @@ def test_the_noise_of_references_is_not_the_refinements():
     known, _ = games()
     target = torch.zeros(48, dtype=torch.long)
     noisy = Estimate(
-        known.phi + 0.05 * torch.randn(known.phi.shape, generator=torch.Generator().manual_seed(0)),
-        torch.full_like(known.phi, 0.05),
+        known.phi + 0.02 * torch.randn(known.phi.shape, generator=torch.Generator().manual_seed(0)),
+        torch.full_like(known.phi, 0.02),
         1000,
     )
     prior = prior_of(known, 0.3)

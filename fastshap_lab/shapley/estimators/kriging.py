@@ -24,6 +24,9 @@ ADDITIVITIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 # the square and with the cube.
 MAX_PAIRS = 8192
 
+# Variance of what depends on a coalition's size alone, as a share of the interactions'.
+_SYMMETRY = 0.3
+
 # Variance of an error that values are taken to have, as a share of the interactions': it keeps factorizations stable.
 _NUGGET = 1e-8
 
@@ -68,6 +71,16 @@ def mean_products(num_players: int) -> Float[Tensor, "sizes distances"]:
     return torch.cat([lower, ((1 - 2 * (distances % 2)) * lower[: (num_players + 1) // 2]).flip(0)])
 
 
+def size_covariances(present: Bool[Tensor, "rows P"]) -> Float[Tensor, "rows rows"]:
+    """Return the covariance of values of the odd part that depend on the size of a coalition alone.
+
+    With u and v the sizes of two coalitions, from -1 for nobody to 1 for everybody, ``exp(-|u - v|) - exp(-|u + v|)``:
+    what is odd of an Ornstein-Uhlenbeck process.
+    """
+    share = 2 * present.double().mean(dim=1) - 1
+    return (-(share.unsqueeze(1) - share).abs()).exp() - (-(share.unsqueeze(1) + share).abs()).exp()
+
+
 class PairKriging:
     """The posterior of Shapley values, given the differences of some pairs of complements, and the total.
 
@@ -76,7 +89,9 @@ class PairKriging:
     (v(S) - v(N without S)) / 2``. The prior takes the c_U to be independent and Gaussian, with variances that depend on
     |U| alone: of all that the odd part varies, interactions have 1, shared out by ``order_variances``, and single
     players ``additivity``; both times an unknown scale. What one pair tells about triples of players then serves all
-    pairs that hold them, where a regression takes interactions for noise.
+    pairs that hold them, where a regression takes interactions for noise. A part that depends on the size of S alone,
+    which most networks have, adds ``size_covariances``: all players share it equally, and without it would be taken for
+    interactions.
 
     The posterior is averaged over all ``INTERACTIONS`` and ``ADDITIVITIES``, each counting as much as it makes the
     evidence likely, for every image and class by itself. Factorizations depend on the coalitions alone and serve all of
@@ -202,13 +217,16 @@ class _Factorization:
         by_distance = mean_products(num_players).T @ variances  # (P + 1,)
         signs = 2 * present.float() - 1  # small integers, which single precision multiplies exactly
         covariance = by_distance[((num_players - signs @ signs.T) / 2).int()]
+        by_size = _SYMMETRY * size_covariances(present)
+        covariance += by_size
         covariance.diagonal().add_(_NUGGET)
         self.factor = torch.linalg.cholesky(covariance)
         # Covariance of a player's Shapley value and a coalition's value, by how many of the other players are absent.
         of_player = 2 / num_players * (mean_products(num_players - 1).T @ variances[1:])  # (P,)
         absent = num_players - present.sum(dim=1, keepdim=True) - (~present).long()
         signs = signs.double()
-        whitened = self._whitened(torch.cat([signs * of_player[absent], signs / num_players**0.5], dim=1))
+        of_players = signs * of_player[absent] + 2 / num_players * by_size[:, -1:]
+        whitened = self._whitened(torch.cat([of_players, signs / num_players**0.5], dim=1))
         self.players, additive = whitened.split(num_players, dim=1)  # (rows, P) each
         # In the basis in which the additive part's evidence is diagonal, every additivity is a division.
         self.eigenvalues, self.basis = torch.linalg.eigh(additive.T @ additive)
@@ -216,8 +234,9 @@ class _Factorization:
         self.shared = self.players.T @ self.additive  # (P, P)
         # Prior covariance of two players' Shapley values less what the values tell at the lowest additivity.
         sizes = torch.arange(1, num_players + 1, dtype=torch.float64)
-        alone = 4 / num_players * (shares[1:] / sizes).sum()
-        both = 4 / num_players * (shares[1:] / sizes * (sizes - 1)).sum() / (num_players - 1)
+        equal = 4 / num_players**2 * by_size[-1, -1]
+        alone = equal + 4 / num_players * (shares[1:] / sizes).sum()
+        both = equal + 4 / num_players * (shares[1:] / sizes * (sizes - 1)).sum() / (num_players - 1)
         self.covariance = (alone - both) * torch.eye(num_players, dtype=torch.float64) + both
         self.covariance -= self.players.T @ self.players
 
@@ -246,7 +265,7 @@ class _Factorization:
 
 
 class Kriging(PairEstimator):
-    """Gaussian-process regression on KernelSHAP's pairs, which learns from interactions instead of averaging them out.
+    """Gaussian-process regression on pairs, which learns from interactions instead of averaging them out.
 
     Every estimate adds up to the total; once all pairs are in, values are exact. Standard errors are the posterior's:
     they hold as far as the game looks like one that the prior might have drawn. They are no bounds that a sampling
@@ -254,6 +273,8 @@ class Kriging(PairEstimator):
 
     Reference: see ``PairKriging``.
     """
+
+    allocation = "mixed"
 
     @classmethod
     def check_budget(cls, num_players: int, budget: int) -> None:

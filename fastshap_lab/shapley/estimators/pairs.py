@@ -1,7 +1,5 @@
 """What estimators share that evaluate coalitions together with their complements."""
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,7 +12,7 @@ from fastshap_lab.shapley.game import Game
 class PairEstimator(Estimator):
     """Evaluates the pairs of a design that grows with the budget, none of them twice."""
 
-    allocation: ClassVar[str] = "kernel"  # entry of ``designs.ALLOCATIONS``
+    allocation: str = "kernel"  # entry of ``designs.ALLOCATIONS``
     _evidence = ("differences",)
 
     def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
@@ -23,10 +21,9 @@ class PairEstimator(Estimator):
 
     @classmethod
     def from_pairs(cls, other: "PairEstimator") -> "PairEstimator":
-        """Return an estimator with the evidence of another one, which drew its pairs alike; nothing is evaluated."""
-        assert cls.allocation == other.allocation
+        """Return an estimator with the evidence of another one and its design; nothing is evaluated."""
         estimator = cls.__new__(cls)
-        vars(estimator).update(vars(other))
+        vars(estimator).update(vars(other), allocation=other.allocation)
         return estimator
 
     @property
