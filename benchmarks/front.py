@@ -10,8 +10,9 @@ among a budget, and get it larger by two; what was really asked stands in the fi
 time are called for every class with the same seed, and the budget is each class's: where they ask the same coalitions
 again, values are remembered, as a model of many outputs would have them. Ours explain all images in one call, as they
 are made to. The file has one line per image and what produced it, appended as it is found; lines that are there are not
-made again. Own time is what passes outside of the game. A method that takes more of it than ``--limit`` seconds for one
-image (and class) is noted as a miss, and not asked again for as many evaluations of that game.
+made again, so that another ``--truth`` wants another file. Own time is what passes outside of the game. A method that
+takes more of it than ``--limit`` seconds for one image (and class) is noted as a miss, and not asked again for as many
+evaluations of that game.
 
 Games, of which ten classes are explained, or the first of them alone (of a network, the most probable):
 
@@ -476,8 +477,10 @@ def play(
     number, players, (phi, stderr) = len(case.image), case.game.num_players, found
     shown = [case.classes.shape[1], 1] if method not in ONE_CLASS_ONLY else [1]
     for images in [slice(None)] if method in OURS else [slice(one, one + 1) for one in range(number)]:
-        meter, numbers = case.meter(images), range(number)[images]
+        numbers = range(number)[images]
         for budget, classes in itertools.product(budgets, dict.fromkeys(shown)):
+            if classes == shown[0]:  # all classes come first, and pay for the passes
+                meter = case.meter(images)
             about = {"game": case.name, "players": players, "classes": classes, "budget": budget, "method": method}
             lines = [about | {"seed": seed, "image": one, "batch": len(numbers), "miss": ""} for one in numbers]
             if all(table.has(line) for line in lines):
@@ -530,6 +533,7 @@ def interval(draws: np.ndarray) -> str:
 def tables(frame: pd.DataFrame) -> Iterator[str]:
     """Yield Markdown: each game's errors and own times, then who is first where."""
     firsts = []
+    frame = frame.drop_duplicates([name for name in KEY if name != "batch"], keep="last")
     for (game, players, classes), lines in frame.groupby(["game", "players", "classes"], sort=False):
         images, budgets = sorted(lines["image"].unique()), sorted(lines["budget"].unique())
         # The same draws of images for all methods, so that differences between games cancel in comparisons.
@@ -545,8 +549,12 @@ def tables(frame: pd.DataFrame) -> Iterator[str]:
             known[method, budget] = both, float(sums["truth_error"].sum() / sums["mse"].sum())
             row[budget] = f"{relative(both):.3g} {interval(relative(both[drawn]))}"
             late[budget] = f"{own['own_seconds'].mean():.2g}"
+            if method in OURS and classes > 1:  # of one class, passes were those of all
+                late[budget] += f" ({own['own_seconds'].sum() / own['pass_seconds'].sum():.1%})"
             if abs(own["evaluations"].mean() / budget - 1) > 0.005:
                 row[budget] += f" ({own['evaluations'].mean():.0f})"
+            if own["seed"].nunique() < lines["seed"].nunique():
+                row[budget] += f", {own['seed'].nunique()} of the seeds"
         for budget in budgets:
             order = sorted((relative(both), method) for (method, at), (both, _) in known.items() if at == budget)
             if not order:
@@ -569,7 +577,7 @@ def tables(frame: pd.DataFrame) -> Iterator[str]:
         yield "(in brackets: those really asked, where others)\n"
         ordered = sorted(errors.values(), key=lambda row: OURS.index(row["method"]) if row["method"] in OURS else 99)
         yield pd.DataFrame(ordered, columns=columns).to_markdown(index=False)
-        yield "\nSeconds of own time for each image\n"
+        yield "\nSeconds of own time for each image (ours: as a share of the game's own)\n"
         yield pd.DataFrame(seconds.values(), columns=columns).to_markdown(index=False)
     yield "\n### Who is first\n"
     yield pd.DataFrame(firsts).to_markdown(index=False)
