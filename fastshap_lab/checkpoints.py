@@ -1,25 +1,39 @@
 """A model folder: ``config.json`` says how to build the model, ``model.safetensors`` holds its weights.
 
-Written whole or not at all. Reading one unpickles nothing and imports no name found in it.
+Written whole or not at all. Reading one unpickles nothing, imports no name found in it, and costs memory and time in
+proportion to the file of weights, whatever the description says: a folder may be a stranger's.
 """
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fastshap_lab.errors import UserError
-from fastshap_lab.files import write_atomically
+from fastshap_lab.files import open_file, write_atomically
+
+M = TypeVar("M", bound=nn.Module)
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_REMEDY = "delete the folder and run the command that made it again, or get another copy of it"
+
+# Limits of a description. The names of 20,000 classes take half a megabyte, an explainer's backbone 6 levels.
+_CONFIG_BYTES, _CONFIG_DEPTH = 4 * 2**20, 16
+# Calls of PyTorch while a network is built: no network of timm makes more than 14 for each of its tensors.
+_CALLS, _CALLS_PER_TENSOR = 1000, 30
+# Bytes that a network computes when it is built (masks of windows, coordinates), beside as many as its weights have.
+_COMPUTED_BYTES = 64 * 2**20
 
 
 def save_model(folder: Path, module: nn.Module, description: dict[str, Any]) -> None:
@@ -58,33 +72,121 @@ def read_description(folder: Path | str, kind: str) -> dict[str, Any]:
         hint = ": it is a single file; weights are loaded from model folders alone" if Path(folder).is_file() else ""
         raise UserError(f"{folder}: no model folder ({_CONFIG} and {_WEIGHTS}, as a finished stage leaves them){hint}")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            content = file.read(_CONFIG_BYTES + 1)
+        if len(content) > _CONFIG_BYTES:
+            raise ValueError(f"more than {_CONFIG_BYTES:,} bytes")
+        description = json.loads(content)
+        if _depth(description) > _CONFIG_DEPTH:
+            raise ValueError(f"more than {_CONFIG_DEPTH} levels")
         found = description["kind"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged or not a model's; export the model again") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged or not a model's ({_brief(error)}); {_REMEDY}") from None
     if found != kind:
-        raise UserError(f"{folder}: holds a {found}, not a {kind}")
+        raise UserError(f"{folder}: holds a {_brief(found)}, not a {kind}")
     return description
 
 
-def load_weights(folder: Path | str, module: nn.Module, description: dict[str, Any]) -> None:
-    """Fill a module with the weights of a model folder.
+def load_model(folder: Path | str, kind: str, builder: Callable[[dict[str, Any]], M]) -> M:
+    """Return the model in a folder, in evaluation mode on the CPU.
+
+    Before it takes any memory, it is built without, and in no more steps than the weights warrant, to see whether these
+    fit.
+
+    Args:
+        folder: Where it is.
+        kind: Of model that is wanted.
+        builder: Builds it from its description.
 
     Raises:
-        UserError: They are missing, damaged, not those the description was written with, or fit another module.
+        UserError: The folder is missing or damaged, holds another kind of model, or weights that do not fit the
+            description or are not those it was written with.
     """
-    path = Path(folder) / _WEIGHTS
+    description, path = read_description(folder, kind), Path(folder) / _WEIGHTS
     if not path.is_file():
-        raise UserError(f"{path}: missing; export the model again")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != description.get("weights_sha256"):
-        raise UserError(f"{path}: truncated or changed since it was written; export the model again")
+        raise UserError(f"{path}: missing; {_REMEDY}")
     try:
-        module.load_state_dict(load(content))
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).split("\n\t")[-1].strip()
-        raise UserError(f"{path}: does not fit the model in {_CONFIG}: {reason}") from None
-    module.eval()
+        with open_file(path) as file, safe_open(path, "pt") as weights:
+            state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118 - mapped, not yet read
+            _check_skeleton(Path(folder), state, lambda: builder(description))
+            unchanged = hashlib.file_digest(file, "sha256").hexdigest() == description.get("weights_sha256")
+            if not (unchanged and os.path.samestat(os.fstat(file.fileno()), path.stat())):  # both opened the same file
+                raise ValueError("another digest than in its description")
+            module = _built(Path(folder), lambda: builder(description))
+            module.load_state_dict(state)
+    except (OSError, ValueError, MemoryError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path}: truncated or changed since it was written ({_brief(error)}); {_REMEDY}") from None
+    return module.eval()
+
+
+def _check_skeleton(folder: Path, state: dict[str, Tensor], builder: Callable[[], nn.Module]) -> None:
+    """Raise a ``UserError`` where weights do not fit what is built, or it would be far larger than they are."""
+    # A generator of its own: what a training draws after it has loaded a model must not depend on this check.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _Bounded(_CALLS + _CALLS_PER_TENSOR * len(state)):
+        skeleton = _built(folder, builder)
+    own, size = skeleton.state_dict(), sum(tensor.nbytes for tensor in state.values())
+    if mismatch := _mismatch(own, state):
+        raise UserError(f"{folder / _WEIGHTS}: does not fit the model in {_CONFIG}: {mismatch}; {_REMEDY}")
+    computed = sum(buffer.nbytes for name, buffer in skeleton.named_buffers() if name not in own)
+    if computed > _COMPUTED_BYTES + size:
+        raise UserError(
+            f"{folder / _CONFIG}: describes a model that computes {computed:,} bytes beside its {size:,} of weights, "
+            f"more than {_COMPUTED_BYTES + size:,}"
+        )
+
+
+def _built(folder: Path, builder: Callable[[], M]) -> M:
+    try:
+        return builder()
+    except UserError as error:
+        raise UserError(f"{folder / _CONFIG}: {_brief(error)}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
+        raise UserError(f"{folder / _CONFIG}: damaged ({_brief(error)}); {_REMEDY}") from None
+
+
+class _Bounded(TorchFunctionMode):
+    """Let PyTorch be called so many times, then raise a ``UserError``."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.left = calls
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise UserError(f"describes more layers than {_WEIGHTS} has weights for")
+        return func(*args, **(kwargs or {}))
+
+
+def _depth(value: Any) -> int:
+    """Return how many levels of lists and objects a JSON value has."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return depth
+
+
+def _brief(error: object) -> str:
+    """Return an error's text in one line that a screen holds: what is quoted in it may be a stranger's."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} …"
+
+
+def _mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Return how weights differ from a network's own in names, shapes or kinds of numbers; nothing if they fit."""
+    for name, tensor in sorted(own.items()):
+        found, shape = given.get(name), tuple(tensor.shape)
+        if found is None:
+            return f"{name} is missing, must be {shape}"
+        if found.shape != tensor.shape:
+            return f"{name} has shape {tuple(found.shape)}, must be {shape}"
+        if found.dtype != tensor.dtype and not (found.is_floating_point() and tensor.is_floating_point()):
+            return f"{name} is of {found.dtype}, must be of {tensor.dtype}"
+    unknown = sorted(given.keys() - own.keys())
+    return f"it has no {_brief(unknown[0])}" if unknown else ""
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
@@ -98,9 +200,9 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     """
     try:
         state = load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # unpickling what is no pickle fails in as many ways as there are bytes
         # Of an unpickling error PyTorch's text says how to run what is in the file.
-        reason = "holds other objects" if isinstance(error, UnpicklingError) else str(error).splitlines()[0]
+        reason = "holds other objects" if isinstance(error, UnpicklingError) else _brief(error)
         raise UserError(
             f"{path}: not a file of weights (safetensors, or torch.save of a state dict, tensors alone): {reason}"
         ) from None
@@ -114,24 +216,22 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(network: nn.Module, state: dict[str, Tensor], path: Path | str) -> bool:
-    """Fill a timm network with weights; return whether its head stayed as it was, because the classes differ.
+    """Fill a network with weights; return whether its head stayed as it was, because the classes differ.
 
     Raises:
         UserError: The weights are another network's.
     """
-    heads = network.get_classifier()
+    # timm's; of another network nothing is known to be the head, and all has to fit.
+    heads = network.get_classifier() if hasattr(network, "get_classifier") else ()
     heads = heads if isinstance(heads, tuple) else (heads,)
     places = [name for name, module in network.named_modules() if any(module is head for head in heads)]
     own = network.state_dict()
     in_head = {name for name in own if any(name.startswith(f"{place}.") for place in places)}
-    unfit = {name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape}
-    if wrong := sorted(unfit - in_head):
-        found = f"has shape {tuple(state[wrong[0]].shape)}" if wrong[0] in state else "is missing"
-        raise UserError(f"{path}: not this network's weights: {wrong[0]} {found}, must be {tuple(own[wrong[0]].shape)}")
-    if unknown := sorted(state.keys() - own.keys()):
-        raise UserError(f"{path}: not this network's weights: it has no {unknown[0]}")
-    replaced = bool(unfit)
-    for name, tensor in own.items():
-        if not (replaced and name in in_head):
-            tensor.copy_(state[name])  # the network's own; nothing happens on the meta device, where this is a check
+    replaced = any(name not in state or state[name].shape != own[name].shape for name in in_head)
+    left = in_head if replaced else set()
+    fitting = {name: tensor for name, tensor in own.items() if name not in left}
+    if mismatch := _mismatch(fitting, {name: tensor for name, tensor in state.items() if name not in left}):
+        raise UserError(f"{path}: not this network's weights: {mismatch}")
+    for name, tensor in fitting.items():
+        tensor.copy_(state[name])  # the network's own; nothing happens on the meta device, where this is a check
     return replaced

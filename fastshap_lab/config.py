@@ -38,6 +38,7 @@ def _one_of(*known: str) -> AfterValidator:
 
 # OmegaConf checks the types of what it composes, pydantic the ranges, at the end: see ``validated``.
 Count = Annotated[int, Field(ge=1)]
+Depth = Annotated[int, Field(ge=1, le=1000)]  # of a network, whose every layer takes time to build
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]

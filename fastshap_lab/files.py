@@ -1,12 +1,38 @@
-"""Files that appear under their name only when complete."""
+"""Files that appear only when complete and tell when they were changed since; and those of others, opened with care.
 
+A digest lies inside of the file it is of, where safetensors and zip archives have room for it, and not beside it:
+whenever a writer is killed, the file under its name and its digest are of one write.
+"""
+
+import errno
+import hashlib
+import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
+from typing import Any, BinaryIO
 from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fastshap_lab.errors import UserError
+
+_DIGEST = "sha256"
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 
 @contextmanager
@@ -22,8 +48,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     Raises:
         OSError: It cannot be written; names ``path``, which a failing write by itself would not.
+        UserError: A folder has its name.
     """
     path = Path(path)
+    refuse_folder(path)
     # The suffix stays last: many writers choose the format by it.
     temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
     try:
@@ -39,6 +67,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder may be what is missing
             temporary.unlink()
+
+
+def refuse_folder(path: Path) -> None:
+    """Raise a ``UserError`` where a folder lies in the place of a file."""
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, and a file belongs in its place; move it away")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -57,3 +91,98 @@ def write_atomically(path: Path | str, data: bytes | memoryview | str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sha256(*parts: str | bytes | memoryview) -> str:
+    """Return the SHA-256 of some parts together, in hexadecimal; text as UTF-8."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], identity: str) -> None:
+    """Write a safetensors file with its digest in the header.
+
+    Args:
+        path: The file to make or replace.
+        tensors: Its content.
+        identity: What the tensors are of, which the digest covers: under another name they are not read.
+    """
+    write_atomically(path, save(tensors, {_DIGEST: sha256(identity, "\n", save(tensors))}))
+
+
+def read_tensors(path: Path, identity: str) -> dict[str, Tensor] | None:
+    """Return the tensors that ``write_tensors`` wrote; none where the file is missing, changed or another's."""
+    try:
+        content = path.read_bytes()
+        tensors = load(content)
+    except (FileNotFoundError, IsADirectoryError, SafetensorError):
+        return None
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    # The same tensors always make the same bytes.
+    same = header.get("__metadata__", {}).get(_DIGEST) == sha256(identity, "\n", save(tensors))
+    return tensors if same else None
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write what PyTorch can save, with the digest of the file as the comment of its zip archive."""
+    content = BytesIO()
+    torch.save(checkpoint, content)  # to a file, it would say of a full disk that a position is unexpected
+    with content.getbuffer() as archive:
+        comment = sha256(path.name, "\n", archive).encode()
+    content.seek(-2, os.SEEK_END)  # the length of the comment: PyTorch leaves none
+    content.write(len(comment).to_bytes(2, "little") + comment)
+    write_atomically(path, content.getbuffer())
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a file is as ``write_checkpoint`` wrote it under this name."""
+    return _intact(path) is not None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what ``write_checkpoint`` wrote, on the CPU.
+
+    Raises:
+        UserError: The file is missing, or was changed.
+    """
+    content = _intact(path)
+    if content is None:
+        raise UserError(f"{path}: missing, or changed since it was written; delete {path.parent} to train anew")
+    return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _intact(path: Path) -> bytes | None:
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    archive, length, comment = memoryview(content)[:-66], content[-66:-64], content[-64:]
+    found = sha256(path.name, "\n", archive, b"\0\0").encode()
+    return content if (length, comment) == (len(found).to_bytes(2, "little"), found) else None
+
+
+def open_file(path: Path | str) -> BinaryIO:
+    """Return a file opened for reading, without waiting for whatever else the name may stand for.
+
+    Args:
+        path: The file; links are followed.
+
+    Raises:
+        OSError: It cannot be opened, or is a FIFO, a socket or a device, which may never end, or a folder.
+    """
+    # Asked before as well as after: opening a device may already do something, and the name may change in between.
+    _check_regular(Path(path).stat(), path)
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    try:
+        _check_regular(os.fstat(file.fileno()), path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(status: os.stat_result, path: Path | str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))

@@ -1,6 +1,9 @@
 """Images of any kind, as the tensors that models take."""
 
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -12,6 +15,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fastshap_lab.errors import UserError
+from fastshap_lab.files import open_file
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is opened, whatever a file is called. Others Pillow may hand to a program, as EPS to Ghostscript."""
+
+MAX_PIXELS = 64_000_000
+"""Of an image, which takes 12 bytes a pixel while it is decoded: enough for what 35 mm cameras give. Else settable."""
+
+# Ours is the limit that counts, and it is an error.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Resize = Literal["stretch", "crop", "imagenet"]
 Images = Tensor | Image.Image | str | Path | Sequence[Tensor | Image.Image | str | Path]
@@ -45,19 +58,62 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_rgb(source: str | Path | BytesIO, upright: bool = True) -> Image.Image:
-    """Return an encoded image as ``to_rgb`` does.
+def max_pixels() -> int:
+    """Return how many pixels an image may have: ``MAX_PIXELS``, or what the variable FASTSHAP_LAB_MAX_PIXELS says.
 
     Raises:
-        UserError: It cannot be read; says why, for the caller to say which one.
+        UserError: The variable is no number, or above Pillow's own limit.
+    """
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)  # beyond which Pillow opens nothing
+    given = os.environ.get("FASTSHAP_LAB_MAX_PIXELS") or str(MAX_PIXELS)
+    if not given.isdecimal() or not 1 <= int(given) <= most:
+        raise UserError(
+            f"FASTSHAP_LAB_MAX_PIXELS={given}: must be a number from 1 to {most} (twice PIL.Image.MAX_IMAGE_PIXELS)"
+        )
+    return int(given)
+
+
+def _check_pixels(pixels: int) -> None:
+    if pixels > max_pixels():
+        raise UserError(_too_many_pixels())
+
+
+def _too_many_pixels() -> str:
+    return f"more than {max_pixels():,} pixels; the environment variable FASTSHAP_LAB_MAX_PIXELS sets the limit"
+
+
+@contextmanager
+def opened(source: str | Path | BytesIO) -> Iterator[Image.Image]:
+    """Yield an encoded image of which the header is read, for the block to decode.
+
+    Args:
+        source: A path, or the content of a file.
+
+    Raises:
+        UserError: It cannot be read or decoded, is of no format in ``FORMATS``, or has too many pixels; says why, for
+            the caller to say which one.
     """
     try:
-        with Image.open(source) as image:
-            return to_rgb(image, upright)
+        with (
+            nullcontext(source) if isinstance(source, BytesIO) else open_file(source) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            _check_pixels(image.width * image.height)
+            yield image
     except UnidentifiedImageError:  # Pillow's message has an address in it
-        raise UserError("cannot be read as an image: cannot identify its format") from None
+        reason = f"cannot identify its format, which must be one of {', '.join(FORMATS)}"
+        raise UserError(f"cannot be read as an image: {reason}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own check comes before ours
+        raise UserError(f"cannot be read as an image: {_too_many_pixels()}") from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds at what is broken
-        raise UserError(f"cannot be read as an image: {' '.join(str(error).split())}") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"cannot be read as an image: {reason}") from error
+
+
+def read_rgb(source: str | Path | BytesIO, upright: bool = True) -> Image.Image:
+    """Return an encoded image as ``to_rgb`` does; source and errors as for ``opened``."""
+    with opened(source) as image:
+        return to_rgb(image, upright)
 
 
 def kept_part(original: tuple[int, int], size: tuple[int, int], resize: Resize) -> tuple[float, float, float, float]:
@@ -97,9 +153,13 @@ def resized(image: Image.Image, size: tuple[int, int], resize: Resize = "stretch
         resize: ``stretch`` keeps the whole image, ``crop`` its proportions and the largest part in the centre, both
             bilinearly. ``imagenet`` is how networks for ImageNet are tested: the shorter side becomes 256 pixels for a
             size of 224 (others in proportion), bicubically, and the centre is kept.
+
+    Raises:
+        UserError: ``imagenet`` would make too many pixels of it.
     """
     if resize == "imagenet":  # whole, then cropped: Pillow rounds between its two passes, and not the same for a part
         wide, high, left, top = _as_tested(image.size, size)
+        _check_pixels(wide * high)  # of a strip far more than it has
         image = image.resize((wide, high), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + size[1], top + size[0]))
     else:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fastshap_lab.checkpoints import load_weights, read_description
+from fastshap_lab.checkpoints import load_model
 from fastshap_lab.config import lookup
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import Images, to_tensor
@@ -253,29 +253,14 @@ def load_classifier(folder: str | Path) -> Classifier:
     Raises:
         UserError: The folder is missing, damaged, or holds another kind of model.
     """
-    description = read_description(folder, "classifier")
-    return _filled(folder, description, lambda: build_classifier(**description["network"]))
+    return load_model(folder, "classifier", lambda description: build_classifier(**description["network"]))
 
 
 def load_surrogate(folder: str | Path) -> Surrogate:
     """Return a trained surrogate, in evaluation mode on the CPU; errors as for ``load_classifier``."""
-    description = read_description(folder, "surrogate")
-    return _filled(folder, description, lambda: build_surrogate(**description["surrogate"]))
+    return load_model(folder, "surrogate", lambda description: build_surrogate(**description["surrogate"]))
 
 
 def load_explainer(folder: str | Path) -> AmortizedExplainer:
     """Return a trained explainer, in evaluation mode on the CPU; errors as for ``load_classifier``."""
-    description = read_description(folder, "explainer")
-    return _filled(folder, description, lambda: build_amortized(description))
-
-
-def _filled(folder: str | Path, description: dict[str, Any], builder: Any) -> Any:
-    try:
-        module = builder()
-    except UserError as error:
-        raise UserError(f"{folder}/config.json: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{folder}/config.json: damaged ({reason}); export the model again") from None
-    load_weights(folder, module, description)
-    return module
+    return load_model(folder, "explainer", build_amortized)

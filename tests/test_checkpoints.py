@@ -1,6 +1,11 @@
 import json
+import os
 import pickle
+import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +14,10 @@ import torch
 from torch import nn
 
 from fastshap_lab import checkpoints
-from fastshap_lab.checkpoints import load_weights, read_description, save_model
+from fastshap_lab.checkpoints import fill, read_description, read_state, save_model
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_classifier, load_explainer, load_surrogate
+from fastshap_lab.models import build_classifier
 from tests import small
 
 DESCRIPTION = {"kind": "classifier", "network": small.network("resnet"), "class_names": ["ä", "b", "c"]}
@@ -142,8 +148,8 @@ def describe_another_architecture(folder: Path) -> None:
     edit(folder, network=small.network("vit"))
 
 
-CHANGED = r"model\.safetensors: truncated or changed since it was written; export the model again$"
-DAMAGED = r"config\.json: damaged.*; export the model again$"
+CHANGED = r"model\.safetensors: truncated or changed since it was written \(.+\); delete the folder and run the command"
+DAMAGED = r"config\.json: damaged.* \(.*\); delete the folder and run the command that made it again, or .* copy of it$"
 
 
 @pytest.mark.parametrize(
@@ -153,10 +159,10 @@ DAMAGED = r"config\.json: damaged.*; export the model again$"
         (change_a_byte, CHANGED),
         (swap_weights, CHANGED),
         (pickle_weights, CHANGED),
-        (pickle_weights_with_their_digest, r"model\.safetensors: does not fit the model in config\.json: "),
-        (describe_another_network, r"does not fit the model in config\.json: size mismatch for network\.fc\.bias"),
-        (describe_another_architecture, r"does not fit the model in config\.json: Unexpected key"),
-        (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors: missing; export"),
+        (pickle_weights_with_their_digest, CHANGED),
+        (describe_another_network, r"does not fit the model in config\.json: network\.fc\.bias has shape \(3,\), must"),
+        (describe_another_architecture, r"does not fit the model in config\.json: network\.\S+ is missing"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors: missing; delete the folder and"),
         (lambda folder: (folder / "config.json").unlink(), r"model: no model folder \(config\.json and model"),
         (lambda folder: shutil.rmtree(folder), r"model: no model folder \(config\.json and model"),
         (pickle_config, DAMAGED),
@@ -217,11 +223,177 @@ def test_names_that_are_in_no_table_are_refused_at_loading(changes, message, tmp
         load_explainer(tmp_path / "model")
 
 
+@pytest.mark.parametrize("content", [b"", b"These are no weights.\n", b"0" * 100, b"I1\n", b"\x80", bytes(range(256))])
+@pytest.mark.parametrize("name", ["no.pt", "no.safetensors"])
+def test_what_is_no_file_of_weights_is_said_in_one_line(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: not a file of weights \(.*\): \S+") as error:
+        read_state(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_without_a_known_head_takes_weights_that_fit_whole():
+    network, given = nn.Linear(2, 3), {"weight": torch.rand(3, 2), "bias": torch.rand(3)}
+    assert not fill(network, given, "given.pt")
+    assert torch.equal(network.weight, given["weight"])
+    with pytest.raises(
+        UserError, match=r"^given.pt: not this network's weights: bias has shape \(4,\), must be \(3,\)$"
+    ):
+        fill(network, given | {"bias": torch.rand(4)}, "given.pt")
+
+
 def test_the_description_comes_back_with_the_digest_of_its_weights(tmp_path):
-    network = saved(tmp_path / "model")
+    saved(tmp_path / "model")
     description = read_description(str(tmp_path / "model"), "classifier")
     assert description.pop("weights_sha256")
     assert description == DESCRIPTION
     assert "ä" in (tmp_path / "model" / "config.json").read_text(encoding="utf-8")
-    with pytest.raises(UserError, match="truncated or changed"):
-        load_weights(tmp_path / "model", network, {})
+
+
+def test_loading_draws_as_many_numbers_as_building_does(tmp_path):
+    saved(tmp_path / "model")
+    drawn = []
+    for build in (lambda: load_classifier(tmp_path / "model"), lambda: build_classifier(**small.network("resnet"))):
+        torch.manual_seed(1)
+        build()
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] == drawn[1]
+
+
+def test_weights_in_half_precision_fill_a_network_in_single(tmp_path):
+    halved = small.classifier("resnet").to(torch.bfloat16)
+    save_model(tmp_path / "model", halved, DESCRIPTION)
+    loaded = load_classifier(tmp_path / "model")
+    assert loaded.network.fc.weight.dtype == torch.float32
+    assert torch.equal(loaded.network.fc.weight, halved.network.fc.weight.float())
+
+
+def describe(**changes: Any) -> Callable[[Path], None]:
+    """Return what describes another network beside the small ResNet's weights."""
+    return lambda folder: edit(folder, network=small.network(**changes))
+
+
+def written(text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text(text, encoding="utf-8")
+
+    return write
+
+
+def sparse(name: str, start: bytes = b"") -> Callable[[Path], None]:
+    """Return what puts a file of 200 GB there that takes no room on the disk."""
+
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(start)
+        os.truncate(folder / name, 200 * 10**9)
+
+    return write
+
+
+def windows(folder: Path, side: int) -> None:
+    """Put a network there whose weights do not depend on the image's size, but what it computes does."""
+    params = {"patch_size": 1, "width": 4, "depths": [2], "num_heads": [1]}
+    network = small.network("swin", (8, 8), **params)
+    save_model(folder, build_classifier(**network), DESCRIPTION | {"network": network})
+    edit(folder, network=network | {"image_size": [side, side]})
+
+
+def header(**shapes: list[int]) -> bytes:
+    """Return the start of a file of weights that has nothing else."""
+    entries, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * torch.Size(shape).numel()
+        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+GIGANTIC = {"name": "timm", "image_size": (224, 224), "model": "vit_gigantic_patch14_224"}
+HUNDRED_THOUSAND = 100_000
+# What a stranger may have done to a folder, and what is said of it.
+HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a large network": (describe(**GIGANTIC), "more layers than model.safetensors has"),
+    "large layers": (
+        describe(name="resnet", channels=[10_000] * 4),
+        r"does not fit the model in config.json: network.bn1.bias has shape \(4,\), must be \(10000,\)",
+    ),
+    "large images": (describe(name="resnet", image_size=(20_000, 20_000)), "whole numbers from 1 to 2048"),
+    "many windows": (
+        lambda folder: windows(folder, side=2048),
+        r"computes 268,\S+ bytes beside its \S+ of weights, more than 67,",
+    ),
+    "a deep network": (describe(name="vit", image_size=(32, 32), depth=1000), "more layers than model.safetensors has"),
+    "an endless one": (describe(name="vit", image_size=(32, 32), depth=10**9), "depth=1000000000: .*equal to 1000"),
+    "a wide one": (describe(name="vit", image_size=(32, 32), width=12 * 10**9), "damaged|does not fit|cannot be built"),
+    "half a million stages": (
+        describe(name="swin", depths=[1] * 500_000, num_heads=[1] * 500_000),
+        "500000 stages of it do not divide an image",
+    ),
+    "many classes": (describe(name="resnet", num_classes=10**15), "cannot be built|has shape"),
+    "nested lists": (written("[" * HUNDRED_THOUSAND + "]" * HUNDRED_THOUSAND), "config.json: damaged"),
+    "nested lists at the right place": (
+        written('{"kind": "classifier", "network": ' + "[" * 500 + "]" * 500 + "}"),
+        "more than 16 levels",
+    ),
+    "a long description": (written('{"kind": "' + "a" * 2 * 10**7 + '"}'), "more than 4,194,304 bytes"),
+    "a long kind": (written('{"kind": "' + "a" * 10**6 + '"}'), "holds a a+ …, not a classifier"),
+    "an endless description": (sparse("config.json"), "more than 4,194,304 bytes"),
+    "endless weights": (sparse("model.safetensors"), "truncated or changed"),
+    "endless weights with a header": (
+        sparse("model.safetensors", header(**{"network.fc.weight": [5 * 10**9, 10]})),
+        "truncated or changed",
+    ),
+    "a long header": (sparse("model.safetensors", (10**11).to_bytes(8, "little")), "truncated or changed"),
+}
+LEVELS = "a million levels of an explainer"
+
+LOADING = r"""
+import json, re, time
+from pathlib import Path
+from fastshap_lab.errors import UserError
+from fastshap_lab.inference import load_classifier, load_explainer
+
+def peak():  # not of getrusage, whose count begins with that of the process that started this one
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 2**10
+
+load_classifier(Path("usual"))
+found = {}
+for folder in [*sorted(Path("hostile").iterdir()), Path("large")]:  # the largest at the end
+    before, start, said = peak(), time.perf_counter(), "nothing"
+    try:
+        (load_explainer if "explainer" in folder.name else load_classifier)(folder)
+    except UserError as error:
+        said = str(error)
+    found[folder.name] = [time.perf_counter() - start, peak() - before, said]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the peak of memory")
+def test_a_strangers_folder_costs_no_more_than_its_weights(tmp_path):
+    saved(tmp_path / "usual")
+    large = small.network("vit", (32, 32), width=768, depth=4, num_heads=12, mlp_width=3072)
+    save_model(tmp_path / "large", build_classifier(**large), DESCRIPTION | {"network": large})
+    mebibytes = (tmp_path / "large" / "model.safetensors").stat().st_size / 2**20
+    assert mebibytes > 100
+    for name, (damage, _) in HOSTILE.items():
+        shutil.copytree(tmp_path / "usual", tmp_path / "hostile" / name)
+        damage(tmp_path / "hostile" / name)
+    explainer = small.explainer_description()
+    save_model(tmp_path / "hostile" / LEVELS, small.explainer(), explainer)
+    edit(tmp_path / "hostile" / LEVELS, network=explainer["network"] | {"params": {"channels": [2] * 10**6}})
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found.pop("large")[1] < 2.5 * mebibytes
+    expected = {name: line for name, (_, line) in HOSTILE.items()} | {LEVELS: "more layers than model.safetensors has"}
+    assert found.keys() == expected.keys()
+    for name, (seconds, taken, said) in found.items():
+        assert seconds < 10, name  # a second at most, on a core of one's own
+        assert taken < 200, name
+        assert re.search(expected[name], said), said
+        assert len(said) < 1000, name
+        assert "\n" not in said

@@ -245,6 +245,12 @@ GIVEN = "classifier=checkpoint classifier.path=model"
         (lambda: model(side=32), GIVEN, "classifier.path=model: takes images of 32×32, and the data has (16, 16)"),
         (lambda: model(names="abc"), GIVEN, "classifier.path=model: has 3 classes ['a', 'b', 'c'], and the data has"),
         (lambda: (model(), Path("model/config.json").write_text("{")), GIVEN, "model/config.json: damaged or not a"),
+        (
+            lambda: (model(), Path("model/config.json").write_text('{"kind": "classifier", "network": {}}')),
+            GIVEN,
+            "classifier.path=model: its config.json is no classifier's",
+        ),
+        (lambda: Path("empty.pt").touch(), "classifier.weights=empty.pt", "empty.pt: not a file of weights"),
     ],
 )
 def test_so_is_one_in_data_or_models_that_were_given(monkeypatch, capsys, prepare: Callable, overrides, expected):

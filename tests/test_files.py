@@ -1,8 +1,23 @@
 import errno
+import os
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from fastshap_lab.files import remove_leftovers, replacing, write_atomically
+from fastshap_lab.errors import UserError
+from fastshap_lab.files import (
+    is_intact,
+    open_file,
+    read_checkpoint,
+    read_tensors,
+    remove_leftovers,
+    replacing,
+    write_atomically,
+    write_checkpoint,
+    write_tensors,
+)
 
 
 def test_writes_text_and_bytes_and_replaces_what_was_there(tmp_path):
@@ -62,3 +77,57 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path)
     remove_leftovers(tmp_path / "missing")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
+def damaged(path: Path) -> list[bytes]:
+    """Return a file's content with one bit changed, in every third byte in turn, and cut short."""
+    content, flipped = path.read_bytes(), []
+    for place in range(0, len(content), 3):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        flipped.append(bytes(changed))
+    return [*flipped, content[:-1], content[:20], b"", b"text", content + b"\0"]
+
+
+def test_tensors_are_read_as_they_were_written_or_not_at_all(tmp_path):
+    path, tensors = tmp_path / "000003.safetensors", {"phi": torch.randn(2, 3), "right": torch.tensor([True, False])}
+    assert read_tensors(path, "image 3") is None
+    write_tensors(path, tensors, "image 3")
+    for found in (read_tensors(path, "image 3"), load_file(path)):
+        assert {name: tensor.tolist() for name, tensor in found.items()} == {
+            name: tensor.tolist() for name, tensor in tensors.items()
+        }
+    assert read_tensors(path, "image 5") is None  # renamed to it
+    for content in damaged(path):
+        path.write_bytes(content)
+        assert read_tensors(path, "image 3") is None
+    path.unlink()
+    path.mkdir()
+    assert read_tensors(path, "image 3") is None
+    with pytest.raises(UserError, match=r"000003.safetensors: a folder, and a file belongs in its place"):
+        write_tensors(path, tensors, "image 3")
+
+
+def test_checkpoints_are_read_as_they_were_written_or_not_at_all(tmp_path):
+    path, checkpoint = tmp_path / "last.ckpt", {"state_dict": {"weight": torch.randn(2, 3)}, "epoch": 4}
+    assert not is_intact(path)
+    write_checkpoint(path, checkpoint)
+    for found in (read_checkpoint(path), torch.load(path, weights_only=True)):
+        assert torch.equal(found["state_dict"]["weight"], checkpoint["state_dict"]["weight"])
+        assert found["epoch"] == 4
+    path.with_name("best.ckpt").write_bytes(path.read_bytes())
+    assert is_intact(path)
+    assert not is_intact(path.with_name("best.ckpt"))
+    for content in damaged(path):
+        path.write_bytes(content)
+        assert not is_intact(path)
+    with pytest.raises(UserError, match=r"last.ckpt: missing, or changed since it was written; delete "):
+        read_checkpoint(path)
+
+
+def test_a_name_that_becomes_a_fifo_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "photo.png")
+    regular = Path(__file__).stat()
+    monkeypatch.setattr(Path, "stat", lambda self: regular)  # as it was when it was asked
+    with pytest.raises(OSError, match="is a FIFO, not a file"):
+        open_file(tmp_path / "photo.png")

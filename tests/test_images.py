@@ -1,14 +1,28 @@
 import io
+import os
+import socket
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode
 from torchvision.transforms import Resize as ShorterSide
 
 from fastshap_lab.errors import UserError
-from fastshap_lab.images import box_region, resized, resized_boxes, resized_labels, to_pixels, to_rgb, to_tensor
+from fastshap_lab.images import (
+    FORMATS,
+    box_region,
+    read_rgb,
+    resized,
+    resized_boxes,
+    resized_labels,
+    to_pixels,
+    to_rgb,
+    to_tensor,
+)
 
 SIZE = (2, 3)
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)  # H, W, C
@@ -124,6 +138,77 @@ def test_what_is_no_image_is_refused_in_one_line(given, message):
     with pytest.raises(UserError, match=message) as error:
         to_tensor(given, SIZE)
     assert "\n" not in str(error.value)
+
+
+def test_no_program_is_asked_to_read_an_image(tmp_path, monkeypatch):
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'asked'}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # found once in a process
+    Image.fromarray(PIXELS).save(tmp_path / "photo.png", "EPS")
+    content = io.BytesIO((tmp_path / "photo.png").read_bytes())
+    for ask in (lambda: to_tensor(tmp_path / "photo.png", SIZE), lambda: read_rgb(content)):
+        with pytest.raises(UserError, match=r"cannot identify its format, which must be one of JPEG, PNG, WEBP, BMP, "):
+            ask()
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats_are_told_by_content(kind, tmp_path):
+    Image.new("RGB", (6, 4), "white").save(tmp_path / "photo.txt", kind)
+    assert to_tensor(tmp_path / "photo.txt", SIZE).min() > 0.98
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a socket", "a device", "a folder"])
+def test_what_may_never_end_is_not_even_begun(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the names of sockets are short
+    if kind == "a FIFO":
+        os.mkfifo("it.png")
+    late = threading.Timer(5, lambda: Path("it.png").open("r+b", buffering=0).close())  # lets go who waits for a writer
+    with socket.socket(socket.AF_UNIX) as bound:
+        if kind == "a socket":
+            bound.bind("it.png")
+        elif kind == "a device":
+            Path("it.png").symlink_to("/dev/null")
+        elif kind == "a folder":
+            Path("it.png").mkdir()
+        late.start()
+        with pytest.raises(UserError, match=rf"^it.png: cannot be read as an image: is {kind}, not a file$"):
+            to_tensor("it.png", SIZE)
+        assert late.is_alive()
+        late.cancel()
+
+
+TOO_MANY = "more than {} pixels; the environment variable FASTSHAP_LAB_MAX_PIXELS sets the limit$"
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    for side in (13_300, 20_000):  # files without any pixels: a decoder would say that they end too early
+        (tmp_path / "large.png").write_bytes(f"P5 {side} {side} 255\n".encode())
+        with pytest.raises(UserError, match="large.png: cannot be read as an image: " + TOO_MANY.format("64,000,000")):
+            to_tensor(tmp_path / "large.png", SIZE)
+    Image.fromarray(PIXELS).save(tmp_path / "small.png")
+    monkeypatch.setenv("FASTSHAP_LAB_MAX_PIXELS", "6")
+    torch.testing.assert_close(to_tensor(tmp_path / "small.png", SIZE), EXPECTED)
+    monkeypatch.setenv("FASTSHAP_LAB_MAX_PIXELS", "5")
+    with pytest.raises(UserError, match=TOO_MANY.format("5")):
+        to_tensor(tmp_path / "small.png", SIZE)
+    for wrong in ("many", "0", "-5", "1e6", "1000000000"):
+        monkeypatch.setenv("FASTSHAP_LAB_MAX_PIXELS", wrong)
+        with pytest.raises(UserError, match=f"FASTSHAP_LAB_MAX_PIXELS={wrong}: must be a number from 1 to 178956970"):
+            to_tensor(tmp_path / "small.png", SIZE)
+
+
+def test_a_strip_does_not_become_a_wall():
+    with pytest.raises(UserError, match=TOO_MANY.format("64,000,000")):
+        resized(Image.new("RGB", (1_000_000, 1)), (224, 224), "imagenet")
+
+
+def test_names_may_be_any_bytes(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Image.fromarray(PIXELS).save(path)
+    torch.testing.assert_close(to_tensor(path, SIZE), EXPECTED)
 
 
 def test_boxes_are_united():

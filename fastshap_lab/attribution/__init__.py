@@ -17,7 +17,7 @@ from fastshap_lab.attribution.rollout import GradientRollout, Rollout
 from fastshap_lab.attribution.saw import SAW
 from fastshap_lab.attribution.score_matrix import ScoreMatrix
 from fastshap_lab.attribution.scorecam import ScoreCAM
-from fastshap_lab.attribution.shapley import KernelSHAPValues, LeverageSHAPValues, PermutationValues
+from fastshap_lab.attribution.shapley import KernelSHAPValues, KrigingValues, LeverageSHAPValues, PermutationValues
 from fastshap_lab.attribution.smoothgrad import SmoothGrad
 from fastshap_lab.attribution.tam import TAM
 from fastshap_lab.attribution.vit_cx import ViTCX
@@ -49,6 +49,7 @@ METHODS: dict[str, type[AttributionMethod]] = {
     "rise": RISE,
     "vit_cx": ViTCX,
     "kernel_shap": KernelSHAPValues,
+    "kriging": KrigingValues,
     "leverage_shap": LeverageSHAPValues,
     "permutation": PermutationValues,
     "random": Random,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, default_grid
 from fastshap_lab.errors import UserError
-from fastshap_lab.shapley.estimators import shapley_values
+from fastshap_lab.shapley.estimators import ESTIMATORS, shapley_values
 from fastshap_lab.shapley.grid import PlayerGrid
 
 
@@ -100,11 +100,14 @@ class ShapleyMethod(PerturbationMethod):
     def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
         size = image.shape[1], image.shape[2]
         players = PlayerGrid(size, self.grid or default_grid(self.model, size))
+        estimator, number = ESTIMATORS[self.estimator], players.num_players
+        if self.budget < estimator.smallest_budget(number):
+            raise UserError(
+                f"{type(self).__name__}: budget={self.budget}: too small for {number} patches, "
+                f"{estimator.smallest_budget(number)} or more will do"
+            )
         game = BaselineGame(self._logits, players, colour, self.link, self.max_batch)
         found = shapley_values(game, image.unsqueeze(0), self.estimator, budget=self.budget, seed=self.seed)
-        if found.stderr.isinf().any():
-            number = players.num_players
-            raise UserError(f"{type(self).__name__}: budget={self.budget}: too small for {number} patches")
         return players.to_grid(found.phi)[0, classes].to(image)
 
 
@@ -112,6 +115,12 @@ class KernelSHAPValues(ShapleyMethod):
     """Shapley values of patches by ``shapley.KernelSHAP``."""
 
     estimator = "kernel_shap"
+
+
+class KrigingValues(ShapleyMethod):
+    """Shapley values of patches by ``shapley.estimators.Kriging``: the closest for most models and budgets."""
+
+    estimator = "kriging"
 
 
 class LeverageSHAPValues(ShapleyMethod):

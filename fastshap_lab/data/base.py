@@ -31,6 +31,15 @@ def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
+def is_utf8(name: str) -> bool:
+    """Return whether the name of a file or a class can be written; on Linux file names may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def stratified_split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices that stay, and ``count`` that are split off, with the classes in proportion.
 
@@ -52,10 +61,16 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         class_names: In the order of the labels.
         image_size: Height and width.
+
+    Raises:
+        UserError: The name of a class cannot be written as UTF-8.
     """
 
     def __init__(self, class_names: list[str], image_size: tuple[int, int]) -> None:
         super().__init__()
+        for name in class_names:  # which model folders and reports hold
+            if not is_utf8(name):
+                raise UserError(f"class {name!r}: its name is not UTF-8; rename its folder")
         self.class_names, self.num_classes, self.image_size = class_names, len(class_names), image_size
         self._splits: dict[Split, ImageSplit] = {}
         self.configure(batch_size=128)

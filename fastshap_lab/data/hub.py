@@ -2,14 +2,16 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import Image
+from huggingface_hub.constants import HF_HUB_CACHE
 
-from fastshap_lab.data.base import Split, height_and_width
+from fastshap_lab.data.base import Split, height_and_width, is_utf8
 from fastshap_lab.data.decoded import MAX_RESIDENT, DecodedDataModule
+from fastshap_lab.data.image_files import read_file
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import Resize, read_rgb, resized
 
@@ -65,7 +67,7 @@ class Hub(DecodedDataModule):
         image_column = _choose_column(path, "image_column", image_column, features, _image_columns(features))
         label_column = _choose_column(path, "label_column", label_column, features, _label_columns(features))
 
-        self._images: dict[Split, Sequence[dict]] = {}
+        self._images: dict[Split, Sequence[dict | None]] = {}
         labels: dict[Split, list[int]] = {}
         for split, name in self._names.items():
             self._images[split], labels[split] = _read(source[name], image_column, label_column, max_resident)
@@ -77,7 +79,8 @@ class Hub(DecodedDataModule):
                 found = repr(min(unknown, key=str))
                 raise UserError(f"{path}: a label of split {name} is {found}, not one of 0 to {len(class_names) - 1}")
         if image_size is None:
-            width, height = self._decode("train", 0).size
+            with self._named("train", 0):
+                width, height = read_rgb(io.BytesIO(self._encoded("train", 0))).size
             image_size = (height, width)
         super().__init__(
             labels,
@@ -93,23 +96,43 @@ class Hub(DecodedDataModule):
 
     def pixels(self, source: Split, index: int) -> np.ndarray:
         """Return an image, resized if it has to be."""
-        return resized(self._decode(source, index), self.image_size, self._resize)
+        with self._named(source, index):
+            return resized(read_rgb(io.BytesIO(self._encoded(source, index))), self.image_size, self._resize)
 
     def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
         """Yield the encoded images; paths do not count."""
         for index in indices:
-            image = self._images[source][index]
-            try:
-                yield Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
-            except OSError as error:
-                raise UserError(f"{image['path']}: cannot be read: {error.strerror}") from None
+            with self._named(source, index):
+                content = self._encoded(source, index)
+            yield content
 
-    def _decode(self, source: Split, index: int) -> Image.Image:
-        image = self._images[source][index]
+    def _encoded(self, source: Split, index: int) -> bytes:
+        image = self._images[source][index] or {"bytes": None, "path": None}
+        if image["bytes"] is not None:
+            return image["bytes"]
+        if image["path"] is None:
+            raise UserError("is null")
+        for folder in _folders(self._path):
+            if (path := (folder / image["path"]).resolve()).is_relative_to(folder.resolve()):
+                return read_file(path)
+        raise UserError(
+            f"would be read from {image['path']}, outside of the data set's folder; paths must stay inside, and links "
+            "are followed by data=folder only"
+        )
+
+    @contextmanager
+    def _named(self, source: Split, index: int) -> Iterator[None]:
         try:
-            return read_rgb(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
+            yield
         except UserError as error:
             raise UserError(f"{self._path}: image {index} of split {self._names[source]} {error}") from error
+
+
+def _folders(path: str) -> list[Path]:
+    """Return where the image files of a data set may lie: in its folder, or where copies of the hub's are kept."""
+    if Path(path).exists():
+        return [Path(path)]
+    return [Path(HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}"), datasets.config.EXTRACTED_DATASETS_PATH]
 
 
 def _open(path: str, max_resident: int) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
@@ -126,7 +149,11 @@ def _open(path: str, max_resident: int) -> dict[str, datasets.Dataset | datasets
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    for file in files:
+        if not is_utf8(str(file)):
+            raise UserError(f"{file}: its name is not UTF-8; rename it, or read the folder with data=folder")
+    return sum(file.stat().st_size for file in files)
 
 
 def _image_columns(features: datasets.Features) -> list[str]:
@@ -156,7 +183,7 @@ def _choose_column(path: str, option: str, wanted: str | None, features: dataset
 
 def _read(
     source: datasets.Dataset | datasets.IterableDataset, image_column: str, label_column: str, max_resident: int
-) -> tuple[Sequence[dict], list]:
+) -> tuple[Sequence[dict | None], list]:
     """Return the encoded images, as ``bytes`` or ``path``, in memory or mapped to it; and their labels, unchecked."""
     source = source.select_columns([image_column, label_column]).cast_column(image_column, datasets.Image(decode=False))
     if isinstance(source, datasets.Dataset) and source.data.nbytes > max_resident:

@@ -9,12 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fastshap_lab.data.base import Split
 from fastshap_lab.data.decoded import DecodedDataModule
 from fastshap_lab.errors import UserError
-from fastshap_lab.images import read_rgb, resized
+from fastshap_lab.files import open_file
+from fastshap_lab.images import opened, read_rgb, resized
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 NOTHING: Mapping[Split, Sequence[Path]] = MappingProxyType({})
@@ -65,10 +65,10 @@ class ImageFiles(DecodedDataModule):
         """Return width and height of a picture as it is stored."""
         path = self._files[source][index]
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 return image.size
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read as an image: {error}") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
         """Yield each file's path within the folder and the digest of its content, and the same of its annotation."""
@@ -76,10 +76,7 @@ class ImageFiles(DecodedDataModule):
 
         def identity(index: int) -> bytes:
             paths = [files[index] for files in kinds]
-            return b"".join(
-                path.relative_to(self._root).as_posix().encode() + hashlib.sha256(read_file(path)).digest()
-                for path in paths
-            )
+            return b"".join(os.fsencode(path.relative_to(self._root).as_posix()) + _digest(path) for path in paths)
 
         with ThreadPoolExecutor(self._workers) as threads:  # reading and hashing both go beside Python's lock
             for first in range(0, len(indices), 1024):  # a future each for millions of files would take gigabytes
@@ -93,7 +90,17 @@ def read_file(path: Path) -> bytes:
         UserError: It cannot be read; names it, and says why.
     """
     try:
-        return path.read_bytes()
+        with open_file(path) as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file's content; errors as for ``read_file``."""
+    try:
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 

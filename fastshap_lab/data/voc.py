@@ -19,7 +19,7 @@ from fastshap_lab.data.image_files import ImageFiles, read_file
 from fastshap_lab.data.imagenet import imagenet_classes
 from fastshap_lab.data.splits import NO_LABEL, VOID
 from fastshap_lab.errors import UserError
-from fastshap_lab.images import Resize, box_region, resized_boxes, resized_labels
+from fastshap_lab.images import Resize, box_region, opened, resized_boxes, resized_labels
 
 CLASSES = (  # in the order of the pixels' values, from 1
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -78,7 +78,7 @@ class Voc(ImageFiles):
             "train": folder / "ImageSets" / listed_in / "train.txt",
             "test": folder / "ImageSets" / listed_in / "val.txt",
         }
-        names = {split: read_file(path).decode().split() for split, path in lists.items()}
+        names = {split: _names_in(path) for split, path in lists.items()}
         annotations = {split: [folder / annotated_in / f"{name}{suffix}" for name in names[split]] for split in names}
         label = _most_pixels if regions == "segmentation" else _largest_box
         with ThreadPoolExecutor(available_cores()) as threads:
@@ -145,17 +145,23 @@ def _open(root: str, download: bool) -> Path:
     return folder
 
 
+def _names_in(path: Path) -> list[str]:
+    try:
+        return read_file(path).decode().split()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a list of names, it is not UTF-8") from None
+
+
 def _labels_of_pixels(path: Path) -> Image.Image:
     """Return an image whose pixels are 0, where nothing is, 1 to 20, or ``VOID``."""
     content = read_file(path)
     try:
-        with Image.open(BytesIO(content)) as image:
+        with opened(BytesIO(content)) as image:
             if image.mode not in ("P", "L"):
                 raise ValueError(f"its mode is {image.mode}, not P")
             return image.copy()
-    except Exception as error:  # Pillow's decoders raise a dozen kinds at what is broken
-        reason = "no image" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise UserError(f"{path}: cannot be read as labels of pixels: {reason}") from None
+    except UserError as error:
+        raise UserError(f"{path}: labels of pixels: {error}") from None
 
 
 def _most_pixels(path: Path) -> int:

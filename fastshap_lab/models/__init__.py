@@ -39,6 +39,9 @@ __all__ = [
 ]
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"resnet": resnet, "vit": vit, "swin": swin, "timm": timm_model}
+MAX_SIDE = 2048
+"""Of a network's images, in pixels: what a network of them takes to build grows with it, whatever its weights."""
+
 PRETRAININGS: dict[str, type[MaskedAutoencoder]] = {"mae": MaskedAutoencoder}
 
 
@@ -53,7 +56,7 @@ def build_classifier(
     group: str = "classifier",
 ) -> Classifier:
     """Return a classifier of RGB images; ``group`` is the configuration group that errors name."""
-    height, width = image_size
+    height, width = _checked_size(image_size)
     given = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean) + extra_channels}
     network = build(CLASSIFIERS, group, name, params, **given)
     return Classifier(network, mean, std, (height, width), num_classes)
@@ -78,7 +81,7 @@ def build_explainer(
     grid: Sequence[int],
 ) -> Explainer:
     """Return an explainer network; ``params.backbone``, if it takes one, is ``{name, params}`` of ``CLASSIFIERS``."""
-    (height, width), (rows, columns) = image_size, grid
+    (height, width), (rows, columns) = _checked_size(image_size), grid
     players = PlayerGrid((height, width), (rows, columns))
     given: dict[str, Any] = {"grid": players, "num_classes": num_classes, "mean": mean, "std": std}
     params = dict(params)
@@ -93,6 +96,13 @@ def build_explainer(
             ) from None
         given["backbone"] = build(CLASSIFIERS, where, chosen.name, chosen.params, **size)
     return build(EXPLAINERS, "explainer", name, params, **given)
+
+
+def _checked_size(image_size: Sequence[int]) -> tuple[int, int]:
+    height, width = image_size
+    if not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in (height, width)):
+        raise UserError(f"image_size={[height, width]}: height and width must be whole numbers from 1 to {MAX_SIDE}")
+    return height, width
 
 
 def takes_backbone(name: str) -> bool:

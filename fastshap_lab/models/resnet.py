@@ -5,7 +5,7 @@ from typing import Any
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from fastshap_lab.config import Count
+from fastshap_lab.config import Count, Depth
 from fastshap_lab.errors import UserError
 
 
@@ -14,7 +14,7 @@ def resnet(
     image_size: tuple[int, int],
     in_chans: int,
     channels: tuple[Count, Count, Count, Count] = (64, 128, 256, 512),
-    depths: tuple[Count, Count, Count, Count] = (2, 2, 2, 2),
+    depths: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2),
     strides: tuple[Count, Count, Count, Count, Count] = (1, 1, 2, 2, 2),
 ) -> nn.Module:
     """Return timm's ResNet with a 3 × 3 stem and no pooling after it, as is usual on images of 32 pixels and less.

@@ -3,7 +3,7 @@
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
-from fastshap_lab.config import Count, Share
+from fastshap_lab.config import Count, Depth, Share
 from fastshap_lab.errors import UserError
 
 
@@ -14,7 +14,7 @@ def swin(
     patch_size: Count = 2,
     window_size: Count = 4,
     width: Count = 96,
-    depths: tuple[Count, ...] = (2, 2, 6, 2),
+    depths: tuple[Depth, ...] = (2, 2, 6, 2),
     num_heads: tuple[Count, ...] = (3, 6, 12, 24),
     drop_path: Share = 0.0,
 ) -> nn.Module:
@@ -27,14 +27,14 @@ def swin(
     """
     if len(depths) != len(num_heads):
         raise UserError(f"params.num_heads={list(num_heads)}: one for each of {len(depths)} stages wanted")
-    for stage, heads in enumerate(num_heads):
-        if width * 2**stage % heads:
-            raise UserError(f"params.num_heads={list(num_heads)}: {heads} does not divide the width {width * 2**stage}")
     if any(side % (patch_size * 2 ** (len(depths) - 1)) for side in image_size):
         raise UserError(
             f"params.patch_size={patch_size}: {len(depths)} stages of it do not divide an image of "
             f"{image_size[0]}×{image_size[1]}"
         )
+    for stage, heads in enumerate(num_heads):
+        if width * 2**stage % heads:
+            raise UserError(f"params.num_heads={list(num_heads)}: {heads} does not divide the width {width * 2**stage}")
     return SwinTransformer(
         img_size=image_size,
         patch_size=patch_size,

@@ -4,7 +4,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fastshap_lab.config import Count, Share
+from fastshap_lab.config import Count, Depth, Share
 from fastshap_lab.errors import UserError
 
 
@@ -14,7 +14,7 @@ def vit(
     in_chans: int,
     patch_size: Count = 4,
     width: Count = 384,
-    depth: Count = 7,
+    depth: Depth = 7,
     num_heads: Count = 12,
     mlp_width: Count = 384,
     drop_path: Share = 0.0,

@@ -48,6 +48,12 @@ def num_pairs(num_players: int) -> int:
     return 2 ** (num_players - 1) - 1
 
 
+def pairs_by_size(num_players: int) -> list[int]:
+    """Return how many pairs have a smaller coalition of each size 1 … P // 2, exactly: floats do not reach so far."""
+    sizes = range(1, num_players // 2 + 1)
+    return [math.comb(num_players, size) // (2 if 2 * size == num_players else 1) for size in sizes]
+
+
 def kernel_allocation(num_players: int) -> Float[np.ndarray, " strata"]:
     """Return the Shapley kernel's mass on the pairs of each size 1 … P // 2; it adds up to 1.
 
@@ -87,9 +93,7 @@ def pair_design(num_players: int, pairs: int, allocation: str, seed: int) -> Pai
         seed: Everything drawn follows from it.
     """
     sizes = np.arange(1, num_players // 2 + 1)
-    members = [
-        math.comb(num_players, int(size)) // (2 if 2 * size == num_players else 1) for size in sizes
-    ]  # exact: they may be beyond any float
+    members = pairs_by_size(num_players)
     most = np.array([min(count, 2**62) for count in members], dtype=np.float64)
     share = ALLOCATIONS[allocation](num_players)
     offsets = _generator(seed, "counts").random(len(sizes))

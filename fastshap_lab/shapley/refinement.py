@@ -1,4 +1,4 @@
-"""Refinement: an explainer's answer as the prior, evaluations of the game as the evidence."""
+"""Refinement: an explainer's answer and evaluations of the game, each as evidence for the other."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,40 +12,45 @@ from torch.nn.functional import one_hot
 
 from fastshap_lab.shapley.designs import num_pairs
 from fastshap_lab.shapley.estimators.base import Estimate
-from fastshap_lab.shapley.estimators.regression import KernelSHAP
+from fastshap_lab.shapley.estimators.kriging import Kriging
 
-_RIDGES = (1e-3, *(2.0**power for power in range(-1, 12)))
+# Candidates for the variance of an explainer's error, relative to its values' spread.
+_ERRORS = (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """What references have told about an explainer: how much its answer counts, and how far a refined one may be off.
+    """How far an explainer's answer is trusted beside evaluations, and how far the two together may be off.
+
+    What references have told of an explainer is stated for some numbers of evaluations; between them it is
+    interpolated, and the last holds beyond. The defaults are for explainers without references: standard errors are
+    then the posterior's as they are.
 
     Attributes:
-        evaluations: Of each image, ascending: where the rest was chosen. Between them, and beyond, it is interpolated.
-        ridge: How much the prior counts, see ``PairRegression``.
-        target_factor: What the standard errors of each image's predicted class are multiplied by.
-        others_factor: What those of the other classes are multiplied by.
+        evaluations: Evaluations of each image, ascending.
+        error: Variance of the explainer's error relative to its values' spread, see ``PairKriging.fit_with``.
+        target_factor: Factor of the standard errors of each image's predicted class.
+        others_factor: Factor of those of the other classes.
     """
 
-    evaluations: Sequence[int]
-    ridge: Sequence[float]
-    target_factor: Sequence[float]
-    others_factor: Sequence[float]
+    evaluations: Sequence[int] = (2,)
+    error: Sequence[float] = (0.3,)
+    target_factor: Sequence[float] = (1.0,)
+    others_factor: Sequence[float] = (1.0,)
 
-    def __call__(self, estimator: KernelSHAP, prior: Float[Tensor, "B P K"], target: Int[Tensor, " B"]) -> Estimate:
+    def __call__(self, estimator: Kriging, answer: Float[Tensor, "B P K"], target: Int[Tensor, " B"]) -> Estimate:
         """Return the refined values and their standard errors, as the estimator's evaluations so far allow.
 
         Args:
-            estimator: Holds the evidence.
-            prior: The explainer's values.
+            estimator: Holds the evaluations.
+            answer: The explainer's values.
             target: The predicted class of each image.
         """
-        ridge, of_target, of_others = (
-            self._at(estimator.evaluations, values) for values in (self.ridge, self.target_factor, self.others_factor)
+        error, of_target, of_others = (
+            self._at(estimator.evaluations, values) for values in (self.error, self.target_factor, self.others_factor)
         )
-        estimate = estimator.refine(prior, ridge)
-        factor = torch.where(_is_target(target, prior), of_target, of_others)
+        (estimate,) = estimator.refine(answer, [error])
+        factor = torch.where(_is_target(target, answer), of_target, of_others)
         return Estimate(estimate.phi, estimate.stderr * factor, estimate.evaluations)
 
     def to_json(self) -> dict[str, Any]:
@@ -57,37 +62,37 @@ class Refinement:
 
 
 def calibrated_refinement(
-    estimator: KernelSHAP,
-    prior: Float[Tensor, "B P K"],
+    estimator: Kriging,
+    answer: Float[Tensor, "B P K"],
     reference: Estimate,
     target: Int[Tensor, " B"],
     most: int,
 ) -> Refinement:
     """Return the refinement that comes closest to references, with intervals that hold for them.
 
-    For every power of two up to ``most`` evaluations, the ridge with the least squared error over images, players and
-    classes; then, for the predicted class and the others apart, the factor with which 95 % of the references lie
-    within 1.96 standard errors, the references' own counted in.
+    For every power of two up to ``most`` evaluations, the error of the explainer with the least squared error of the
+    refined values over images, players and classes; then, for the predicted class and the others apart, the factor
+    with which 95 % of the references lie within 1.96 standard errors, the references' own counted in.
 
     Args:
         estimator: Fresh, of the reference images; a seed other than the references', or its errors were theirs.
-        prior: The explainer's values of them.
+        answer: The explainer's values of them.
         reference: Exact values, or much better known than those to be refined.
         target: The predicted class of each image.
         most: Evaluations of each image to spend.
     """
     truth, noise = reference.phi, reference.stderr.square()
-    is_target = _is_target(target, prior).expand_as(truth)
+    is_target = _is_target(target, answer).expand_as(truth)
     rows = []
-    highest = min(most, 2 * num_pairs(estimator.num_players))
-    for budget in (2**power for power in range(1, highest.bit_length())):
+    highest = min(most, 2 * num_pairs(estimator.num_players) - 1)  # of all pairs, nothing is left to learn
+    for budget in (2**power for power in range(1, max(2, highest).bit_length())):
         estimator.advance(budget - estimator.granted)
-        estimates = {ridge: estimator.refine(prior, ridge) for ridge in _RIDGES}
-        ridge = min(estimates, key=lambda one: float((estimates[one].phi - truth).square().sum()))
-        best = estimates[ridge]
-        error, spread = (best.phi - truth).square(), best.stderr.square()
-        factors = [_factor(error[part], spread[part], noise[part]) for part in (is_target, ~is_target)]
-        rows.append((budget, ridge, *factors))
+        estimates = estimator.refine(answer, _ERRORS)
+        sums = torch.stack([(one.phi - truth).square().sum() for one in estimates])
+        chosen = int(sums.argmin())
+        wrong, spread = (estimates[chosen].phi - truth).square(), estimates[chosen].stderr.square()
+        factors = [_factor(wrong[part], spread[part], noise[part]) for part in (is_target, ~is_target)]
+        rows.append((budget, _ERRORS[chosen], *factors))
     return Refinement(*zip(*rows, strict=True))
 
 
@@ -101,5 +106,5 @@ def _factor(error: Tensor, spread: Tensor, noise: Tensor) -> float:
     return high
 
 
-def _is_target(target: Int[Tensor, " B"], prior: Float[Tensor, "B P K"]) -> Tensor:
-    return one_hot(target.cpu(), prior.shape[2]).bool().unsqueeze(1)  # (B, 1, K)
+def _is_target(target: Int[Tensor, " B"], values: Float[Tensor, "B P K"]) -> Tensor:
+    return one_hot(target.cpu(), values.shape[2]).bool().unsqueeze(1)  # (B, 1, K)

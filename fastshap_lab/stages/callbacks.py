@@ -4,7 +4,6 @@ import math
 import signal
 import sys
 import threading
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,19 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastshap_lab.errors import Interrupted, UserError
-from fastshap_lab.files import replacing, write_atomically
+from fastshap_lab.files import is_intact, read_checkpoint, replacing, write_checkpoint
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints appear under their name only when complete and on disk."""
+    """Checkpoints appear under their name only when complete and on disk, and are read only if unchanged."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write beside, fsync, rename."""
-        content = BytesIO()
-        torch.save(checkpoint, content)  # to a file, it would say of a full disk that a position is unexpected
-        write_atomically(path, content.getbuffer())
+        write_checkpoint(Path(path), checkpoint)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read to the CPU, tensors and plain values alone."""
+        return read_checkpoint(Path(path))
 
 
 class Checkpoints(Checkpoint):
@@ -42,6 +43,18 @@ class Checkpoints(Checkpoint):
         self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
         self.monitor, self.best_value = monitor, math.inf
         self.stage, self.batch, self.signal = stage, 0, 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to go on without the best epoch, which no later one can bring back.
+
+        Raises:
+            UserError: Its file is missing, or was changed.
+        """
+        if math.isfinite(self.best_value) and not is_intact(self.best):
+            raise UserError(
+                f"{self.best}: missing, or changed since it was written, and with it the weights of the best epoch; "
+                f"delete {self.best.parent} to train anew"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin where a checkpoint inside an epoch ended, and from now on let a signal wait for the end of a step.
@@ -148,14 +161,17 @@ class History(Callback):
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, []
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write again what a resumed run had: it may be resumed because the file is gone."""
+        if self.rows:
+            self._write(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch: its validation is over, and its checkpoint comes after all callbacks of this kind."""
         values = {name: value.item() for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows.append({"epoch": len(self.rows), "lr": rate, **dict(sorted(values.items()))})
-        if trainer.is_global_zero:
-            with replacing(self.path) as temporary:
-                pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Go with the checkpoint."""
@@ -164,6 +180,11 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come back with it."""
         self.rows = state_dict["rows"]
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            with replacing(self.path) as temporary:
+                pd.DataFrame(self.rows).to_csv(temporary, index=False)
 
 
 class EpochBar(Callback):

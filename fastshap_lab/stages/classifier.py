@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastshap_lab.checkpoints import fill, load_weights, read_description, read_state, save_model
+from fastshap_lab.checkpoints import fill, load_model, read_description, read_state, save_model
 from fastshap_lab.config import ClassifierConfig
 from fastshap_lab.errors import UserError
+from fastshap_lab.files import open_file
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
 from fastshap_lab.models import Classifier, build_classifier
@@ -87,7 +88,8 @@ def content(config: ClassifierConfig) -> dict[str, Any]:
     if config.teacher is not None:
         plain["teacher"] = read_description(config.teacher, "classifier")
     if config.weights is not None:
-        plain["weights"] = hashlib.sha256(_file(config.weights).read_bytes()).hexdigest()
+        with open_file(_file(config.weights)) as file:
+            plain["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
     if config.path is not None:
         plain = {"path": read_description(config.path, "classifier")}
     return plain
@@ -163,18 +165,21 @@ def pixel_statistics(run: Run) -> dict[str, list[float]]:
 
 def _encoder(folder: Path) -> Classifier:
     """Return what a pretraining has made: a network without a head."""
-    description = read_description(folder, "encoder")
-    encoder = build_classifier(**description["network"])
-    load_weights(folder, encoder, description)
-    return encoder
+    return load_model(folder, "encoder", lambda description: build_classifier(**description["network"]))
 
 
 def _check_folder(run: Run, key: str, path: str) -> None:
     data, given = run.data, read_description(path, "classifier")
-    size, names = given["network"]["image_size"], given["class_names"]
+    try:
+        size, names = given["network"]["image_size"], given["class_names"]
+        height, width = size
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"classifier.{key}={path}: its config.json is no classifier's, it lacks sizes or names"
+        ) from None
     if list(size) != list(data.image_size):
         raise UserError(
-            f"classifier.{key}={path}: takes images of {size[0]}×{size[1]}, and the data has {data.image_size}"
+            f"classifier.{key}={path}: takes images of {height}×{width}, and the data has {data.image_size}"
         )
     if names != data.class_names:
         raise UserError(

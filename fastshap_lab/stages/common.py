@@ -20,12 +20,11 @@ from fastshap_lab.data.base import Split
 from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.errors import UserError
+from fastshap_lab.files import read_checkpoint
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.stages.callbacks import Checkpoints, EpochBar, FiniteLoss, History, Patience, WholeCheckpoints
 from fastshap_lab.stages.optim import build_optimizer
-from fastshap_lab.stages.runs import Run
-
-METRICS_FILE = "metrics.csv"
+from fastshap_lab.stages.runs import METRICS_FILE, Run
 
 
 class Training(LightningModule):
@@ -149,7 +148,7 @@ def fit(module: Training, run: Run, training: TrainingConfig, images: ImageSplit
         raise UserError(f"{key}: {module.monitor} was never a finite number; lower {key}.optim.lr")
     if run.tracker:
         run.tracker.summary[module.monitor] = checkpoints.best_value  # the exported weights', and what a sweep compares
-    module.load_state_dict(torch.load(checkpoints.best, map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(read_checkpoint(checkpoints.best)["state_dict"])
     module.to(memory_format=torch.contiguous_format).eval()  # as a loaded model is, which must agree to the bit
 
 

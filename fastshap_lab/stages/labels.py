@@ -3,23 +3,20 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import cache, partial
 
 import torch
 from rich.progress import track
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.splits import ImageSplit, TensorImages
 from fastshap_lab.errors import UserError
-from fastshap_lab.files import write_atomically
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import SurrogateGame
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
 from fastshap_lab.stages.common import device_of
-from fastshap_lab.stages.references import cached
 from fastshap_lab.stages.runs import Run
 
 # Images that share a design: it is drawn and kept once for them, and sizes that all rows share make full rectangles
@@ -65,21 +62,17 @@ def make(run: Run) -> dict[str, float]:
     they tell about it. Better where they tell much (R² 0.904 against 0.896 at 128 evaluations of 16 players), and more
     so where they do not (0.74 against 0.70 with the best ridge at 256 of 64).
     """
-    config, device = run.config.explainer, device_of(run)
-    train, augment = run.data.dataset("train"), Augment(**asdict(config.labels.augment))
-    surrogate = load_surrogate(run.parents["surrogate"].model)
-    game = SurrogateGame(surrogate, config.link, run.config.trainer.max_batch).to(device)
-    files = list(_files(run, len(train)))
-    for path, copy, blocks in track(files, "labels", transient=True, disable=not sys.stdout.isatty()):
-        if cached(path) is None:
-            parts = [_labelled(run, game, train, augment, copy, *block) for block in blocks]
-            write_atomically(path, save({name: torch.cat([part[name] for part in parts]) for name in parts[0]}))
-    return {"passes": float(len(train) * (1 + config.labels.copies) * (config.labels.evaluations + 1))}
+    config, images = run.config.explainer.labels, len(run.data.dataset("train"))
+    for _ in track(
+        _kept(run), "labels", len(list(_files(run, images))), transient=True, disable=not sys.stdout.isatty()
+    ):
+        pass
+    return {"passes": float(images * (1 + config.copies) * (config.evaluations + 1))}
 
 
 def load_labels(run: Run, device: torch.device) -> Labels:
-    """Return the labels of a finished run, on a device."""
-    files = [load_file(path) for path, _, _ in _files(run, len(run.data.dataset("train")))]
+    """Return the labels of a finished run, on a device; what was damaged since is asked for again."""
+    files = list(_kept(run))
     sizes = torch.cat([file.pop("size") for file in files])
     images, *rest = (
         torch.cat([file[name] for file in files]).to(device)
@@ -89,14 +82,31 @@ def load_labels(run: Run, device: torch.device) -> Labels:
     return Labels(TensorImages(images, torch.zeros(len(images), dtype=torch.long, device=device)), *rest, block)
 
 
-def _files(run: Run, number: int) -> Iterator[tuple[Path, int, list[tuple[int, Tensor]]]]:
-    """Yield each file's path, which copy of the images it holds, and its blocks' numbers and image indices."""
+def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
+    """Yield the labels file by file, and ask for those that are not there."""
+    config, train = run.config.explainer, run.data.dataset("train")
+    augment = Augment(**asdict(config.labels.augment))
+
+    @cache
+    def game() -> SurrogateGame:
+        surrogate = load_surrogate(run.parents["surrogate"].model)
+        return SurrogateGame(surrogate, config.link, run.config.trainer.max_batch).to(device_of(run))
+
+    def make(copy: int, blocks: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
+        parts = [_labelled(run, game(), train, augment, copy, *block) for block in blocks]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    for name, copy, blocks in _files(run, len(train)):
+        yield run.kept("labels", name, make=partial(make, copy, blocks))
+
+
+def _files(run: Run, number: int) -> Iterator[tuple[str, int, list[tuple[int, Tensor]]]]:
+    """Yield each file's name, which copy of the images it holds, and its blocks' numbers and image indices."""
     order = torch.randperm(number, generator=torch.Generator().manual_seed(derive_seed(run.config.seed, "labels")))
     blocks = list(enumerate(order.split(_BLOCK)))
     for copy in range(1 + run.config.explainer.labels.copies):
         for start in range(0, len(blocks), _BLOCKS_PER_FILE):
-            path = run.folder / "labels" / f"{copy:03d}-{start // _BLOCKS_PER_FILE:05d}.safetensors"
-            yield path, copy, blocks[start : start + _BLOCKS_PER_FILE]
+            yield f"{copy:03d}-{start // _BLOCKS_PER_FILE:05d}", copy, blocks[start : start + _BLOCKS_PER_FILE]
 
 
 def _labelled(

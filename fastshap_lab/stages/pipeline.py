@@ -20,7 +20,8 @@ from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages import classifier, evaluate, explainer, labels, pretrain, surrogate
 from fastshap_lab.stages.common import build_trainer
 from fastshap_lab.stages.optim import OPTIMIZERS, SCHEDULES
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.stages.runs import REPORT_FILE, Run
+from fastshap_lab.stages.sources import with_sources
 from fastshap_lab.stages.tracking import tracked
 
 _MODULES: dict[str, ModuleType] = dict(
@@ -86,7 +87,7 @@ def runs_of(configs: dict[str, Config], config: Config) -> list[Run]:
         name = config.name or config.data.name
         if not config.evaluate.pipelines:
             name += f"-{'-'.join(chains)}"
-        run = Run("evaluate", name, {"evaluate": settings}, ends, config, data)
+        run = Run("evaluate", name, with_sources({"evaluate": settings}), ends, config, data)
         runs[run.fingerprint] = run
     return list(runs.values())
 
@@ -95,6 +96,8 @@ def show(runs: list[Run], console: Console) -> None:
     """Print what making the runs will do."""
     for run in runs:
         console.print(f"{run.stage:<10}  {run.plan:<7}  {run.folder}", soft_wrap=True)
+        if run.flaw is not None:
+            console.print(f"{run.stage:<10}  again:   {run.flaw}", soft_wrap=True)
 
 
 def execute(runs: list[Run], console: Console) -> None:
@@ -102,9 +105,13 @@ def execute(runs: list[Run], console: Console) -> None:
 
     What another process is making already is left to it while there is something else to do: the same command, started
     several times, shares the work.
+
+    Raises:
+        UserError: What a run builds on is gone or was changed, and is not among those to be made.
     """
     left, announced = list(runs), set[str]()
     while left:
+        _check_parents(left)
         ready = [run for run in left if all(parent.finished for parent in run.parents.values())]
         for run in ready:
             if (made := _make(run)) is not None:
@@ -121,12 +128,22 @@ def execute(runs: list[Run], console: Console) -> None:
             time.sleep(_PATIENCE)
 
 
+def _check_parents(left: list[Run]) -> None:
+    """Raise a ``UserError`` where nobody is going to make what a run builds on."""
+    to_be_made = {run.fingerprint for run in left}
+    for run in left:
+        for parent in run.parents.values():
+            if parent.fingerprint not in to_be_made and not parent.finished:
+                reason = parent.flaw or f"{parent.folder}: not finished"
+                raise UserError(f"{reason}; the {run.stage} builds on it: the same command makes it again")
+
+
 def _say(run: Run, done: str, seconds: float, console: Console) -> None:
     measures = run.measures()
     said = [
         f"{name.removeprefix('test/')} {measures[name]:{form}}" for name, form in _HEADLINES.items() if name in measures
     ]
-    result = str(run.folder / evaluate.REPORT) if run.stage == "evaluate" else "  ".join(said)
+    result = str(run.folder / REPORT_FILE) if run.stage == "evaluate" else "  ".join(said)
     console.print(f"{run.stage:<10}  {done:<7}  {seconds:7.1f} s  {result}", soft_wrap=True)
 
 
@@ -199,7 +216,8 @@ def _chain(config: Config, data: ImageDataModule, digest: str, last: str) -> lis
     def add(stage: str, suffix: str, **settings: Any) -> None:
         nonlocal name
         name += suffix
-        runs[stage] = Run(stage, name, settings | {"seed": config.seed}, dict(runs), config, data)
+        sourced = with_sources(settings, *([config.data.name] if "data" in settings else []))
+        runs[stage] = Run(stage, name, sourced | {"seed": config.seed}, dict(runs), config, data)
 
     # What a parent was made from need not be said again: its fingerprint counts.
     if config.classifier.pretrain is not None:

@@ -2,16 +2,13 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import torch
 from rich.progress import track
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fastshap_lab.data.base import Split
-from fastshap_lab.files import write_atomically
 from fastshap_lab.models import SurrogateGame
 from fastshap_lab.shapley import Estimate, shapley_values
 from fastshap_lab.stages.runs import Run
@@ -38,26 +35,16 @@ def reference_values(
         evaluations: Coalitions to evaluate of each image.
     """
     exact = 2**game.num_players <= evaluations
-    folder = surrogate.folder / "references" / f"{split}-{link}-{'exact' if exact else evaluations}"
+    folder, estimator = f"{split}-{link}-{'exact' if exact else evaluations}", "exact" if exact else "kernel_shap"
     images, found = surrogate.data.dataset(split), []
+
+    def make(index: int) -> dict[str, Tensor]:
+        image = images.images_at(torch.tensor([index])).float() / 255
+        estimate = shapley_values(game, image, estimator, budget=evaluations)
+        return {"phi": estimate.phi, "stderr": estimate.stderr}
+
     title = f"{'exact' if exact else 'reference'} Shapley values"
     for index in track(indices, title, transient=True, disable=not sys.stdout.isatty()):
-        path = folder / f"{index:06d}.safetensors"
-        values = cached(path)
-        if values is None:
-            image = images.images_at(torch.tensor([index])).float() / 255
-            estimator = "exact" if exact else "kernel_shap"
-            estimate = shapley_values(game, image, estimator, budget=evaluations)
-            values = {"phi": estimate.phi.contiguous(), "stderr": estimate.stderr.contiguous()}
-            write_atomically(path, save(values))
-        found.append(values)
+        found.append(surrogate.kept("references", folder, f"{index:06d}", make=partial(make, index)))
     phi, stderr = (torch.cat([values[name] for values in found]) for name in ("phi", "stderr"))
     return Estimate(phi, stderr, 2**game.num_players if exact else evaluations)
-
-
-def cached(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors in a file, none where it is missing or damaged, and to be made again."""
-    try:
-        return load_file(path)
-    except (FileNotFoundError, SafetensorError):
-        return None

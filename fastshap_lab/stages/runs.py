@@ -1,10 +1,10 @@
 """A run: one stage under one configuration, its fingerprint and its folder."""
 
-import hashlib
 import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -12,13 +12,27 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pandas as pd
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from fastshap_lab.config import TRAINED, Config
 from fastshap_lab.data import ImageDataModule
-from fastshap_lab.files import remove_leftovers, write_atomically
+from fastshap_lab.errors import UserError
+from fastshap_lab.files import (
+    is_intact,
+    read_tensors,
+    refuse_folder,
+    remove_leftovers,
+    sha256,
+    write_atomically,
+    write_tensors,
+)
 
+METRICS_FILE, REPORT_FILE = "metrics.csv", "report.html"
+_RECORD, _MEASURES, _BEST, _LAST = "run.json", "metrics.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt"
+_MODEL = ("model/config.json", "model/model.safetensors")
 _PACKAGES = ("fastshap-lab", "torch", "lightning", "timm", "numpy")
 
 
@@ -49,13 +63,27 @@ class Run:
         """SHA-256 of the settings and of the parents' fingerprints."""
         parents = {role: parent.fingerprint for role, parent in self.parents.items()}
         content = json.dumps({"stage": self.stage, "settings": self.settings, "parents": parents}, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return sha256(content)
 
     @property
     def folder(self) -> Path:
-        """The run folder; one that was made under another name is found by its fingerprint."""
-        stage, tail = Path(self.config.runs_dir) / self.stage, f"-{self.fingerprint[:8]}"
-        return next(stage.glob(f"*{tail}"), stage / f"{self.name}{tail}")
+        """The run folder; one that was made under another name is found by its fingerprint.
+
+        The first digits of that stand in its name, and all of them in ``run.json``: a folder of another run that shares
+        the first ones is passed over, and the second of the two runs may get more of them in its name.
+
+        Raises:
+            UserError: There is no folder for this run that is not another's.
+        """
+        stage = Path(self.config.runs_dir) / self.stage
+        for digits in (8, 16):
+            tail = f"-{self.fingerprint[:digits]}"
+            places = [*sorted(stage.glob(f"*{tail}")), stage / f"{self.name}{tail}"]
+            owners = [_read_record(place).get("fingerprint") for place in places]
+            for owner in (self.fingerprint, None):  # one that says nothing was begun, or its record is damaged
+                if owner in owners:
+                    return places[owners.index(owner)]
+        raise UserError(f"{places[-1] / _RECORD}: of another run; move its folder away")
 
     @property
     def model(self) -> Path:
@@ -63,14 +91,32 @@ class Run:
         return self.folder / "model"
 
     def record(self) -> dict[str, Any]:
-        """Return ``run.json``, empty where the run was never started."""
-        path = self.folder / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        """Return ``run.json``, empty where the run was never started, or the file is damaged."""
+        return _read_record(self.folder)
 
     @property
     def finished(self) -> bool:
-        """Whether the result is there."""
-        return self.record().get("status") == "finished" and (not self.trains or self.model.is_dir())
+        """Whether the result is there, as it was made."""
+        return self.record().get("status") == "finished" and self.flaw is None
+
+    @property
+    def flaw(self) -> str | None:
+        """What of the run is missing or damaged, for which it is made again, and which file it is."""
+        folder, record = self.folder, self.record()
+        if (folder / _RECORD).is_file() and not record:
+            return f"{folder / _RECORD}: damaged"
+        if record.get("status") == "finished":
+            # Those of runs from before they were listed: by name alone.
+            files = {_MEASURES: None} | dict.fromkeys(_MODEL if self.trains else ())
+            files |= {REPORT_FILE: None} if self.stage == "evaluate" else {}
+            for name, digest in (files | record.get("files", {})).items():
+                if not (folder / name).is_file():
+                    return f"{folder / name}: missing"
+                if digest is not None and sha256((folder / name).read_bytes()) != digest:
+                    return f"{folder / name}: changed since it was written"
+        elif (folder / _LAST).is_file() and not is_intact(folder / _LAST):
+            return f"{folder / _LAST}: changed since it was written, or damaged; the training starts over"
+        return None
 
     @property
     def trains(self) -> bool:
@@ -79,16 +125,25 @@ class Run:
 
     @property
     def plan(self) -> str:
-        """What making the run will do: reuse, resume, train or, where nothing is trained, make."""
+        """What making the run will do: reuse, resume, train or, where nothing is trained, make.
+
+        Raises:
+            UserError: A folder lies where a file belongs.
+        """
         if self.finished:
             return "reuse"
-        if (self.folder / "checkpoints" / "last.ckpt").is_file():
+        for name in (_RECORD, _MEASURES, METRICS_FILE, REPORT_FILE, _BEST, _LAST):
+            refuse_folder(self.folder / name)
+        if is_intact(self.folder / _LAST):
             return "resume"
         return "train" if self.trains else "make"
 
     def begin(self) -> None:
         """Make the folder and say what is being made in it; nobody else may be at it."""
         remove_leftovers(self.folder)
+        if not is_intact(self.folder / _LAST):  # which alone says what the best one is of
+            for name in (_LAST, _BEST):
+                (self.folder / name).unlink(missing_ok=True)
         config = OmegaConf.to_yaml(OmegaConf.structured(self.config))
         write_atomically(self.folder / "config.yaml", config)
         self._write("running")
@@ -98,13 +153,49 @@ class Run:
         self._write(status, seconds)
 
     def finish(self, measures: dict[str, float], seconds: float) -> None:
-        """Say that the result is complete; nothing counts as a result before."""
-        write_atomically(self.folder / "metrics.json", json.dumps(measures, indent=2) + "\n")
-        self._write("finished", seconds)
+        """Say that the result is complete, and of which files; nothing counts as a result before.
+
+        Small files that later stages read are listed with their digests: that of a model's description covers the
+        weights, whose digest it holds. The rest by name: each says itself whether it was changed, or is the report.
+        """
+        write_atomically(self.folder / _MEASURES, json.dumps(measures, indent=2) + "\n")
+        files: dict[str, str | None] = {}
+        for pattern in (_MEASURES, METRICS_FILE, REPORT_FILE, "model/[!.]*", "labels/[!.]*"):
+            for path in sorted(self.folder.glob(pattern)):
+                digest = sha256(path.read_bytes()) if path.suffix in (".json", ".csv") else None
+                files[path.relative_to(self.folder).as_posix()] = digest
+        self._write("finished", seconds, files=files)
 
     def measures(self) -> dict[str, float]:
-        """Return the result's measures."""
-        return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+        """Return the result's measures.
+
+        Raises:
+            UserError: Their file is damaged.
+        """
+        return self._parsed(_MEASURES, lambda path: json.loads(path.read_text(encoding="utf-8")))
+
+    def history(self) -> pd.DataFrame:
+        """Return the measures of a training, a row per epoch.
+
+        Raises:
+            UserError: Their file is damaged.
+        """
+        return self._parsed(METRICS_FILE, pd.read_csv)
+
+    def kept(self, *place: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return tensors from a file in the folder; made, and written there, where it is missing, changed or another's.
+
+        Args:
+            place: Folders and the file's name, without its suffix; with the fingerprint, what the tensors are of.
+            make: Returns the tensors.
+        """
+        path = self.folder.joinpath(*place[:-1], f"{place[-1]}.safetensors")  # names may hold dots
+        identity = "/".join((self.fingerprint, *place))
+        found = read_tensors(path, identity)
+        if found is None:
+            found = {name: tensor.cpu().contiguous() for name, tensor in make().items()}
+            write_tensors(path, found, identity)
+        return found
 
     def summary(self) -> dict[str, Any]:
         """Return what identifies the run."""
@@ -115,7 +206,15 @@ class Run:
             "settings": self.settings,
         }
 
-    def _write(self, status: str, seconds: float = 0.0) -> None:
+    def _parsed(self, name: str, parse: Callable[[Path], Any]) -> Any:
+        try:
+            return parse(self.folder / name)
+        except ValueError:
+            raise UserError(
+                f"{self.folder / name}: damaged; delete {self.folder / _RECORD}, and the same command makes it again"
+            ) from None
+
+    def _write(self, status: str, seconds: float = 0.0, **more: Any) -> None:
         before = self.record()
         record = {
             **self.summary(),
@@ -126,8 +225,17 @@ class Run:
             "git": _git_state(),
             "versions": {package: version(package) for package in _PACKAGES},
             "hardware": _hardware(),
+            **more,
         }
-        write_atomically(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
+        write_atomically(self.folder / _RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 @cache

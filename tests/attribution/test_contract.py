@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "occlusion": {"stride": (4, 4)},
     "rise": {"num_masks": 20},
     "kernel_shap": PATCHES,
+    "kriging": PATCHES,
     "leverage_shap": PATCHES,
     "permutation": PATCHES,
     "random": {"grid": GRID},

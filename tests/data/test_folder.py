@@ -1,5 +1,7 @@
 import hashlib
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -209,3 +211,32 @@ def test_an_unreadable_image_is_named_by_its_path(photos, max_resident):
     (photos / "cat" / "007.png").symlink_to(photos / "gone.png")
     with pytest.raises(UserError, match=r"cat/007.png: cannot be read: No such file"):
         folder(photos).digest()
+
+
+def renamed(path, name):
+    """Give a file or a folder a name of any bytes, and return its path."""
+    new = os.fsdecode(os.fsencode(path.parent) + b"/" + name)
+    path.rename(new)
+    return Path(new)
+
+
+def test_names_of_files_may_be_any_bytes_and_those_of_classes_not(photos):
+    for image in list(photos.rglob("*.png")):
+        renamed(image, b"caf\xe9" + os.fsencode(image.name))
+    photos = renamed(photos, b"fot\xf6")
+    data = folder(photos)
+    assert folder(photos).digest() == data.digest()
+    assert sorted(read(data, "test")) != []
+    renamed(photos / "cat", b"ch\xe2t")
+    with pytest.raises(UserError, match=r"^class 'ch\\udce2t': its name is not UTF-8; rename its folder$"):
+        folder(photos)
+
+
+def test_what_is_no_file_is_named_and_not_read(photos):
+    (photos / "cat" / "007.png").unlink()
+    (photos / "cat" / "007.png").symlink_to("/dev/null")
+    data = folder(photos)
+    with pytest.raises(UserError, match=r"cat/007.png: cannot be read: is a device, not a file$"):
+        data.digest()
+    with pytest.raises(UserError, match=r"cat/007.png: cannot be read as an image: is a device, not a file$"):
+        everything(data)

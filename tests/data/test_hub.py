@@ -206,6 +206,57 @@ def test_an_unreadable_image_is_named(tmp_path):
             Hub(str(tmp_path / "set"), val_fraction=0.25).dataset("test")
 
 
+def write_paths(folder, paths):
+    """Write parquet files whose rows name image files, or no image where the path is None."""
+    folder.mkdir(exist_ok=True)
+    images = [path and {"bytes": None, "path": str(path)} for path in paths]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    for split in ("train", "test"):
+        table = {"image": pa.array(images, type=kind), "label": [index % 2 for index in range(len(paths))]}
+        pq.write_table(pa.table(table), folder / f"{split}.parquet")
+
+
+@pytest.mark.parametrize("max_resident", [10**9, 10])
+def test_paths_within_the_folder_are_followed(tmp_path, max_resident, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    Image.new("RGB", (6, 4), colour(9)).save(tmp_path / "set" / "images" / "a.png")
+    (tmp_path / "set" / "images" / "b.png").symlink_to("a.png")
+    write_paths(tmp_path / "set", ["images/a.png", tmp_path / "set/images/b.png", "images/../images/a.png"] * 4)
+    data = Hub(str(tmp_path / "set"), max_resident=max_resident, val_fraction=0.25)
+    assert data.digest()
+    pixels = data.dataset("test").images_at(torch.arange(12))
+    assert (pixels == torch.tensor(colour(9), dtype=torch.uint8)[:, None, None]).all()
+
+
+@pytest.mark.parametrize("max_resident", [10**9, 10])
+@pytest.mark.parametrize("path", ["/…/secret.png", "../secret.png", "images/link.png", "folder/secret.png", None])
+def test_paths_beyond_it_are_not_and_no_image_is_said_to_be_none(tmp_path, path, max_resident, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    Image.new("RGB", (6, 4)).save(tmp_path / "secret.png")
+    (tmp_path / "set" / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "set" / "folder").symlink_to(tmp_path)
+    given = path and path.replace("/…", str(tmp_path))
+    write_paths(tmp_path / "set", [given] * 12)
+    expected = f"image \\d+ of split train would be read from {given}, outside of" if path else "image \\d+ .* is null$"
+    data = Hub(str(tmp_path / "set"), image_size=4, max_resident=max_resident, val_fraction=0.25)
+    for ask in (data.digest, lambda: data.dataset("train").images_at(torch.arange(8))):
+        with pytest.raises(UserError, match=expected):
+            ask()
+
+
+@pytest.mark.parametrize("max_resident", [10**9, 10])
+def test_a_name_that_is_not_utf8_is_named(tmp_path, max_resident):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            path = os.fsdecode(os.fsencode(tmp_path / "set" / split / name) + b"/caf\xe9.png")
+            Image.new("RGB", (6, 4)).save(path)
+    with pytest.raises(UserError, match=r"caf\udce9.png: its name is not UTF-8; rename it, or .* data=folder$"):
+        Hub(str(tmp_path / "set"), max_resident=max_resident)
+
+
 def test_a_large_folder_stays_on_disk(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     in_memory, on_disk = Hub(str(folder)), Hub(str(folder), max_resident=100)

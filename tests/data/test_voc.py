@@ -177,12 +177,12 @@ def rewrite(path, text):
         (
             "segmentation",
             rewrite("SegmentationClass/2008_000003.png", "text"),
-            r"000003.png: cannot be read as labels of pixels: no image$",
+            r"000003.png: labels of pixels: cannot be read as an image: cannot identify its format",
         ),
         (
             "segmentation",
             lambda folder: picture(3).save(folder / "SegmentationClass/2008_000003.png"),
-            r"000003.png: cannot be read as labels of pixels: its mode is RGB, not P$",
+            r"000003.png: labels of pixels: cannot be read as an image: its mode is RGB, not P$",
         ),
         (
             "segmentation",

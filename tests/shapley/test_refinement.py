@@ -2,7 +2,8 @@
 
 import torch
 
-from fastshap_lab.shapley import Estimate, KernelSHAP, Refinement, calibrated_refinement
+from fastshap_lab.shapley import Estimate, Refinement, calibrated_refinement
+from fastshap_lab.shapley.estimators import Kriging
 from tests.oracles import UnanimityGame
 
 PLAYERS, CLASSES = 24, 4
@@ -30,11 +31,11 @@ def test_it_is_as_good_as_its_better_part_and_its_intervals_hold():
     known, new = games()
     target = torch.zeros(48, dtype=torch.long)
     refine = calibrated_refinement(
-        KernelSHAP(known, known.image, seed=1), prior_of(known, 0.3), reference(known), target, most=512
+        Kriging(known, known.image, seed=1), prior_of(known, 0.3), reference(known), target, most=512
     )
     assert list(refine.evaluations) == [2**power for power in range(1, 10)]
-    assert refine.ridge[0] > refine.ridge[-1]
-    prior, estimator = prior_of(new, 0.3), KernelSHAP(new, new.image, seed=2)
+    assert refine.error[0] < refine.error[-1]
+    prior, estimator = prior_of(new, 0.3), Kriging(new, new.image, seed=2)
     for budget in (16, 100, 400, 1000):  # between and beyond those it was chosen at
         estimator.advance(budget - estimator.granted)
         refined, alone = refine(estimator, prior, target), estimator.estimate()
@@ -50,7 +51,7 @@ def test_it_is_as_good_as_its_better_part_and_its_intervals_hold():
 def test_it_survives_being_written_down():
     refine = Refinement((2, 4), (3.0, 1.0), (1.0, 2.0), (0.5, 0.5))
     known, _ = games()
-    estimator = KernelSHAP(known, known.image)
+    estimator = Kriging(known, known.image)
     estimator.advance(4)
     target = torch.arange(48) % CLASSES
     first, again = (one(estimator, known.phi, target) for one in (refine, Refinement(**refine.to_json())))
@@ -71,10 +72,10 @@ def test_the_noise_of_references_is_not_the_refinements():
     )
     prior = prior_of(known, 0.3)
     exact, rough = (
-        calibrated_refinement(KernelSHAP(known, known.image, seed=1), prior, one, target, most=64)
+        calibrated_refinement(Kriging(known, known.image, seed=1), prior, one, target, most=64)
         for one in (reference(known), noisy)
     )
-    estimator = KernelSHAP(known, known.image, seed=2)
+    estimator = Kriging(known, known.image, seed=2)
     estimator.advance(64)
     of_exact, of_rough = (
         refine(estimator, prior, target).stderr.square().mean(dim=(0, 1)) for refine in (exact, rough)

@@ -127,13 +127,18 @@ def test_tests_are_against_the_best_and_random(tables):
     assert tests.set_index("method").loc["random", "less random"] == 0
 
 
-def test_an_interrupted_comparison_repeats_only_what_is_missing(runs, tmp_path, monkeypatch):
+def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs, tmp_path, monkeypatch):
     moved = tmp_path / "runs"
     shutil.copytree(runs[-1].config.runs_dir, moved)
     run = planned(f"runs_dir={moved}", *ASKED, base=BASE)[-1]
     kept = load_file(run.folder / "methods/A/rise/00016.safetensors")["maps"]
     (run.folder / "methods/A/rise/00016.safetensors").unlink()
     (run.folder / "measures/A/deletion/rise/00016.safetensors").unlink()
+    for name in ("methods/A/leave_one_out/00000", "measures/A/insertion/rise/00000"):  # rotten since
+        path = run.folder / f"{name}.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-2] ^= 64
+        path.write_bytes(content)
     explained = []
     for name in ("rise", "leave_one_out"):
         original = METHODS[name].attribute_classes
@@ -144,7 +149,7 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing(runs, tmp_path, 
 
         monkeypatch.setattr(METHODS[name], "attribute_classes", spied)
     evaluate.make(run)
-    assert explained == [("rise", 4)]
+    assert sorted(explained) == [("leave_one_out", 16), ("rise", 4)]
     assert torch.equal(load_file(run.folder / "methods/A/rise/00016.safetensors")["maps"], kept)
     for table in (run.folder / "tables").glob("methods-*.csv"):
         assert table.read_bytes() == (runs[-1].folder / "tables" / table.name).read_bytes()
@@ -161,6 +166,7 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing(runs, tmp_path, 
         ("evaluate.metrics={mine: {name: delition}}", "evaluate.metrics.mine.name=delition: unknown"),
         ("evaluate.metrics={mine: {name: deletion, params: {units: pixels}}}", "a surrogate knows players only"),
         ("evaluate.metrics={mine: {name: deletion, params: {substrate: black}}}", "params.substrate=black: unknown"),
+        ("evaluate.methods={random: {name: rise}}", "evaluate.methods.random.name=rise: this name means random"),
         ("evaluate.checks={mine: {name: nothing}}", "evaluate.checks.mine.name=nothing: unknown"),
     ],
 )

@@ -20,8 +20,7 @@ from fastshap_lab.errors import Interrupted, UserError
 from fastshap_lab.stages import classifier
 from fastshap_lab.stages.callbacks import FiniteLoss
 from fastshap_lab.stages.classifier import ClassifierTraining
-from fastshap_lab.stages.common import METRICS_FILE
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.stages.runs import METRICS_FILE, Run
 from tests.runs import CONFIGS, RESNET, TINY, executed, planned, pretend_cross_entropies
 from tests.stages.test_resume import BASE, STAGES, Killed, assert_same_result, kill_at, take_over
 

@@ -1,5 +1,7 @@
 """Labels: made once, block by block, from the images that are kept; and explainers that learn from them."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import torch
@@ -9,7 +11,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_explainer, load_surrogate
 from fastshap_lab.models import SurrogateGame
 from fastshap_lab.shapley import exact_shapley_values, pair_regression_loss
-from fastshap_lab.stages import labels, pipeline
+from fastshap_lab.stages import pipeline, runs
 from fastshap_lab.stages.labels import load_labels
 from tests.runs import executed, planned
 from tests.stages.test_resume import Killed, kill_at
@@ -70,7 +72,7 @@ def test_interrupted_they_go_on_where_they_stopped(tmp_path, monkeypatch, call):
     settings = ["stage=labels", *COPIES]
     whole = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1]
     with monkeypatch.context() as patch:
-        kill_at(patch, labels, "write_atomically", call)
+        kill_at(patch, runs, "write_tensors", call)
         with pytest.raises(Killed):
             executed(*settings, f"runs_dir={tmp_path / 'b'}")
     run = planned(*settings, f"runs_dir={tmp_path / 'b'}")[-1]
@@ -92,6 +94,23 @@ def test_a_damaged_file_is_made_again(tmp_path):
     (run.folder / "run.json").write_text((run.folder / "run.json").read_text().replace("finished", "interrupted"))
     executed(*settings)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["flipped", "another's", "cut short"])
+def test_labels_that_were_changed_since_are_asked_for_again(tmp_path, damage):
+    settings = [*COPIES, "explainer.epochs=1", f"runs_dir={tmp_path}"]
+    *_, run, explainer = executed("stage=explainer", *settings)
+    before = {path: path.read_bytes() for path in (run.folder / "labels").iterdir()}
+    first, second = sorted(before)[:2]
+    place = len(before[first]) - 5
+    flipped = before[first][:place] + bytes([before[first][place] ^ 64]) + before[first][place + 1 :]
+    first.write_bytes({"flipped": flipped, "another's": before[second], "cut short": before[first][:-1]}[damage])
+    assert run.plan == "reuse"  # they are not read for a plan
+    weights = (explainer.model / "model.safetensors").read_bytes()
+    shutil.rmtree(explainer.folder)
+    executed("stage=explainer", *settings)
+    assert (explainer.model / "model.safetensors").read_bytes() == weights
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_two_explainers_share_labels_and_the_fastshap_loss_needs_none(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from rich.console import Console
 
+from fastshap_lab.errors import UserError
 from fastshap_lab.stages import classifier, common, explainer, pipeline, surrogate
 from fastshap_lab.stages.runs import Run
 from tests.runs import RESNET, TINY, UNET, executed, planned, pretend_cross_entropies
@@ -138,6 +139,67 @@ def test_a_run_folder_may_move_before_it_goes_on(tmp_path, monkeypatch):
             executed("stage=classifier", f"runs_dir={tmp_path / 'b'}")
     (tmp_path / "b").rename(tmp_path / "c")
     assert_same_result(undisturbed, executed("stage=classifier", f"runs_dir={tmp_path / 'c'}")[-1].folder)
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip(content: bytes) -> bytes:
+    """Change one bit of the weights."""
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Return a run that was killed in its third epoch, and one that was not."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    undisturbed = executed("stage=classifier", f"runs_dir={folder / 'a'}")[-1]
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, classifier.ClassifierTraining, "training_step", 8)
+        with pytest.raises(Killed):
+            executed("stage=classifier", f"runs_dir={folder / 'b'}")
+    return folder / "b", undisturbed.folder
+
+
+@pytest.mark.parametrize("damage", [flip, cut, lambda _: b"", lambda _: b"text"], ids=["flip", "cut", "empty", "text"])
+def test_with_its_last_checkpoint_damaged_a_training_starts_over_and_says_so(tmp_path, capsys, interrupted, damage):
+    shutil.copytree(interrupted[0], tmp_path / "runs")
+    (run,) = planned("stage=classifier", f"runs_dir={tmp_path / 'runs'}")
+    assert run.plan == "resume"
+    last = run.folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(damage(last.read_bytes()))
+    pipeline.show([run], Console(width=80))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split()[:2] == ["classifier", "train"]
+    assert said[1:] == [
+        f"classifier  again:   {last}: changed since it was written, or damaged; the training starts over"
+    ]
+    pipeline.execute([run], Console(quiet=True))
+    assert_same_result(interrupted[1], run.folder)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("damage", [flip, cut, None], ids=["flip", "cut", "missing"])
+def test_a_damaged_best_checkpoint_is_named_and_never_exported(tmp_path, interrupted, damage, ended):
+    shutil.copytree(interrupted[1].parents[1] if ended else interrupted[0], tmp_path / "runs")
+    (run,) = planned("stage=classifier", f"runs_dir={tmp_path / 'runs'}")
+    shutil.rmtree(run.model, ignore_errors=True)
+    best = run.folder / "checkpoints" / "best.ckpt"
+    if damage is None:
+        best.unlink()
+    else:
+        best.write_bytes(damage(best.read_bytes()))
+    last = best.with_name("last.ckpt").read_bytes()
+    with pytest.raises(UserError, match=f"{best}: missing, or changed since.*; delete {best.parent} to train anew"):
+        pipeline.execute([run], Console(quiet=True))
+    assert best.with_name("last.ckpt").read_bytes() == last
+    assert not run.model.exists()
+    shutil.rmtree(best.parent)
+    assert run.plan == "train"
+    pipeline.execute([run], Console(quiet=True))
+    assert_same_result(interrupted[1], run.folder)
 
 
 def test_the_seed_decides_everything_and_nothing_before_does(tmp_path):

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,11 @@ from filelock import FileLock
 from rich.console import Console
 
 from fastshap_lab.config import ComponentConfig, Config
+from fastshap_lab.errors import UserError
 from fastshap_lab.files import write_atomically
-from fastshap_lab.stages import classifier, pipeline
+from fastshap_lab.stages import classifier, pipeline, surrogate
 from fastshap_lab.stages.common import Training
+from fastshap_lab.stages.runs import Run
 from tests.runs import configured, executed, planned
 
 CONFIGS = {loss: configured(f"explainer.loss={loss}") for loss in ("labels", "fastshap")}
@@ -237,3 +241,120 @@ def test_what_another_process_makes_is_left_to_it_while_there_is_something_else_
         "classifier trained",
     ]
     assert first.finished
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> list[Run]:
+    """Return the runs of all stages."""
+    return executed(f"runs_dir={tmp_path_factory.mktemp('runs')}")
+
+
+def copied(whole: list[Run], folder: Path) -> list[Run]:
+    shutil.copytree(whole[0].config.runs_dir, folder)
+    return planned(f"runs_dir={folder}")
+
+
+def damage(path: Path, how: str) -> None:
+    """Let a file be missing, empty, cut short, another text, or a folder."""
+    content = path.read_bytes()
+    path.unlink()
+    if how == "a folder":
+        path.mkdir()
+    elif how != "missing":
+        path.write_bytes({"empty": b"", "cut short": content[:-20], "other": content.replace(b"0", b"1")}[how])
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "how"),
+    [
+        ("classifier", "run.json", "empty"),
+        ("classifier", "run.json", "cut short"),
+        ("classifier", "metrics.json", "missing"),
+        ("classifier", "metrics.json", "other"),
+        ("classifier", "metrics.csv", "empty"),
+        ("classifier", "metrics.csv", "other"),
+        ("classifier", "model/config.json", "other"),
+        ("classifier", "model/config.json", "a folder"),
+        ("classifier", "model/model.safetensors", "missing"),
+        ("labels", "labels/000-00000.safetensors", "missing"),
+        ("evaluate", "report.html", "missing"),
+        ("evaluate", "metrics.json", "cut short"),
+    ],
+)
+def test_what_is_gone_or_changed_is_said_and_made_again(whole, tmp_path, capsys, stage, name, how):
+    runs = copied(whole, tmp_path / "runs")
+    run = next(run for run in runs if run.stage == stage)
+    path, undisturbed = run.folder / name, (run.folder / name).read_bytes()
+    damage(path, how)
+    pipeline.show(runs, Console(width=80))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    verb = "resume" if run.trains else "make"
+    assert [words[:2] for words in lines if words[1] != "reuse"] == [[stage, verb], [stage, "again:"]]
+    assert lines[[words[1] for words in lines].index("again:")][2] == f"{path}:"
+    pipeline.execute(runs, Console(quiet=True))
+    assert run.finished
+    if name != "run.json":  # which says when
+        assert path.read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.json", "metrics.csv", "checkpoints/last.ckpt"])
+def test_a_folder_in_the_place_of_a_file_is_named_before_anything_starts(whole, tmp_path, name):
+    run = copied(whole, tmp_path / "runs")[0]
+    (run.folder / "run.json").unlink()  # so that it is not finished
+    (run.folder / name).unlink(missing_ok=True)
+    (run.folder / name).mkdir()
+    with pytest.raises(UserError, match=f"{run.folder / name}: a folder, and a file belongs in its place; move it"):
+        pipeline.show([run], Console(quiet=True))
+
+
+def test_damaged_measures_of_runs_from_before_digests_are_named(whole, tmp_path):
+    run = copied(whole, tmp_path / "runs")[0]
+    record = run.record()
+    del record["files"]
+    (run.folder / "run.json").write_text(json.dumps(record))
+    assert run.plan == "reuse"
+    for name, read in (("metrics.json", run.measures), ("metrics.csv", run.history)):
+        (run.folder / name).write_text("")
+        with pytest.raises(UserError, match=rf"{name}: damaged; delete {run.folder}/run.json, and the same command"):
+            read()
+    (run.folder / "metrics.json").unlink()
+    assert run.plan == "resume"
+
+
+def test_a_run_is_known_by_its_whole_fingerprint(whole, tmp_path):
+    run, record = copied(whole, tmp_path / "runs")[0], whole[0].record()
+    others = run.folder
+    (others / "run.json").write_text(json.dumps(record | {"fingerprint": record["fingerprint"][:8] + 56 * "0"}))
+    before = {path: path.stat().st_mtime_ns for path in others.rglob("*")}
+    assert (run.plan, run.folder.name) == ("train", f"{run.name}-{run.fingerprint[:16]}")
+    executed("stage=classifier", f"runs_dir={tmp_path / 'runs'}")
+    assert run.finished
+    assert before == {path: path.stat().st_mtime_ns for path in others.rglob("*")}
+    (others / "run.json").write_text(json.dumps(record))
+    assert run.folder == others
+    for folder in (others, run.folder.with_name(f"{run.name}-{run.fingerprint[:16]}")):
+        (folder / "run.json").write_text(json.dumps(record | {"fingerprint": "another"}))
+    with pytest.raises(UserError, match=r"run.json: of another run; move its folder away"):
+        _ = run.plan
+
+
+def test_what_a_later_stage_builds_on_must_not_vanish_or_change(whole, tmp_path, monkeypatch):
+    runs = copied(whole, tmp_path / "runs")
+    first, second = runs[:2]
+    (second.folder / "run.json").unlink()
+
+    def make(run: Run) -> dict[str, float]:
+        shutil.rmtree(first.model)
+        return {}
+
+    monkeypatch.setattr(surrogate, "make", make)
+    line = f"^{first.model / 'config.json'}: missing; the .* builds on it: the same command makes it again$"
+    with pytest.raises(UserError, match=line):
+        pipeline.execute(runs, Console(quiet=True))
+    shutil.copytree(whole[0].model, first.model)
+    (first.model / "config.json").write_text((first.model / "config.json").read_text().replace("[", " ["))
+    with pytest.raises(UserError, match=r"model/config.json: changed since it was written; the surrogate builds on it"):
+        pipeline.execute([second], Console(quiet=True))
+    shutil.rmtree(first.folder)
+    with pytest.raises(UserError, match=f"^{first.folder}: not finished; the surrogate builds on it"):
+        pipeline.execute([second], Console(quiet=True))

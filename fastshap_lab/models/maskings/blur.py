@@ -40,4 +40,4 @@ def _gaussian(length: int, sigma: int) -> Tensor:
     """Return the matrix (length, length) that blurs a line of pixels; rows sum to one."""
     position = torch.arange(length, dtype=torch.float64)
     distance = position.unsqueeze(1) - position
-    return torch.softmax(-(distance**2) / (2 * sigma**2), dim=1).float()
+    return torch.softmax(distance.square_().div_(-2 * sigma**2), dim=1).float()  # in place: it may be large

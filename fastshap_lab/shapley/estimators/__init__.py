@@ -8,6 +8,7 @@ from torch import Tensor
 from fastshap_lab.errors import UserError
 from fastshap_lab.shapley.estimators.base import Estimate, Estimator
 from fastshap_lab.shapley.estimators.exact import Exact, exact_coefficients, exact_shapley_values
+from fastshap_lab.shapley.estimators.kriging import Kriging, PairKriging
 from fastshap_lab.shapley.estimators.permutation import Permutation
 from fastshap_lab.shapley.estimators.regression import KernelSHAP, LeverageSHAP, PairRegression
 from fastshap_lab.shapley.estimators.stratified import Stratified
@@ -19,7 +20,9 @@ __all__ = [
     "Estimator",
     "Exact",
     "KernelSHAP",
+    "Kriging",
     "LeverageSHAP",
+    "PairKriging",
     "PairRegression",
     "Permutation",
     "Stratified",
@@ -32,6 +35,7 @@ __all__ = [
 ESTIMATORS: dict[str, type[Estimator]] = {
     "exact": Exact,
     "kernel_shap": KernelSHAP,
+    "kriging": Kriging,
     "leverage": LeverageSHAP,
     "permutation": Permutation,
     "stratified": Stratified,
@@ -67,8 +71,8 @@ def shapley_values(
             ``progress`` is told, so that what it holds can be saved and handed over again.
 
     Raises:
-        UserError: The estimator is unknown, the budget or the tolerance is not positive, the game is too large for the
-            estimator, or the state is of another run.
+        UserError: The estimator is unknown, the budget or the tolerance is not positive, the game or the budget is too
+            large for the estimator, or the state is of another run.
     """
     if estimator not in ESTIMATORS:
         raise UserError(f"estimator={estimator}: unknown; known: {', '.join(ESTIMATORS)}")
@@ -76,6 +80,7 @@ def shapley_values(
         raise UserError(f"budget={budget}: at least one evaluation of each image is needed")
     if tolerance is not None and not tolerance > 0:
         raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
+    ESTIMATORS[estimator].check_budget(game.num_players, budget)
     run = ESTIMATORS[estimator](game, image, seed)
     if state:
         run.load_state_dict(state)
@@ -96,8 +101,8 @@ def shapley_values(
 def relative_error(estimate: Estimate) -> float:
     """Return the largest standard error relative to the spread of its image's and class's values.
 
-    Zero where values are exact, ``inf`` where uncertain ones are all the same.
+    Zero where values are exact, ``inf`` where uncertain ones are all the same, NaN where an error is.
     """
     spread = estimate.phi.amax(dim=1) - estimate.phi.amin(dim=1)  # (B, K)
     largest = estimate.stderr.amax(dim=1)
-    return float((largest / spread).where(largest > 0, 0.0).max())
+    return float((largest / spread).where(largest != 0, 0.0).max())

@@ -44,7 +44,7 @@ class Estimator(ABC):
         seed: Of all draws.
     """
 
-    _kept: ClassVar[tuple[str, ...]] = ()  # attributes, all tensors, that hold what was learned
+    _evidence: ClassVar[tuple[str, ...]] = ()  # attributes, all tensors, that hold what was learned
 
     def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
         self.game, self.image, self.seed = game, image, seed
@@ -52,8 +52,20 @@ class Estimator(ABC):
         with torch.no_grad():
             self.grand = game.grand(image).cpu().double()  # (B, K); on the CPU: not every device has float64
             self.null = game.null(image).cpu().double().expand_as(self.grand)
+        # Of all values met so far, which tell how far one that was not met may be off.
+        self.lowest, self.highest = torch.minimum(self.grand, self.null), torch.maximum(self.grand, self.null)
         self.evaluations = 0  # made, of each image
         self.granted = 0  # allowed, of which what buys no whole sample is left over
+
+    @classmethod
+    def smallest_budget(cls, num_players: int) -> int:
+        """Return the fewest evaluations after which standard errors are known."""
+        return 2
+
+    @classmethod
+    def check_budget(cls, num_players: int, budget: int) -> None:
+        """Raise a ``UserError`` if there is no use for so many evaluations; here, there is one for any number."""
+        return
 
     @property
     def complete(self) -> bool:
@@ -78,7 +90,7 @@ class Estimator(ABC):
     def state_dict(self) -> dict[str, Tensor]:
         """Return what an estimator of the same game, images and seed needs to continue as if never interrupted."""
         counts = torch.tensor([self._identity(), self.evaluations, self.granted])
-        return {"counts": counts} | {name: getattr(self, name).clone() for name in self._kept}
+        return {"counts": counts} | {name: getattr(self, name).clone() for name in self._evidence_names}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue where another run stopped.
@@ -86,11 +98,15 @@ class Estimator(ABC):
         Raises:
             UserError: The state is of another estimator, seed, or shape of game.
         """
-        if state.keys() != {"counts", *self._kept} or int(state["counts"][0]) != self._identity():
+        if state.keys() != {"counts", *self._evidence_names} or int(state["counts"][0]) != self._identity():
             raise UserError(f"{type(self).__name__}: the state to resume is of another estimator, seed or game")
         _, self.evaluations, self.granted = state["counts"].tolist()
-        for name in self._kept:
+        for name in self._evidence_names:
             setattr(self, name, state[name].clone())
+
+    @property
+    def _evidence_names(self) -> tuple[str, ...]:
+        return (*self._evidence, "lowest", "highest")
 
     def _identity(self) -> int:
         return derive_seed(type(self).__name__, self.seed, self.num_players, *self.grand.shape)
@@ -99,9 +115,28 @@ class Estimator(ABC):
         """Return the values of the same coalitions for every image, float64 on the CPU, and count them."""
         asked = coalitions.to(self.image.device).expand(len(self.image), -1, -1)
         with torch.no_grad():
-            values = [self.game.values(self.image, part) for part in asked.split(self._block, dim=1)]
+            parts = [self.game.values(self.image, part) for part in asked.split(self._block, dim=1)]
         self.evaluations += len(coalitions)
-        return torch.cat(values, dim=1).cpu().double()
+        values = torch.cat(parts, dim=1).cpu().double()
+        self.lowest = torch.minimum(self.lowest, values.amin(dim=1))
+        self.highest = torch.maximum(self.highest, values.amax(dim=1))
+        return values
+
+    def _not_certain(self, stderr: Float[Tensor, "B P K"], share: Float[Tensor, "#P 1"] | float) -> Tensor:
+        """Return standard errors of incomplete evidence without zeros, which would claim exact values.
+
+        Evidence that happens to agree says nothing about the coalitions that are missing. By the rule of succession one
+        of n + 1 may differ, and by as much as two values of the class did; where all of these have been the same, by as
+        much as two of the image's other classes; and by nobody knows how much where these have been, too.
+
+        Args:
+            stderr: As the evidence has them.
+            share: How much of a difference between values a standard error is, if one of n + 1 samples shows it.
+        """
+        spread = (self.highest - self.lowest).unsqueeze(1)  # (B, 1, K)
+        possible = torch.where(spread > 0, spread, spread.amax(dim=2, keepdim=True))
+        at_least = torch.where(possible > 0, possible * share, torch.inf)
+        return torch.where(stderr > 1e-12 * spread, stderr, at_least)
 
     @property
     def _block(self) -> int:

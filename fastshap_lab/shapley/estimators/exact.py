@@ -38,7 +38,7 @@ class Exact(SequentialEstimator):
     """
 
     sample_size = 1
-    _kept = ("_sums",)
+    _evidence = ("_sums",)
 
     def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0, max_players: int = 20) -> None:
         if game.num_players > max_players:
@@ -48,6 +48,11 @@ class Exact(SequentialEstimator):
             )
         super().__init__(game, image, seed)
         self._sums = (self.grand - self.null).unsqueeze(1).repeat(1, self.num_players, 1) / self.num_players
+
+    @classmethod
+    def smallest_budget(cls, num_players: int) -> int:
+        """Return the number of all coalitions but the null and the grand one."""
+        return 2**num_players - 2
 
     @property
     def max_samples(self) -> int:

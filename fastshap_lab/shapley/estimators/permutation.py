@@ -39,7 +39,7 @@ class Permutation(SequentialEstimator):
     2022, arXiv:2104.12199, section 4, on antithetic ones.
     """
 
-    _kept = ("_mean", "_squares")
+    _evidence = ("_mean", "_squares")
 
     def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
         super().__init__(game, image, seed)
@@ -48,12 +48,17 @@ class Permutation(SequentialEstimator):
         self._mean = (self.grand - self.null).unsqueeze(1).repeat(1, self.num_players, 1) / self.num_players
         self._squares = torch.zeros_like(self._mean)  # of deviations from the mean
 
+    @classmethod
+    def smallest_budget(cls, num_players: int) -> int:
+        """Return the evaluations of two pairs of orders."""
+        return 4 * (num_players - 1)
+
     def estimate(self) -> Estimate:
         """Return the mean over pairs of orders; it has an error from the second pair on."""
         pairs = self.num_samples
         stderr = torch.full_like(self._mean, math.inf)
         if pairs > 1:
-            stderr = (self._squares / (pairs * (pairs - 1))).sqrt()
+            stderr = self._not_certain((self._squares / (pairs * (pairs - 1))).sqrt(), (pairs * (pairs + 1)) ** -0.5)
         return Estimate(self._mean.clone(), stderr, self.evaluations)
 
     def _orders(self, start: int, stop: int) -> Int[Tensor, "N 2 P"]:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastshap_lab.seeding import derive_seed
-from fastshap_lab.shapley.designs import unrank
+from fastshap_lab.shapley.designs import pairs_by_size, unrank
 from fastshap_lab.shapley.efficiency import equal_split
 from fastshap_lab.shapley.estimators.base import Estimate, SequentialEstimator
 from fastshap_lab.shapley.game import Game
@@ -18,7 +18,7 @@ from fastshap_lab.shapley.game import Game
 _TAKEN_OUT = 0.5
 
 # Strata of up to so many pairs are gone through in a random order; from larger ones, pairs are drawn independently.
-_LISTED = 2**17
+_LISTED = 2**18
 
 
 class Stratified(SequentialEstimator):
@@ -38,14 +38,14 @@ class Stratified(SequentialEstimator):
     """
 
     sample_size = 2
-    _kept = ("_slopes", "_first", "_number", "_sums", "_squares")
+    _evidence = ("_slopes", "_first", "_number", "_sums", "_squares")
 
     def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
         super().__init__(game, image, seed)
         players, (images, classes) = self.num_players, self.grand.shape
         self.sizes = torch.arange(1, players // 2 + 1)
         self.halves = 2 * self.sizes == players  # each pair of this size comes as one of its two coalitions
-        pairs = [math.comb(players, size) // (2 if 2 * size == players else 1) for size in self.sizes.tolist()]
+        pairs = pairs_by_size(players)
         self.pairs = torch.tensor([n if n <= _LISTED else math.inf for n in pairs], dtype=torch.float64)
         self._orders: dict[int, Tensor] = {}
         strata = len(pairs)
@@ -55,6 +55,12 @@ class Stratified(SequentialEstimator):
         self._number = self.grand.new_zeros(strata, players + 1)
         self._sums = self.grand.new_zeros(images, strata, players + 1, classes)
         self._squares = torch.zeros_like(self._sums)
+
+    @classmethod
+    def smallest_budget(cls, num_players: int) -> int:
+        """Return the evaluations of all singletons and of two pairs of every other size."""
+        singletons, *others = pairs_by_size(num_players)
+        return 2 * (singletons + sum(min(pairs, 2) for pairs in others))
 
     @property
     def max_samples(self) -> int | None:
@@ -88,7 +94,10 @@ class Stratified(SequentialEstimator):
         terms, n = factor * products, by_stratum(number)
         spread = (n * factor.square() * products_squared - terms.square()).clamp_min(0)
         variance = by_stratum(1 - number / pairs) * spread / (n - 1).clamp_min(1)
-        return Estimate(known + terms.sum(dim=1), variance.sum(dim=1).sqrt(), self.evaluations)
+        stderr = variance.sum(dim=1).sqrt()
+        if not self.complete:
+            stderr = self._not_certain(stderr, 1 / (self.num_samples + 1))
+        return Estimate(known + terms.sum(dim=1), stderr, self.evaluations)
 
     def _samples(self, start: int, stop: int) -> Bool[Tensor, "N M P"]:
         stratum, place = self._schedule(stop - start)

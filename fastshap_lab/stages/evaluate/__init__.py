@@ -11,10 +11,8 @@ from fastshap_lab.stages.evaluate.models import models, trainings
 from fastshap_lab.stages.evaluate.shifts import shifts
 from fastshap_lab.stages.evaluate.subsets import subsets
 from fastshap_lab.stages.evaluate.surrogates import surrogates
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.stages.runs import REPORT_FILE, Run
 from fastshap_lab.stages.tracking import log_results
-
-REPORT = "report.html"
 
 # In the order of the page. Each adds to the report; what it returns are measures of the run.
 SECTIONS: tuple[Callable[[Evaluation], dict[str, float] | None], ...] = (
@@ -46,6 +44,6 @@ def make(run: Run) -> dict[str, float]:
         "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
     }
     report = evaluation.report
-    write_page(run.folder / REPORT, f"Shapley explanations: {run.name}", summary, report.sections)
+    write_page(run.folder / REPORT_FILE, f"Shapley explanations: {run.name}", summary, report.sections)
     log_results(run, report.tables, report.figures)
     return measures

@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from safetensors.torch import save
 from torch import Tensor
 
 from fastshap_lab.data.splits import ImageSplit
-from fastshap_lab.files import write_atomically
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_explainer, load_surrogate
 from fastshap_lab.metrics import SubstrateGame
 from fastshap_lab.models import Classifier, Surrogate, SurrogateGame
@@ -21,7 +19,7 @@ from fastshap_lab.models.freezing import frozen
 from fastshap_lab.report import Section, save_figure, write_table
 from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages.common import batches, device_of
-from fastshap_lab.stages.references import cached, reference_order
+from fastshap_lab.stages.references import reference_order
 from fastshap_lab.stages.runs import Run
 
 EXPLAINER, RANDOM = "explainer", "random"  # methods that are more than entries of a table
@@ -183,18 +181,8 @@ class Evaluation:
         return pipeline.probabilities[self.judged].topk(number, dim=1).indices
 
     def kept(self, *place: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return tensors from a file in the run's folder; made, and written there, if an earlier start has not.
-
-        Args:
-            place: Folders and the file's name, without its suffix.
-            make: Returns the tensors.
-        """
-        path = self.run.folder.joinpath(*place[:-1], f"{place[-1]}.safetensors")  # names may hold dots
-        found = cached(path)
-        if found is None:
-            found = {name: tensor.cpu().contiguous() for name, tensor in make().items()}
-            write_atomically(path, save(found))
-        return found
+        """As ``Run.kept``."""
+        return self.run.kept(*place, make=make)
 
     @property
     def explained(self) -> list[Pipeline]:

@@ -51,6 +51,8 @@ class Method:
 def check(config: EvaluateConfig) -> None:
     """Raise a ``UserError`` where a method, metric or check is unknown, or has wrong arguments."""
     for name, chosen in config.methods.items():
+        if name in (EXPLAINER, RANDOM) and chosen.name != name:
+            raise UserError(f"evaluate.methods.{name}.name={chosen.name}: this name means {name}; give it another")
         if chosen.name != EXPLAINER:
             table = METHODS | {EXPLAINER: AttributionMethod}
             arguments(table, f"evaluate.methods.{name}", chosen.name, chosen.params, "model")
@@ -100,7 +102,8 @@ def comparison(evaluation: Evaluation) -> None:
     kept = {
         name: {one: _keyword(builders[one]) for one in found if one in builders} for name, found in applicable.items()
     }
-    for one in _built(CHECKS, "checks", config.checks).values():
+    for name, one in _built(CHECKS, "checks", config.checks).items():
+        one.name = name
         one(evaluation, kept)
 
 

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from fastshap_lab.report import training_curves
-from fastshap_lab.stages.common import METRICS_FILE
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
+from fastshap_lab.stages.runs import METRICS_FILE
 
 _PANELS = {
     "pretrain": {"Reconstruction error": ["train/loss", "val/loss"]},
@@ -70,13 +70,13 @@ def trainings(evaluation: Evaluation) -> None:
     """Add the course of every training."""
     figures = {}
     for stage, panels in _PANELS.items():
-        files = {
-            pipeline.original if stage in ("pretrain", "classifier") else pipeline.name: run.folder / METRICS_FILE
+        histories = {
+            pipeline.original if stage in ("pretrain", "classifier") else pipeline.name: run.history()
             for pipeline in evaluation.pipelines
             if (run := pipeline.runs.get(stage)) is not None
+            and (run.folder / METRICS_FILE).is_file()  # a classifier with given weights may never have been trained
         }
-        histories = {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
-        if histories:  # a classifier with given weights may never have been trained
+        if histories:
             figures[f"curves-{stage}", stage.capitalize()] = training_curves(histories, panels)
     text = (
         "Measures by epoch. An explainer's training and validation losses are over coalitions of different kinds. "
@@ -88,7 +88,7 @@ def trainings(evaluation: Evaluation) -> None:
 
 def _explainer(pipeline: Pipeline) -> dict[str, str | float]:
     run = pipeline.runs["explainer"]
-    measured, history = run.measures(), pd.read_csv(run.folder / METRICS_FILE)
+    measured, history = run.measures(), run.history()
     return {
         "explainer": pipeline.name,
         "validation loss": history["val/loss"].min(),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastshap_lab.shapley.estimators import Stratified
-from tests.oracles import TableGame, members, subset_shapley_values
+from tests.oracles import TableGame, UnanimityGame, members, subset_shapley_values
 
 
 class Recorded(TableGame):
@@ -45,12 +45,22 @@ def test_no_error_is_stated_before_each_size_has_two_pairs():
     assert stratified.estimate().stderr.isfinite().all()
 
 
-def test_values_that_depend_on_the_size_alone_have_no_error():
+def test_values_that_depend_on_the_size_alone_are_exact_though_evidence_cannot_be_certain():
     sizes = [float(len(members(number, 7))) for number in range(2**7)]
     game = TableGame(1e6 * torch.tensor(sizes, dtype=torch.float64).square().sin().view(1, -1, 1))
     stratified = Stratified(game, game.image)
     stratified.advance(40)
-    assert stratified.estimate().stderr.max() < 1e-9
+    found = stratified.estimate()
+    torch.testing.assert_close(found.phi, subset_shapley_values(game.table), rtol=0, atol=1e-9)
+    assert (found.stderr > 1).all()
+
+
+def test_up_to_twenty_players_end_at_exact_values():
+    """It said so, and from 20 players on drew pairs of nine for ever."""
+    game = UnanimityGame.random(num_images=1, num_players=20, num_classes=1)
+    assert Stratified(game, game.image).max_samples == 2**19 - 1
+    game = UnanimityGame.random(num_images=1, num_players=21, num_classes=1)
+    assert Stratified(game, game.image).max_samples is None
 
 
 @pytest.mark.parametrize(("num_players", "pairs", "drawn"), [(4, 3, 2), (5, 10, 2), (5, 10, 3), (5, 10, 9)])

@@ -22,6 +22,8 @@ class AttentionLayers(Check):
         images: Figures, one per judged image.
     """
 
+    name = "attention_layers"
+
     def __init__(self, images: Count = 3) -> None:
         self.images = images
 
@@ -46,7 +48,7 @@ class AttentionLayers(Check):
         for place, picture in enumerate(evaluation.pictures(indices)):
             of_image = {name: maps[place] for name, maps in layers.items()}
             made = {name: {model: maps[place] for model, maps in found.items()} for name, found in final.items()}
-            figures[f"attention_layers-{place + 1}", f"Image {place + 1}"] = layer_maps(
+            figures[f"{self.name}-{place + 1}", f"Image {place + 1}"] = layer_maps(
                 picture, of_image, {name: found for name, found in made.items() if found}
             )
         text = (
@@ -54,4 +56,4 @@ class AttentionLayers(Check):
             "which unless chosen otherwise is of the last block; and of all blocks together, rollout, and rollout "
             "weighted by gradients, of the predicted class."
         )
-        evaluation.report.add("Attention by block", "\n\n".join([text, *refused]), figures=figures)
+        evaluation.report.add(self.titled("Attention by block"), "\n\n".join([text, *refused]), figures=figures)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from fastshap_lab.attribution import AttributionMethod
+from fastshap_lab.files import sha256
 from fastshap_lab.stages.evaluate.base import Evaluation
 
 Builder = Callable[[nn.Module], AttributionMethod]
@@ -16,7 +17,22 @@ class Check(ABC):
 
     Arguments of the constructor are ``evaluate.checks.<name>.params``. A check adds a section of its own to the report,
     and keeps (``Evaluation.kept``) what took long.
+
+    Attributes:
+        name: Its key in ``evaluate.checks``, and how the names of its tables and figures begin; by default its kind.
+            Two checks of one kind have different ones.
     """
+
+    name: str = ""
+
+    def titled(self, title: str) -> str:
+        """Return the title of its section, which says its name where that is not its kind's."""
+        return title if self.name == type(self).name else f"{title}: {self.name}"
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The folders of what it keeps, its own: its name and arguments decide."""
+        return "checks", f"{self.name}-{sha256(repr(sorted(vars(self).items())))[:8]}"
 
     @abstractmethod
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:

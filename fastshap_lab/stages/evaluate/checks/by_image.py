@@ -44,5 +44,5 @@ def of_images(
     parts = []
     for start in range(0, number, _PART):
         chosen = slice(start, min(start + _PART, number))
-        parts.append(evaluation.kept("checks", *place, f"{start:05d}", make=lambda chosen=chosen: make(chosen)))
+        parts.append(evaluation.kept(*place, f"{start:05d}", make=lambda chosen=chosen: make(chosen)))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

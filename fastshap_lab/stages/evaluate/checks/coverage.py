@@ -16,6 +16,8 @@ class Coverage(Check):
     Reference: Xie et al., ViT-CX, IJCAI 2023, arXiv:2211.03064, figure 6 and equation 5.
     """
 
+    name = "coverage"
+
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
         """Add a figure per pipeline that ViT-CX applies to."""
         indices = evaluation.judged[: evaluation.run.config.evaluate.images_shown]
@@ -34,7 +36,7 @@ class Coverage(Check):
                 f"explained: {evaluation.class_names[target]}"
                 for each, total, target in zip(masks, seen, targets.tolist(), strict=True)
             ]
-            figures[f"coverage-{pipeline.name}", pipeline.name] = gallery(
+            figures[f"{self.name}-{pipeline.name}", pipeline.name] = gallery(
                 evaluation.pictures(indices),
                 {name: (maps.cpu().numpy(), "saliency") for name, maps in columns.items()},
                 texts,
@@ -43,4 +45,4 @@ class Coverage(Check):
             "What the masks of ViT-CX let through of each pixel, added up; and its map before and after it is divided "
             "by that, without which pixels that many masks let through look important."
         )
-        evaluation.report.add("Coverage of ViT-CX's masks", "\n\n".join([text, *refused]), figures=figures)
+        evaluation.report.add(self.titled("Coverage of ViT-CX's masks"), "\n\n".join([text, *refused]), figures=figures)

@@ -39,6 +39,8 @@ class MaskSimilarity(Check):
         images: Most judged images.
     """
 
+    name = "mask_similarity"
+
     def __init__(self, images: Count = 100) -> None:
         self.images = images
 
@@ -55,12 +57,12 @@ class MaskSimilarity(Check):
                 counts[pipeline.name] = found["histogram"].sum(dim=0).numpy()
         caption = "All pairs of masks of an image, images together"
         evaluation.report.add(
-            "Similarity of feature masks",
+            self.titled("Similarity of feature masks"),
             "Each plane of features becomes a mask of the image. Similarity: cosine of two masks, averaged over an "
             "image's pairs; 1 where all are alike. Clusters: masks that are left when similar ones are merged. "
             "Intervals: 95 %, from resampling images.",
-            {("mask_similarity", "Masks per image"): pd.DataFrame(rows)},
-            {("mask_similarity", caption): densities(counts, edges, "cosine similarity")} if counts else {},
+            {(self.name, "Masks per image"): pd.DataFrame(rows)},
+            {(self.name, caption): densities(counts, edges, "cosine similarity")} if counts else {},
         )
 
     def _of(self, evaluation: Evaluation, pipeline: Pipeline) -> dict[str, Tensor]:
@@ -79,7 +81,7 @@ class MaskSimilarity(Check):
                 )
             return {name: torch.stack([row[name].cpu().double() for row in rows]) for name in rows[0]}
 
-        return of_images(evaluation, self.images, "mask_similarity", pipeline.name, make=make)
+        return of_images(evaluation, self.images, *self.place, pipeline.name, make=make)
 
 
 def feature_masks(evaluation: Evaluation, classifier: nn.Module, image: Tensor) -> tuple[Tensor, float, str]:

@@ -40,13 +40,14 @@ class MaskedAccuracy(Check):
         fractions: Of the players removed or, in insertion, shown.
     """
 
+    name = "masked_accuracy"
+
     def __init__(self, fractions: tuple[Fraction, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> None:
         self.fractions = fractions
 
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
         """Add tables and curves of the accuracy by method and fraction."""
         resamples = evaluation.run.config.evaluate.bootstrap
-        folder = "masked_accuracy-" + "-".join(f"{fraction:g}" for fraction in self.fractions)
         shares = [0.0, *self.fractions, 1.0]
         rows, points, figures, refused = [], [], {}, []
         for pipeline in evaluation.pipelines:
@@ -58,7 +59,7 @@ class MaskedAccuracy(Check):
             title = f"masked accuracy on {pipeline.name}"
             for name, explain in track(found.items(), title, transient=True, disable=not sys.stdout.isatty()):
                 make = partial(self._right, evaluation, pipeline, explain, game, shares)
-                right[name] = evaluation.kept("checks", folder, pipeline.name, name, "right", make=make)["right"]
+                right[name] = evaluation.kept(*self.place, pipeline.name, name, "right", make=make)["right"]
             means = {name: answers[:, :, 1:-1].mean(dim=2) for name, answers in right.items()}  # (N, 2)
             for name in lowest_first({name: mean[:, 0] for name, mean in means.items()}):
                 row: dict[str, str | float] = {"model": pipeline.name, "method": name}
@@ -71,7 +72,7 @@ class MaskedAccuracy(Check):
                 for place, way in enumerate(_WAYS)
             }
             figure = method_curves(panels, "share of the players", "accuracy")
-            figures[f"masked_accuracy-{pipeline.name}", pipeline.name] = figure
+            figures[f"{self.name}-{pipeline.name}", pipeline.name] = figure
             for way, panel in panels.items():
                 by_share = panel.T.rename(columns=lambda share: f"{share:.0%}")
                 for name, accuracies in by_share.to_dict("index").items():
@@ -84,9 +85,9 @@ class MaskedAccuracy(Check):
         )
         tables = {}
         if rows:
-            tables["masked_accuracy", "Accuracy, mean over shares"] = pd.DataFrame(rows)
-            tables["masked_accuracy-shares", "Accuracy by share of the players"] = pd.DataFrame(points)
-        evaluation.report.add("Masked accuracy", "\n\n".join([text, *refused]), tables, figures)
+            tables[self.name, "Accuracy, mean over shares"] = pd.DataFrame(rows)
+            tables[f"{self.name}-shares", "Accuracy by share of the players"] = pd.DataFrame(points)
+        evaluation.report.add(self.titled("Masked accuracy"), "\n\n".join([text, *refused]), tables, figures)
 
     @staticmethod
     def _right(

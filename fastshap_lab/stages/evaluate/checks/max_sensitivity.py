@@ -37,20 +37,21 @@ class MaxSensitivity(Check):
         images: Of the judged ones, the first so many.
     """
 
+    name = "max_sensitivity"
+
     def __init__(self, draws: Count = 10, radius: Positive = 0.02, images: Count = 16) -> None:
         self.draws, self.radius, self.images = draws, radius, images
 
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
         """Add a table of the changes, and how they grow with the number of draws."""
         resamples = evaluation.run.config.evaluate.bootstrap
-        folder = f"max_sensitivity-{self.draws}-{self.radius}-{self.images}"
         rows, curves = [], {}
         for pipeline in evaluation.pipelines:
             found, largest = explanations(pipeline, methods[pipeline.name]), {}
             title = f"max-sensitivity on {pipeline.name}"
             for name, explain in track(found.items(), title, transient=True, disable=not sys.stdout.isatty()):
                 make = partial(self._changes, evaluation, pipeline, explain)
-                changes = evaluation.kept("checks", folder, pipeline.name, name, "changes", make=make)["changes"]
+                changes = evaluation.kept(*self.place, pipeline.name, name, "changes", make=make)["changes"]
                 largest[name] = changes.cummax(dim=0).values
             change = {name: growing[-1] for name, growing in largest.items()}
             for name in lowest_first(change):
@@ -63,13 +64,13 @@ class MaxSensitivity(Check):
             means = {name: growing.nanmean(dim=1).numpy() for name, growing in largest.items()}
             curves[pipeline.name] = pd.DataFrame(means, index=range(1, self.draws + 1))
         evaluation.report.add(
-            "Max-sensitivity",
+            self.titled("Max-sensitivity"),
             f"Largest relative change of the target's map over {self.draws} draws of noise, uniform within "
             f"±{self.radius:g} of the normalized space. Less is steadier, which is not better in itself: a map that "
             "ignores the image has none; Random is drawn anew for every image, and two such maps differ by √2 times "
             f"their size. {INTERVALS} Images: those on which it is defined, the map not being zero.",
-            {("max_sensitivity", "Largest relative change"): pd.DataFrame(rows)},
-            {("max_sensitivity", "Largest relative change so far, by draws"): method_curves(curves, "draws", "change")},
+            {(self.name, "Largest relative change"): pd.DataFrame(rows)},
+            {(self.name, "Largest relative change so far, by draws"): method_curves(curves, "draws", "change")},
         )
 
     def _changes(self, evaluation: Evaluation, pipeline: Pipeline, explain: Explain) -> dict[str, Tensor]:

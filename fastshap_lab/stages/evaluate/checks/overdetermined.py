@@ -37,6 +37,8 @@ class Overdetermined(Check):
         images: Most judged images.
     """
 
+    name = "overdetermined"
+
     def __init__(
         self,
         methods: Sequence[str] = ("vit_cx", "grad_cam", "random"),
@@ -72,8 +74,8 @@ class Overdetermined(Check):
             f"of which nothing need be shown are left out. Of absent players the substrate shows: {self.substrate}. "
             "Intervals: 95 %, from resampling images."
         )
-        tables = {("overdetermined", "Shares of images"): pd.DataFrame(rows)} if rows else {}
-        evaluation.report.add("Overdetermined images", "\n\n".join([text, *refused]), tables)
+        tables = {(self.name, "Shares of images"): pd.DataFrame(rows)} if rows else {}
+        evaluation.report.add(self.titled("Overdetermined images"), "\n\n".join([text, *refused]), tables)
 
     def _of(self, evaluation: Evaluation, pipeline: Pipeline, name: str, builder: Builder) -> dict[str, Tensor]:
         """Return whether each part alone keeps the class (N, shares, 2), and whether nothing does so, too (N,)."""
@@ -91,4 +93,4 @@ class Overdetermined(Check):
             kept = coalition_values(game, image, coalitions, most).argmax(dim=2) == target.unsqueeze(1)
             return {"kept": kept[:, :-1].unflatten(1, (len(sizes), 2)), "empty": kept[:, -1]}
 
-        return of_images(evaluation, self.images, "overdetermined", pipeline.name, name, make=make)
+        return of_images(evaluation, self.images, *self.place, pipeline.name, name, make=make)

@@ -41,19 +41,21 @@ class Randomization(Check):
         images: Of the judged ones, the first so many.
     """
 
+    name = "randomization"
+
     def __init__(self, mode: Mode = "cascading", seeds: Count = 2, images: Count = 16) -> None:
         self.mode, self.seeds, self.images = mode, seeds, images
 
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
         """Add tables and figures of the similarity by method and step."""
-        resamples, name = evaluation.run.config.evaluate.bootstrap, f"randomization-{self.mode}"
+        resamples, name = evaluation.run.config.evaluate.bootstrap, f"{self.name}-{self.mode}"
         rows, tables, figures = [], {}, {}
         for pipeline in evaluation.pipelines:
             steps = layers(pipeline.classifier, evaluation.images(evaluation.judged[:1]))
             curves: dict[str, dict[str, np.ndarray]] = {column: {} for column in Similarity.columns}
             found, title = methods[pipeline.name].items(), f"{self.mode} randomization of {pipeline.name}"
             for method, builder in track(found, title, transient=True, disable=not sys.stdout.isatty()):
-                place = "checks", f"{name}-{self.seeds}-{self.images}", pipeline.name, method, "similarity"
+                place = *self.place, pipeline.name, method, "similarity"
                 make = partial(self._similarity, evaluation, pipeline, builder, list(steps.values()))
                 similarity = evaluation.kept(*place, make=make)["similarity"].nanmean(dim=1)  # (steps, B, columns)
                 judged = similarity[-1] if self.mode == "cascading" else similarity[1:].nanmean(dim=0)
@@ -72,7 +74,7 @@ class Randomization(Check):
             figures[f"{name}-{pipeline.name}", pipeline.name] = method_curves(panels, drawn)
         last = {"cascading": "once all layers are drawn", "independent": "with one layer drawn, mean over layers"}
         evaluation.report.add(
-            f"Randomization, {self.mode}",
+            self.titled(f"Randomization, {self.mode}"),
             f"Similarity of the target's maps on {min(self.images, len(evaluation.judged))} images to those of the "
             f"trained network, mean over {self.seeds} draws: Spearman correlation of signed and of absolute values, "
             "and SSIM, at the maps' own resolution. Similarity that stays high says that a map shows the image, not "

@@ -60,6 +60,8 @@ class ROAR(Check):
         epochs: Of each training; by default the recipe's own.
     """
 
+    name = "roar"
+
     def __init__(
         self,
         methods: list[str] | None = None,
@@ -79,7 +81,9 @@ class ROAR(Check):
         known = {name for rankings in found.values() for name in rankings}
         for name in self.methods or []:
             if name not in known:
-                raise UserError(f"roar: params.methods={name}: not among those that apply, {did_you_mean(name, known)}")
+                raise UserError(
+                    f"{self.name}: params.methods={name}: not among those that apply, {did_you_mean(name, known)}"
+                )
         rows, panels, refused = [], {}, []
         for pipeline in evaluation.pipelines:
             if not self._epochs(pipeline):
@@ -97,7 +101,7 @@ class ROAR(Check):
                 rows.append(row | with_intervals(columns, evaluation.run.config.evaluate.bootstrap))
             accuracies = {name: [right[name, share].mean().item() for share in shares] for name in rankings}
             panels[pipeline.name] = pd.DataFrame(accuracies, index=shares)
-        tables = {("roar", "Test accuracy by share of the players removed"): pd.DataFrame(rows)} if rows else {}
+        tables = {(self.name, "Test accuracy by share of the players removed"): pd.DataFrame(rows)} if rows else {}
         text = (
             "Test accuracy of the classifier trained anew, from random weights, on images whose highest-ranking "
             "players are replaced by the mean colour, in training, validation and test images alike. Lower is better: "
@@ -107,8 +111,8 @@ class ROAR(Check):
         )
         figures = {}
         if panels:
-            figures["roar", "Test accuracy"] = method_curves(panels, "share of the players removed", "test accuracy")
-        evaluation.report.add("ROAR: remove and retrain", text, tables, figures)
+            figures[self.name, "Test accuracy"] = method_curves(panels, "share of the players removed", "test accuracy")
+        evaluation.report.add(self.titled("ROAR: remove and retrain"), text, tables, figures)
 
     def _epochs(self, pipeline: Pipeline) -> int:
         """Return how long to train; not at all where nobody has said how."""

@@ -19,6 +19,8 @@ class SegmentationOverlay(Check):
     Reference: Coporan, Visualization techniques for improving explainability in visual transformers, section 5.
     """
 
+    name = "segmentation_overlay"
+
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
         """Add a figure per pipeline."""
         indices = evaluation.judged[: evaluation.run.config.evaluate.images_shown]
@@ -28,15 +30,15 @@ class SegmentationOverlay(Check):
             maps, cut = {}, {}
             for name, builder in methods[pipeline.name].items():
                 make = partial(_explained, builder, pipeline.classifier, image, targets)
-                found = evaluation.kept("checks", "segmentation_overlay", pipeline.name, name, make=make)["maps"]
+                found = evaluation.kept(*self.place, pipeline.name, name, make=make)["maps"]
                 large = normalize_map(upsample(found, pipeline.grid.image_size))
                 maps[name], cut[name] = large.numpy(), foreground(large).numpy()
             titles = [evaluation.class_names[target] for target in targets.tolist()]
-            figures[f"segmentation_overlay-{pipeline.name}", pipeline.name] = overlays(
+            figures[f"{self.name}-{pipeline.name}", pipeline.name] = overlays(
                 evaluation.pictures(indices), maps, cut, titles
             )
         text = "Maps of the predicted class, named above, and what lies above Otsu's threshold of each."
-        evaluation.report.add("Maps as segmentations", text, figures=figures)
+        evaluation.report.add(self.titled("Maps as segmentations"), text, figures=figures)
 
 
 def _explained(builder: Builder, classifier: nn.Module, image: Tensor, targets: Tensor) -> dict[str, Tensor]:

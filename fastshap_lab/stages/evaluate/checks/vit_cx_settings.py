@@ -46,6 +46,8 @@ class ViTCXSettings(Check):
         images: Most judged images.
     """
 
+    name = "vit_cx_settings"
+
     def __init__(
         self,
         thresholds: Values = (0.02, 0.05, 0.1, 0.2, 0.3),
@@ -90,12 +92,12 @@ class ViTCXSettings(Check):
         tables, figures = {}, {}
         if applicable:
             tables = {
-                (f"vit_cx_settings-{argument}", f"Values of {setting}"): by_setting[setting]
+                (f"{self.name}-{argument}", f"Values of {setting}"): by_setting[setting]
                 for setting, (argument, _) in self.varied.items()
             }
-            tables["vit_cx_settings-variants", "Without each of its parts"] = pd.DataFrame(variants)
-            figures["vit_cx_settings", "Deletion and insertion"] = setting_curves(by_setting, list(self.substrates))
-        evaluation.report.add("Settings of ViT-CX", "\n\n".join([text, *refused]), tables, figures)
+            tables[f"{self.name}-variants", "Without each of its parts"] = pd.DataFrame(variants)
+            figures[self.name, "Deletion and insertion"] = setting_curves(by_setting, list(self.substrates))
+        evaluation.report.add(self.titled("Settings of ViT-CX"), "\n\n".join([text, *refused]), tables, figures)
 
     def _row(self, evaluation: Evaluation, pipeline: Pipeline, name: str, **changes: Any) -> dict[str, float]:
         """Return means over images; made with some arguments of the method changed."""
@@ -119,7 +121,7 @@ class ViTCXSettings(Check):
                 rows.append(row | {"masks": masks} | spent)
             return {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in rows[0]}
 
-        found = of_images(evaluation, self.images, "vit_cx_settings", pipeline.name, name, make=make)
+        found = of_images(evaluation, self.images, *self.place, pipeline.name, name, make=make)
         means = {key: found[key].mean().item() for key in ("masks", "passes", "seconds")}
         curves = {curve: found[curve] for curve in self.substrates}
         return with_intervals(curves, evaluation.run.config.evaluate.bootstrap) | means

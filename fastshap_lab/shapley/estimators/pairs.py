@@ -1,0 +1,47 @@
+"""What estimators share that evaluate coalitions together with their complements."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fastshap_lab.shapley.designs import PairDesign, num_pairs, pair_design
+from fastshap_lab.shapley.estimators.base import Estimator
+from fastshap_lab.shapley.game import Game
+
+
+class PairEstimator(Estimator):
+    """Evaluates the pairs of a design that grows with the budget, none of them twice."""
+
+    allocation: ClassVar[str] = "kernel"  # entry of ``designs.ALLOCATIONS``
+    _evidence = ("differences",)
+
+    def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
+        super().__init__(game, image, seed)
+        self.differences = self.grand.new_empty(len(image), 0, self.grand.shape[1])  # (B, M, K), of the design's pairs
+
+    @property
+    def complete(self) -> bool:
+        """Whether every coalition has been evaluated."""
+        return self.differences.shape[1] == num_pairs(self.num_players)
+
+    def design(self) -> PairDesign:
+        """Return the pairs that have been evaluated."""
+        return pair_design(self.num_players, self.differences.shape[1], self.allocation, self.seed)
+
+    def _spend(self) -> None:
+        before = self.design().stratum.bincount(minlength=self.num_players // 2)
+        design = pair_design(self.num_players, self.granted // 2, self.allocation, self.seed)
+        counts = design.stratum.bincount(minlength=self.num_players // 2)
+        place = torch.arange(len(design.stratum)) - (counts.cumsum(0) - counts)[design.stratum]
+        new = place >= before[design.stratum]
+        if not new.any():
+            return
+        differences = self.differences.new_empty(len(self.image), len(new), self.differences.shape[2])
+        differences[:, ~new] = self.differences
+        missing = design.coalitions[new]
+        for part, chosen in zip(missing.split(self._block), new.nonzero().squeeze(1).split(self._block), strict=True):
+            values = self._values(torch.cat([part, ~part]))
+            differences[:, chosen] = values[:, : len(part)] - values[:, len(part) :]
+        self.differences = differences
