@@ -10,9 +10,9 @@ among a budget, and get it larger by two; what was really asked stands in the fi
 time are called for every class with the same seed, and the budget is each class's: where they ask the same coalitions
 again, values are remembered, as a model of many outputs would have them. Ours explain all images in one call, as they
 are made to. The file has one line per image and what produced it, appended as it is found; lines that are there are not
-made again, so that another ``--truth`` wants another file. Own time is what passes outside of the game. A method that
-takes more of it than ``--limit`` seconds for one image (and class) is noted as a miss, and not asked again for as many
-evaluations of that game.
+made again, so that another ``--truth`` wants another file. Own time is what passes outside of the game; that of one
+class leaves out what was prepared for all of them before. A method that takes more of it than ``--limit`` seconds for
+one image (and class) is noted as a miss, and not asked again for as many evaluations of that game.
 
 Games, of which ten classes are explained, or the first of them alone (of a network, the most probable):
 
@@ -60,19 +60,18 @@ from estimators import Counted, Single, with_captum, with_shapiq
 from lightgbm import LGBMRegressor
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import save
 from torch import Tensor
 
 from fastshap_lab.checkpoints import fill, read_description, read_state
 from fastshap_lab.config import build
 from fastshap_lab.data import DATASETS
-from fastshap_lab.files import write_atomically
+from fastshap_lab.files import read_tensors, sha256, write_tensors
 from fastshap_lab.images import to_tensor
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import SurrogateGame, build_surrogate
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import ESTIMATORS, shapley_values
-from fastshap_lab.stages.references import cached, reference_order
+from fastshap_lab.stages.references import reference_order
 
 CLASSES = 10
 FIELDS = [
@@ -299,11 +298,12 @@ def truth(case: Case, folder: Path, evaluations: int) -> tuple[Tensor, Tensor]:
     how, budget = ("exact", 2**players) if players <= 16 else ("stratified", evaluations)
     for number in range(len(case.image)):
         path = folder / f"{case.name}-{players}-{how}-{budget}-{number}.safetensors"
-        if (values := cached(path)) is None:
-            meter = Meter(case.game, case.image[number : number + 1], case.classes[number : number + 1])
-            estimate = shapley_values(meter, torch.zeros(1, 1, 1, 1), how, budget=budget, seed=10**6)
+        meter, image = case.meter(slice(number, number + 1)), torch.zeros(1, 1, 1, 1)
+        identity = sha256(meter.grand(image).numpy().tobytes())
+        if (values := read_tensors(path, identity)) is None:
+            estimate = shapley_values(meter, image, how, budget=budget, seed=10**6)
             values = {"phi": estimate.phi.contiguous(), "stderr": estimate.stderr.contiguous()}
-            write_atomically(path, save(values))
+            write_tensors(path, values, identity)
         found.append(values)
     return torch.cat([one["phi"] for one in found]), torch.cat([one["stderr"] for one in found])
 
@@ -475,6 +475,8 @@ def play(
 ) -> None:
     """Add the lines of one method and seed on one game that are not there."""
     number, players, (phi, stderr) = len(case.image), case.game.num_players, found
+    # Each game has draws of its own: designs that are remembered from another would cost no time.
+    draw = derive_seed(case.name, players, seed) % 2**31
     shown = [case.classes.shape[1], 1] if method not in ONE_CLASS_ONLY else [1]
     for images in [slice(None)] if method in OURS else [slice(one, one + 1) for one in range(number)]:
         numbers = range(number)[images]
@@ -490,7 +492,7 @@ def play(
                 continue
             meter.shown, meter.evaluations, meter.seconds, start = classes, 0, 0.0, time.perf_counter()
             try:
-                values = ask(method, meter, budget, seed, limit)
+                values = ask(method, meter, budget, draw, limit)
                 seconds = time.perf_counter() - start - meter.seconds
                 if not values.isfinite().all():
                     raise ArithmeticError("values are not finite")
@@ -612,6 +614,8 @@ def main() -> None:
         cases += [trained(source, options.images, options.device) for source in options.surrogates]
         if options.efficientnet:
             cases.append(efficientnet(options.efficientnet, options.images, options.device))
+        if len({(case.name, case.game.num_players) for case in cases}) < len(cases):
+            parser.error("two games of one name and as many players want files of their own")
         found = [truth(case, options.output.with_suffix(""), options.truth) for case in cases]
         for method in options.methods:  # what is compiled or imported at the first call is no own time
             if method not in ONE_CLASS_ONLY:
