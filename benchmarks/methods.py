@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 import fastshap_lab  # noqa: F401  # before whoever imports torchvision
 from fastshap_lab.attribution import METHODS, upsample
-from fastshap_lab.attribution.features import find_layer
+from fastshap_lab.attribution.features import find_layers
 from fastshap_lab.attribution.rise import RISE, RandomMasks
 from fastshap_lab.attribution.vit_cx import ViTCX
 from fastshap_lab.models.zoo import timm_model
@@ -95,7 +95,7 @@ def of_captum(model: nn.Module, x: Tensor, batch: int) -> Runs:
         "occlusion": lambda: probabilities.attribute(x, **window, perturbations_per_eval=batch),
     }
     if not on_tokens(model):  # it takes features to be laid out in rows and columns
-        layer = find_layer(model)
+        layer = find_layers(model)[0]
         runs["signed_grad_cam"] = lambda: attr.LayerGradCam(model, layer).attribute(x, TARGET)
     return runs
 
@@ -110,7 +110,7 @@ def of_grad_cam(model: nn.Module, x: Tensor, target: int | None) -> Runs:
 
     theirs.score_cam.tqdm = SimpleNamespace(tqdm=iter)  # it is not to be charged for drawing a bar
     targets = None if target is None else [ClassifierOutputTarget(target)]
-    given = {"target_layers": [find_layer(model)], "reshape_transform": lay_out if on_tokens(model) else None}
+    given = {"target_layers": find_layers(model)[:1], "reshape_transform": lay_out if on_tokens(model) else None}
 
     def run(method: Any) -> Any:
         with method(model=model, **given) as cam:

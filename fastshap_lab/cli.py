@@ -33,6 +33,7 @@ _DISK = {
     errno.EROFS: "choose a runs_dir where files can be written",
     errno.ENOTDIR: "choose a runs_dir that is a folder, or can become one",
     errno.EEXIST: "choose a runs_dir that is a folder, or can become one",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EIO: "see to the disk, or choose another runs_dir",
 }
 
@@ -51,13 +52,13 @@ def main(config_dir: Path) -> None:
         config_dir: Holds ``config.yaml`` and the groups.
     """
     ConfigStore.instance().store(name="schema", node=Config)
-    sys.argv[1:] = [as_hydra_wants(argument) for argument in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed as tracebacks
     # PyTorch's threads spin while they wait for each other: on cores that others use too, small networks ran at a
     # twentieth of their speed.
     # A short spin is faster there, and alone, too. Read when PyTorch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     with _one_line_errors(), _signals_interrupt():
+        sys.argv[1:] = [as_hydra_wants(argument) for argument in sys.argv[1:]]
         hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name="config")(_run)()
 
 
@@ -66,7 +67,12 @@ def as_hydra_wants(override: str) -> str:
 
     W&B writes a YAML null as None, which Hydra would take for a word. Keys the YAML does not mention need a ``++``:
     of a component's parameters, of which ``build`` knows whether they exist; everywhere else they are mistakes.
+
+    Raises:
+        UserError: It names no key.
     """
+    if re.fullmatch(r"[+~]*(=.*)?", override, re.DOTALL):
+        raise UserError(f"'{override}': names no key; key=value is wanted")
     override = re.sub(r"=None$", "=null", override.lstrip("+"))
     return re.sub(r"^(([\w.]+\.params|evaluate\.(pipelines|methods|metrics|checks|published))[.=])", r"++\1", override)
 
@@ -141,9 +147,11 @@ def one_line(error: Exception) -> str:
         return text
     if isinstance(error, OSError) and error.errno in _DISK:
         return f"{error.filename or 'a file'}: {error.strerror}; {_DISK[error.errno]}"
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return f"{group}={choice}: unknown, {did_you_mean(choice, error.options)}"
+        folders = [Path(folder, group) for folder in re.findall(r"path=file://(.*)", text)]  # that Hydra has searched
+        known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+        return f"{group}={choice}: unknown, {did_you_mean(choice, known)}"
     if found := re.search(r"Could not override '([^']+)'", text):
         return unknown_key(found[1])
     if isinstance(error, OverrideParseException):

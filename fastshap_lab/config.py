@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,13 @@ def _one_of(*known: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _short(name: str) -> str:
+    # A file's name may have 255, and those of figures hold up to three of these.
+    if len(os.fsencode(name)) > 64:
+        raise ValueError("too long, at most 64 bytes")
+    return name
+
+
 # OmegaConf checks the types of what it composes, pydantic the ranges, at the end: see ``validated``.
 Count = Annotated[int, Field(ge=1)]
 Depth = Annotated[int, Field(ge=1, le=1000)]  # of a network, whose every layer takes time to build
@@ -44,7 +52,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Spread = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 Color = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
-FolderName = Annotated[str, Field(pattern=r"^\w[\w .+-]*$")]
+FolderName = Annotated[str, Field(pattern=r"^\w[\w .+-]*$"), AfterValidator(_short)]
 
 
 @dataclass
@@ -154,6 +162,7 @@ class ReferencesConfig:
     val_evaluations: Count = 2048
     test: Annotated[int, Field(ge=0)] = 64
     test_evaluations: Count = 65536
+    kriging_tolerance: Positive | None = None
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.checkpoints import load_model
 from fastshap_lab.config import lookup
-from fastshap_lab.errors import UserError
+from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.models import (
     Classifier,
@@ -23,8 +23,10 @@ from fastshap_lab.models import (
     build_explainer,
     build_surrogate,
 )
+from fastshap_lab.models.freezing import evaluating
+from fastshap_lab.models.targets import Targets, class_of_each
 from fastshap_lab.report import class_maps, save_figure
-from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, KernelSHAP, Refinement, efficiency_gap, relative_error
+from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, Kriging, Refinement, efficiency_gap, relative_error
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class AmortizedExplainer(nn.Module):
         link: The space of the values.
         normalization: How raw values are made to add up.
         class_names: Of all K classes.
-        refinement: How to refine answers, if references have told.
+        refinement: What references have told of the explainer, if it was trained with any.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class AmortizedExplainer(nn.Module):
         refinement: Refinement | None = None,
     ) -> None:
         super().__init__()
-        self.refinement = refinement
+        self.refinement = refinement or Refinement()
         self.network, self.surrogate, self.classifier = network, surrogate, classifier
         self.grid, self.class_names = network.grid, list(class_names)
         self.link, self.normalization = link, normalization
@@ -125,36 +127,37 @@ class AmortizedExplainer(nn.Module):
             images: A batch or a single one: uint8 or [0, 1] float tensors at the model's size, (3, H, W) or
                 (B, 3, H, W), or PIL images or paths, which are resized to it.
             max_batch: Images per pass.
-            refine: Evaluations of the game, at most, to spend on each image. The network's answer is the prior and they
-                are the evidence; with all 2^P - 2 of them the values are exact.
+            refine: Evaluations of the game, at most, to spend on each image. They and the network's answer are evidence
+                for the values that come back; with all 2^P - 2 of them these are exact. Standard errors are calibrated
+                if the explainer was trained with references (``references.val``), else those of the posterior.
             tolerance: Spend no more of them when no standard error is above this share of its class's spread of values
                 in the image.
             seed: Of the coalitions.
 
         Raises:
-            UserError: An image has another size, or values outside of its range; a refinement is asked for that the
-                explainer knows nothing of, or is out of range.
+            UserError: An image has another size, or values outside of its range; ``refine``, ``tolerance`` or
+                ``max_batch`` is out of range.
         """
+        check_max_batch(max_batch)
         if refine:
             self._check_refinement(refine, tolerance)
         batch = to_tensor(images, self.grid.image_size)
         to_probability = LINKS["sigmoid" if self.link == "sigmoid" else "softmax"]
         game = self.game(max_batch) if refine else None
-        parts, mode = [], self.training
-        self.eval()
-        # Images stop at a tolerance one by one: neighbours in a batch change nothing.
-        for chunk in batch.split(max_batch if tolerance is None else 1):
-            image = chunk.to(self.device)
-            with torch.inference_mode():
-                phi, gap, full = self._explain(image)
-                probabilities = to_probability(full if self.classifier is None else self.classifier(image))
-            stderr, spent = torch.zeros_like(phi), 0
-            if game is not None:
-                refined = self._refined(game, image, phi, probabilities.argmax(dim=-1), refine, tolerance, seed)
-                phi, stderr, spent = refined.phi.to(phi), refined.stderr.to(phi), refined.evaluations
-            number = torch.full((len(image),), spent)
-            parts.append((self.grid.to_grid(phi), gap, probabilities, self.grid.to_grid(stderr), number))
-        self.train(mode)
+        parts = []
+        with evaluating(self):
+            # Images stop at a tolerance one by one: neighbours in a batch change nothing.
+            for chunk in batch.split(max_batch if tolerance is None else 1):
+                image = chunk.to(self.device)
+                with torch.inference_mode():
+                    phi, gap, full = self._explain(image)
+                    probabilities = to_probability(full if self.classifier is None else self.classifier(image))
+                stderr, spent = torch.zeros_like(phi), 0
+                if game is not None:
+                    refined = self._refined(game, image, phi, probabilities.argmax(dim=-1), refine, tolerance, seed)
+                    phi, stderr, spent = refined.phi.to(phi), refined.stderr.to(phi), refined.evaluations
+                number = torch.full((len(image),), spent)
+                parts.append((self.grid.to_grid(phi), gap, probabilities, self.grid.to_grid(stderr), number))
         # Cloned outside of inference mode: ordinary tensors, which the caller may change or use in a loss.
         values, gap, probabilities, stderr, spent = (torch.cat(part).cpu().clone() for part in zip(*parts, strict=True))
         source = "surrogate" if self.classifier is None else "classifier"
@@ -170,7 +173,7 @@ class AmortizedExplainer(nn.Module):
             spent,
         )
 
-    def attribute(self, image: Images, target: int | Tensor | None = None) -> Float[Tensor, "B rows columns"]:
+    def attribute(self, image: Images, target: Targets | None = None) -> Float[Tensor, "B rows columns"]:
         """Return one class's values per image, as captum's attribution classes are called.
 
         Args:
@@ -180,41 +183,34 @@ class AmortizedExplainer(nn.Module):
         Raises:
             UserError: As for ``explain``, or a target is no class.
         """
-        explanation = self.explain(image)
-        if target is None:
-            target = explanation.probabilities.argmax(dim=-1)
-        chosen, number = torch.as_tensor(target).cpu().long(), len(explanation.values)
-        if chosen.shape not in ((), (1,), (number,)):
-            shape = tuple(chosen.shape)
-            raise UserError(f"target of shape {shape}: must be one class for all images or one for each of {number}")
-        chosen = chosen.expand(number)
-        if not ((chosen >= 0) & (chosen < len(self.class_names))).all():
-            raise UserError(f"target={target}: classes are 0 … {len(self.class_names) - 1}")
-        return explanation.values[torch.arange(number), chosen]
+        batch = to_tensor(image, self.grid.image_size)
+        chosen = None if target is None else class_of_each(target, len(batch), len(self.class_names)).cpu()
+        explanation = self.explain(batch)
+        if chosen is None:
+            chosen = explanation.probabilities.argmax(dim=-1)
+        return explanation.values[torch.arange(len(batch)), chosen]
 
     def _check_refinement(self, refine: int, tolerance: float | None) -> None:
-        if self.refinement is None:
-            raise UserError(f"refine={refine}: this explainer was trained without references (references.val)")
         if refine < 2:
             raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")
         if tolerance is not None and not tolerance > 0:
             raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
+        Kriging.check_budget(self.grid.num_players, refine)
 
     def _refined(
         self,
         game: SurrogateGame,
         image: Tensor,
-        prior: Tensor,
+        answer: Tensor,
         target: Tensor,
         refine: int,
         tolerance: float | None,
         seed: int,
     ) -> Estimate:
-        assert self.refinement is not None
-        estimator, granted = KernelSHAP(game, image, seed), refine if tolerance is None else 2
+        estimator, granted = Kriging(game, image, seed), refine if tolerance is None else 2
         while True:
             estimator.advance(min(granted, refine) - estimator.granted)
-            estimate = self.refinement(estimator, prior, target)
+            estimate = self.refinement(estimator, answer, target)
             if estimator.granted >= refine or (tolerance is not None and relative_error(estimate) <= tolerance):
                 return estimate
             granted *= 2
@@ -243,8 +239,13 @@ def build_amortized(description: dict[str, Any]) -> AmortizedExplainer:
         description["link"],
         description["normalization"],
         description["class_names"],
-        Refinement(**refinement) if (refinement := description.get("refinement")) else None,
+        _refinement(description.get("refinement")),
     )
+
+
+def _refinement(description: dict[str, Any] | None) -> Refinement | None:
+    """Return what references have told; of explainers from before refinement by kriging, it was something else."""
+    return None if description is None or "error" not in description else Refinement(**description)
 
 
 def load_classifier(folder: str | Path) -> Classifier:

@@ -90,6 +90,7 @@ def pipeline(overrides: str = "", **members: str) -> str:
     return f"evaluate.pipelines={{A: {{{inside}, overrides: [{overrides}]}}}}"
 
 
+LONG = "n" * 300
 TIMM = "classifier=timm classifier.params.model"
 
 
@@ -99,6 +100,9 @@ TIMM = "classifier=timm classifier.params.model"
         # A word that nobody knows, and the nearest one somebody does.
         ("stage=surogate", "stage=surogate: unknown, did you mean surrogate? known: pretrain, classifier, surr"),
         ("data=digit", "data=digit: unknown, did you mean digits?"),
+        ("method=[nosuch]", "method=nosuch: unknown, known: ag_cam, all, attention_grad_cam"),
+        ("method=[explainer,rize]", "method=rize: unknown, did you mean rise? known: ag_cam, all"),
+        ("check=[nosuch]", "check=nosuch: unknown, known: attention_layers"),
         ("experiment=nope", "experiment=nope: unknown, known: "),
         ("clasifier=vit", "clasifier: unknown key, did you mean classifier?"),
         ("classifier.optim.lrr=1", "classifier.optim.lrr: unknown key of classifier.optim, did you mean lr?"),
@@ -131,6 +135,10 @@ TIMM = "classifier=timm classifier.params.model"
         ("data.params.image_size=-4", "data.params.image_size=-4: must be at least 1"),
         ("data=synthetic data.params.num_test=0", "data.params.num_test=0: must be greater than or equal to 1"),
         ("name=a/b", "name=a/b: must match"),
+        (f"name={LONG}", f"name={LONG}: too long, at most 64 bytes"),
+        (f"runs_dir={LONG}", f"{LONG}/classifier: File name too long; choose a shorter name"),
+        (f"classifier.weights={LONG}", f"{LONG}: File name too long; choose a shorter name"),
+        (f"evaluate.methods={{{LONG}:{{name:rise}}}}", f"evaluate.methods.{LONG}={LONG}: too long, at most 64"),
         # What does not go together.
         ("data.grid=[3,3]", "data.grid: 3×3 players do not divide an image of 16×16 pixels; rows must be one of [1, 2"),
         ("data.grid=[4]", "data.grid=[4]: must have at least 2 items"),
@@ -169,12 +177,18 @@ TIMM = "classifier=timm classifier.params.model"
         ("classifier=checkpoint classifier.path=nowhere", "nowhere: no model folder"),
         # The machine.
         ("trainer.precision=8-bit", "trainer: Precision '8-bit' is invalid"),
+        ("trainer.max_batch=0", "trainer.max_batch=0: must be greater than or equal to 1"),
+        ("evaluate.methods={m:{name:rise,params:{max_batch:0}}}", "evaluate.methods.m.params.max_batch=0: must be"),
+        ("trainer.accelerator=tpu", "trainer: Requirement 'torch_xla"),
         ("trainer.accelerator=abacus", "trainer: You selected an invalid accelerator name"),
         ("trainer.accelerator=cpu trainer.devices=many", "trainer: `devices` selected with `CPUAccelerator`"),
         ("trainer.accelerator=cpu trainer.devices=2", "trainer.devices=2, trainer.num_nodes=1: a stage runs in one"),
         # Grammar.
         ("classifier.optim.lr", "classifier.optim.lr: cannot be read as key=value"),
         ("classifier.params=[1,", "classifier.params=[1,: cannot be read as key=value"),
+        ("=3", "'=3': names no key; key=value is wanted"),
+        ("+=3", "'+=3': names no key; key=value is wanted"),
+        ("~", "'~': names no key; key=value is wanted"),
         ("seed=1,2", "Ambiguous value for argument 'seed=1,2'"),
     ],
 )

@@ -5,6 +5,7 @@ from PIL import Image
 from fastshap_lab.checkpoints import save_model
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import AmortizedExplainer, Explanation, load_explainer
+from fastshap_lab.metrics.value_function import coalition_values
 from fastshap_lab.shapley import LINKS, exact_shapley_values
 from tests import small
 
@@ -139,16 +140,41 @@ def test_attribute_takes_a_class_for_all_one_each_or_the_most_probable():
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (3, r"target=3: classes are 0 … 2"),
-        (-1, r"target=-1: classes are 0 … 2"),
-        (torch.tensor([0, 1, 2, 3, 0]), "classes are 0 … 2"),
-        (torch.tensor([0, 1, 2]), "must be one class for all images or one for each of 5"),
-        (torch.zeros(5, 1, dtype=torch.long), "must be one class for all images or one for each of 5"),
+        (1.7, "target of type float32: must be whole numbers"),
+        (3, "target=3: classes are numbered 0 to 2"),
+        (-1, "target=-1: classes are numbered 0 to 2"),
+        (torch.tensor([0, 1, 2, 3, 0]), "target=3: classes are numbered 0 to 2"),
+        (torch.tensor([0, 1, 2]), "must be one class for all images, or one for each of 5"),
     ],
 )
 def test_targets_that_are_no_classes_are_refused(target, message):
     with pytest.raises(UserError, match=message):
-        small.explainer().attribute(IMAGE, target)
+        AmortizedExplainer.attribute.__wrapped__(small.explainer(), IMAGE, target)
+
+
+def test_parts_are_left_in_the_modes_they_were_in_after_errors_too():
+    explainer = small.explainer().train()
+    explainer.surrogate.eval()
+    before = [part.training for part in explainer.modules()]
+    assert len(set(before)) == 2
+    explainer.explain(IMAGE)
+    assert [part.training for part in explainer.modules()] == before
+    explainer.network.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        explainer.explain(IMAGE)
+    assert [part.training for part in explainer.modules()] == before
+
+
+@pytest.mark.parametrize("max_batch", [0, -4])
+def test_a_pass_has_an_image_or_more(max_batch):
+    explainer, coalitions = small.explainer(), small.coalitions(5, 2, 6)
+    for ask in (
+        lambda: explainer.explain(IMAGE, max_batch),
+        lambda: explainer.game(max_batch),
+        lambda: coalition_values(explainer.game().values, IMAGE, coalitions, max_batch),
+    ):
+        with pytest.raises(UserError, match=f"max_batch={max_batch}: must be a whole number of 1 or more"):
+            ask()
 
 
 @torch.no_grad()
@@ -196,7 +222,7 @@ def test_plot_writes_a_picture(tmp_path):
 
 REFINEMENT = {
     "evaluations": [2, 16, 60],
-    "ridge": [8.0, 4.0, 1.0],
+    "error": [0.02, 0.2, 1.0],
     "target_factor": [1.0, 1.0, 1.5],
     "others_factor": [1.0, 0.5, 0.5],
 }
@@ -267,6 +293,12 @@ def test_a_refinement_that_makes_no_sense(refinable, settings, line):
         refinable.explain(IMAGE, **settings)
 
 
-def test_an_explainer_without_references_cannot_refine():
-    with pytest.raises(UserError, match="trained without references"):
-        small.explainer("unet").explain(IMAGE, refine=8)
+@pytest.mark.parametrize("refinement", [None, {"evaluations": [2], "ridge": [1.0], "target_factor": [1.0]}])
+def test_an_explainer_without_references_refines_with_the_posteriors_own_errors(refinement, tmp_path):
+    """Explainers from before refinement by kriging had other references, which say nothing now."""
+    description = small.explainer_description("unet", refinement=refinement)
+    save_model(tmp_path / "model", small.explainer("unet"), description)
+    explanation = load_explainer(tmp_path / "model").explain(IMAGE, refine=40)
+    exact = exact_shapley_values(small.explainer("unet").game(), IMAGE).float()
+    error = explanation.values.flatten(2).transpose(1, 2) - exact
+    assert ((error.abs() <= 4 * explanation.stderr.flatten(2).transpose(1, 2)).double().mean() > 0.9).item()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind, gradients, one_of
 from fastshap_lab.attribution.recording import AttentionRecord, find_token_network, recorded_attention, unrecordable
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.tokens import TokenNetwork, pools_patches
 
@@ -28,7 +29,7 @@ class AttentionMethod(AttributionMethod):
     kind: ClassVar[Kind] = "saliency"
     network: TokenNetwork
 
-    def __init__(self, model: nn.Module, rows: Rows = "class", max_batch: int = 32) -> None:
+    def __init__(self, model: nn.Module, rows: Rows = "class", max_batch: Count = 32) -> None:
         self.rows = one_of("rows", rows, Rows)
         super().__init__(model, max_batch)
         network = find_token_network(model)

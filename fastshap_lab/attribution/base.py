@@ -10,8 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fastshap_lab.errors import UserError
+from fastshap_lab.config import Count
+from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.freezing import evaluating
+from fastshap_lab.models.targets import Targets, as_classes, class_of_each
 
 Kind = Literal["attribution", "score", "saliency"]
 Choice = TypeVar("Choice", bound=str)
@@ -34,7 +37,7 @@ class AttributionMethod(ABC):
         max_batch: Images per pass. Changes maps by rounding only.
 
     Raises:
-        UserError: The method does not apply to the model.
+        UserError: The method does not apply to the model, or ``max_batch`` is below 1.
     """
 
     kind: ClassVar[Kind]
@@ -46,9 +49,8 @@ class AttributionMethod(ABC):
     class_specific: ClassVar[bool] = True
     """Whether the map depends on the target."""
 
-    def __init__(self, model: nn.Module, max_batch: int = 32) -> None:
-        if max_batch < 1:
-            raise UserError(f"{type(self).__name__}: max_batch={max_batch}: at least one image per pass")
+    def __init__(self, model: nn.Module, max_batch: Count = 32) -> None:
+        check_max_batch(max_batch)
         reason = self._refusal(model)
         if reason is not None:
             raise UserError(f"{type(self).__name__}: {reason}")
@@ -64,38 +66,69 @@ class AttributionMethod(ABC):
         return self.supports(model)
 
     def attribute(
-        self, image: Float[Tensor, "B C H W"], target: int | Int[Tensor, " B"] | None = None
+        self, image: Float[Tensor, "B C H W"], target: Targets | None = None
     ) -> Float[Tensor, "B rows columns"]:
         """Return the raw map of each image: signs kept, not normalized, at the method's native resolution.
 
         Args:
             image: As the model takes it.
             target: The class explained, of all images or of each; by default the one with the highest logit.
+
+        Raises:
+            UserError: A target is no class, or the model's answer is no logits.
         """
-        with undisturbed(self.model):
+        classes = None if target is None else class_of_each(target, len(image)).to(image.device)
+        with self._asking(classes):
             image = image.detach().clone()  # a tensor made in inference mode could not be differentiated through
             if not self.class_specific:
-                target = 0
+                classes = torch.zeros(len(image), dtype=torch.long, device=image.device)
             parts = image.split(self.max_batch)
-            if target is None:
+            if classes is None:
                 return torch.cat([self._attribute_top(part).detach() for part in parts])
-            classes = _one_per_image(target, image).split(self.max_batch)
-            return torch.cat([self._attribute(*part).detach() for part in zip(parts, classes, strict=True)])
+            chosen = zip(parts, classes.split(self.max_batch), strict=True)
+            return torch.cat([self._attribute(*part).detach() for part in chosen])
 
     def attribute_all(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K rows columns"]:
-        """Return the raw maps of all classes, from one set of passes where the method allows it."""
-        with undisturbed(self.model):
+        """Return the raw maps of all classes, from one set of passes where the method allows it.
+
+        Raises:
+            UserError: The model's answer is no logits.
+        """
+        with self._asking():
             image = image.detach().clone()
             return torch.cat([self._attribute_all(part).detach() for part in image.split(self.max_batch)])
 
-    def attribute_classes(
-        self, image: Float[Tensor, "B C H W"], classes: Int[Tensor, "B E"]
-    ) -> Float[Tensor, "B E rows columns"]:
-        """Return the raw maps of some classes of each image, from one set of passes where the method allows it."""
-        with undisturbed(self.model):
-            image, classes = image.detach().clone(), classes.to(image.device)
-            parts = zip(image.split(self.max_batch), classes.split(self.max_batch), strict=True)
+    def attribute_classes(self, image: Float[Tensor, "B C H W"], classes: Targets) -> Float[Tensor, "B E rows columns"]:
+        """Return the raw maps of some classes of each image, from one set of passes where the method allows it.
+
+        Args:
+            image: As the model takes it.
+            classes: The classes explained, (B, E).
+
+        Raises:
+            UserError: As for ``attribute``.
+        """
+        chosen = as_classes(classes).to(image.device)
+        if chosen.ndim != 2 or len(chosen) != len(image):
+            shape = tuple(chosen.shape)
+            raise UserError(f"classes of shape {shape}: must be (B, E), of each of {len(image)} images as many")
+        with self._asking(chosen):
+            image = image.detach().clone()
+            parts = zip(image.split(self.max_batch), chosen.split(self.max_batch), strict=True)
             return torch.cat([self._attribute_classes(*part).detach() for part in parts])
+
+    @contextmanager
+    def _asking(self, classes: Tensor | None = None) -> Iterator[None]:
+        """Leave the model undisturbed, and see to it that its answers are logits, of these classes among others."""
+        highest = int(classes.max()) if classes is not None and classes.numel() else 0
+
+        def see(module: nn.Module, args: tuple[Any, ...], answer: Any) -> None:
+            check_logits(answer)
+            if highest >= answer.shape[1]:
+                raise UserError(f"target={highest}: classes are numbered 0 to {answer.shape[1] - 1}")
+
+        with undisturbed(self.model), hooked([partial(self.model.register_forward_hook, see)]):
+            yield
 
     @abstractmethod
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
@@ -106,9 +139,10 @@ class AttributionMethod(ABC):
         with torch.no_grad():
             num_classes = self.model(image[:1]).shape[1]
         if not self.class_specific:
-            one = self._attribute(image, _one_per_image(0, image)).detach()
+            one = self._attribute(image, class_of_each(0, len(image)).to(image.device)).detach()
             return one.unsqueeze(1).expand(-1, num_classes, -1, -1)
-        maps = [self._attribute(image, _one_per_image(k, image)).detach() for k in range(num_classes)]
+        each = [class_of_each(k, len(image)).to(image.device) for k in range(num_classes)]
+        maps = [self._attribute(image, target).detach() for target in each]
         return torch.stack(maps, dim=1)
 
     def _attribute_classes(self, image: Tensor, classes: Tensor) -> Tensor:
@@ -151,9 +185,21 @@ def target_logits(logits: Float[Tensor, "B K"], target: Int[Tensor, " B"]) -> Fl
     Raises:
         UserError: There is no such class.
     """
-    if not bool(((target >= 0) & (target < logits.shape[1])).all()):
-        raise UserError(f"target={target.tolist()}: classes are numbered 0 to {logits.shape[1] - 1}")
-    return logits.gather(1, target.unsqueeze(1)).squeeze(1)
+    return logits.gather(1, as_classes(target, logits.shape[1]).unsqueeze(1)).squeeze(1)
+
+
+def check_logits(answer: Any) -> None:
+    """Raise a ``UserError`` where a model's answer is not the logits (B, K) of two classes or more."""
+    if not isinstance(answer, Tensor):
+        raise UserError(
+            f"the model answers with a {type(answer).__name__}: must be a tensor, the logits (B, K); wrap the model in "
+            "a module that returns them alone"
+        )
+    if answer.ndim != 2 or answer.shape[1] < 2:
+        raise UserError(
+            f"the model answers with a tensor of shape {tuple(answer.shape)}: must be the logits (B, K) of 2 classes "
+            "or more; a single logit z is two as (0, z)"
+        )
 
 
 def gradients(logits: Tensor, target: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -199,13 +245,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     take them so.
     """
     modules = list(model.modules())
-    # What is so already is let alone: setting a module's attribute takes microseconds, and there are hundreds.
-    changes: list[tuple[Any, str, Any]] = [(module, "training", False) for module in modules if module.training]
-    changes += [(module, "grad_checkpointing", False) for module in modules if vars(module).get("grad_checkpointing")]
+    changes: list[tuple[Any, str, Any]] = [
+        (module, "grad_checkpointing", False) for module in modules if vars(module).get("grad_checkpointing")
+    ]
     changes += [(parameter, "requires_grad", False) for parameter in model.parameters() if parameter.requires_grad]
     flexible = {kind.__module__.partition(".")[0] for kind in {type(module) for module in modules}} <= _FLEXIBLE
     hooks = [partial(model.register_forward_pre_hook, _channels_last)] if flexible else []
-    with torch.inference_mode(False), torch.enable_grad(), changed(changes), hooked(hooks):
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), changed(changes), hooked(hooks):
         yield
 
 
@@ -240,11 +286,3 @@ def _channels_last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor,
     if image.device.type == "cpu" and len(image) < _FEW:
         return None
     return image.contiguous(memory_format=torch.channels_last), *others
-
-
-def _one_per_image(target: int | Tensor, image: Tensor) -> Tensor:
-    if isinstance(target, int):
-        return torch.full((len(image),), target, device=image.device)
-    if target.shape != (len(image),):
-        raise UserError(f"target of shape {tuple(target.shape)}: one class for each of {len(image)} images wanted")
-    return target.to(image.device, torch.long)

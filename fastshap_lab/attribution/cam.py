@@ -6,7 +6,7 @@ import torch
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import AttributionMethod, Kind, target_logits
+from fastshap_lab.attribution.base import AttributionMethod, Kind
 from fastshap_lab.attribution.features import look
 from fastshap_lab.errors import UserError
 
@@ -33,7 +33,6 @@ class CAM(AttributionMethod):
 
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
         maps = self._attribute_all(image)
-        target_logits(maps[:, :, 0, 0], target)  # an error where there is no such class
         return maps[torch.arange(len(image), device=image.device), target]
 
     @torch.no_grad()
@@ -41,7 +40,7 @@ class CAM(AttributionMethod):
         found = _head(self.model)
         assert found is not None  # or the constructor had refused
         pooling, linear = found
-        logits, features, lay_out = look(self.model, pooling, image, entering=True)
+        logits, features, lay_out = look(self.model, [pooling], image, entering=True)
         planes = lay_out(features)
         if planes.shape[1] != linear.in_features:
             raise UserError(f"CAM: {planes.shape[1]} features are pooled, {linear.in_features} enter the linear layer")

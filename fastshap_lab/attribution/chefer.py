@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
 from fastshap_lab.attribution.relevance import RelevanceMethod
+from fastshap_lab.config import Count
 
 
 def weighted_product(layers: Sequence[Float[Tensor, "B T T"]]) -> Float[Tensor, "B T T"]:
@@ -40,7 +41,7 @@ class CGW1(RelevanceMethod):
         max_batch: Images per pass.
     """
 
-    def __init__(self, model: nn.Module, start_layer: int = 0, rows: Rows = "class", max_batch: int = 32) -> None:
+    def __init__(self, model: nn.Module, start_layer: int = 0, rows: Rows = "class", max_batch: Count = 32) -> None:
         super().__init__(model, rows, max_batch)
         self.start_layer = self._block("start_layer", start_layer)
 

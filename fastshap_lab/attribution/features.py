@@ -1,6 +1,6 @@
 """Where a model's features still have places, and how they are laid out there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,16 +36,20 @@ def last_block(model: nn.Module, stage: int = -1) -> Any | None:
     return blocks[-1] if usual else None
 
 
-def find_layer(model: nn.Module, name: str | None = None) -> nn.Module | None:
-    """Return the last module whose features have places and matter to the answer, or None where none is found.
+def find_layers(model: nn.Module, name: str | None = None) -> list[nn.Module]:
+    """Return the last module whose features have places and matter to the answer, and after it earlier ones.
 
     Of a vision or Swin transformer, the first normalization of the last block: after that block's attention, patches no
-    longer matter to a class token. Of other networks of timm, the last stage; of any other module, its last part with a
-    convolution and no linear layer, unless several modules of attention come later.
+    longer matter to a class token. Of other networks of timm, the stages from the last to the first; of any other
+    module, its last part with a convolution and no linear layer, the parts of that, and what comes before, unless
+    several modules of attention come later.
 
     Args:
         model: Is or holds the network.
-        name: Another module's, as in ``model.named_modules()``.
+        name: Of the one module wanted, as in ``model.named_modules()``.
+
+    Returns:
+        The last one first; none where none is found.
 
     Raises:
         UserError: The model has no module of that name.
@@ -54,30 +58,45 @@ def find_layer(model: nn.Module, name: str | None = None) -> nn.Module | None:
         modules = dict(model.named_modules())
         if name not in modules:
             raise UserError(f"layer={name}: the model has no module of that name; model.named_modules() lists them")
-        return modules[name]
+        return [modules[name]]
     if find_token_network(model) is not None or find_swin(model) is not None:
         block = last_block(model)
-        return None if block is None else block.norm1
+        return [] if block is None else [block.norm1]
     for module in model.modules():
         stages = getattr(module, "feature_info", None)
         if isinstance(stages, list) and stages:
-            return module.get_submodule(stages[-1]["module"])
+            return [module.get_submodule(stage["module"]) for stage in reversed(stages)]
     return _last_convolutions(model)
 
 
 def look(
-    model: nn.Module, module: nn.Module, image: Tensor, entering: bool = False
+    model: nn.Module, modules: Sequence[nn.Module], image: Tensor, entering: bool = False
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
     """Return logits, what a module computes on the way, and the function that lays out this, or its gradient.
 
-    Laid out, features are (B, D, rows, columns), without those of prefix tokens.
+    Laid out, features are (B, D, rows, columns), without those of prefix tokens. Of several modules it is the first
+    whose features have more than one place, since of one there is nothing to be seen; each takes a pass until then.
 
     Args:
         model: Takes images to logits.
-        module: Part of it.
+        modules: Parts of it.
         image: As the model takes it.
         entering: Record what enters the module instead, not to be differentiated by.
+
+    Raises:
+        UserError: None of them has such features, or one takes no part in the answer.
     """
+    for module in modules:
+        logits, features, lay_out = _look(model, module, image, entering)
+        if lay_out(features)[0, 0].numel() > 1:
+            return logits, features, lay_out
+    height, width = image.shape[2:]
+    raise UserError(f"on images of {height}×{width}, features have a single place here, of which there is no map")
+
+
+def _look(
+    model: nn.Module, module: nn.Module, image: Tensor, entering: bool
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
     network, swin = find_token_network(model), find_swin(model)
     record = recorded_inputs if entering else recorded_activations
     with record([module]) as recorded, recorded_inputs([] if network is None else [network.patch_embed]) as pixels:
@@ -113,20 +132,31 @@ def _like(rows_and_columns: torch.Size, size: torch.Size) -> bool:
     return abs(rows_and_columns[0] * size[1] - rows_and_columns[1] * size[0]) < max(size)
 
 
-def _last_convolutions(model: nn.Module) -> nn.Module | None:
-    """Return the last part with a convolution and no linear layer; none where attention comes later, not once."""
-    part = model
+def _last_convolutions(model: nn.Module) -> list[nn.Module]:
+    """Return the last part with a convolution and no linear layer, its own parts, and those before, the last one first.
+
+    None where attention comes later, not once.
+    """
+    part, before = model, list[nn.Module]()
     while not isinstance(part, nn.Conv2d):
-        parts = [child for child in part.children() if _holds(child, nn.Conv2d)]
+        parts = _with_convolutions(part)
         if not parts:
-            return None
-        part = parts[-1]
+            return []
+        part, *earlier = parts
+        before = earlier + before
         if not _holds(part, nn.Linear):
             break
     modules = list(model.modules())
     later = set(modules[modules.index(part) :]) - set(part.modules())
     # One may be a pooling; several are what the answer is made of.
-    return part if sum("attention" in type(module).__name__.lower() for module in later) < 2 else None
+    if sum("attention" in type(module).__name__.lower() for module in later) > 1:
+        return []
+    return [part, *_with_convolutions(part), *before]
+
+
+def _with_convolutions(module: nn.Module) -> list[nn.Module]:
+    """Return the parts that hold a convolution, the last one first."""
+    return [child for child in reversed(list(module.children())) if _holds(child, nn.Conv2d)]
 
 
 def _holds(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod
 from fastshap_lab.attribution.base import AttributionMethod, Kind, gradients
-from fastshap_lab.attribution.features import find_layer, look
+from fastshap_lab.attribution.features import find_layers, look
+from fastshap_lab.config import Count
 
 
 def grad_cam(
@@ -23,20 +24,20 @@ class SignedGradCAM(AttributionMethod):
 
     Args:
         model: Takes images to logits.
-        layer: Name of the module whose output is read; found by default, see ``features.find_layer``.
+        layer: Name of the module whose output is read; found by default, see ``features.find_layers``.
         max_batch: Images per pass.
     """
 
     kind: ClassVar[Kind] = "attribution"
 
-    def __init__(self, model: nn.Module, layer: str | None = None, max_batch: int = 32) -> None:
+    def __init__(self, model: nn.Module, layer: str | None = None, max_batch: Count = 32) -> None:
         self.layer = layer
         super().__init__(model, max_batch)
 
     @classmethod
     def supports(cls, model: nn.Module, layer: str | None = None) -> str | None:
         """Return why the method does not apply to a model with this layer, or None if it does."""
-        return None if find_layer(model, layer) else "no layer with spatial features is found: name one with layer=…"
+        return None if find_layers(model, layer) else "no layer with spatial features is found: name one with layer=…"
 
     def _refusal(self, model: nn.Module) -> str | None:
         return self.supports(model, self.layer)
@@ -49,9 +50,7 @@ class SignedGradCAM(AttributionMethod):
 
     def _explain(self, image: Tensor, target: Tensor | None) -> Tensor:
         """Return the maps of each image's class, or of the top one."""
-        module = find_layer(self.model, self.layer)
-        assert module is not None  # or the constructor had refused
-        logits, features, lay_out = look(self.model, module, image)
+        logits, features, lay_out = look(self.model, find_layers(self.model, self.layer), image)
         (by_features,) = gradients(logits, logits.argmax(dim=1) if target is None else target, [features])
         return grad_cam(lay_out(features), lay_out(by_features))
 
@@ -65,7 +64,7 @@ class GradCAM(SignedGradCAM):
 
     Args:
         model: Takes images to logits.
-        layer: Name of the module whose output is read; found by default, see ``features.find_layer``.
+        layer: Name of the module whose output is read; found by default, see ``features.find_layers``.
         max_batch: Images per pass.
     """
 

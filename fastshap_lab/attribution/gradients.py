@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind, colour_scale, gradients, one_of
+from fastshap_lab.config import Count
 
 Output = Literal["logit", "loss"]
 
@@ -40,7 +41,7 @@ class Saliency(AttributionMethod):
 
     kind: ClassVar[Kind] = "saliency"
 
-    def __init__(self, model: nn.Module, output: Output = "logit", max_batch: int = 32) -> None:
+    def __init__(self, model: nn.Module, output: Output = "logit", max_batch: Count = 32) -> None:
         super().__init__(model, max_batch)
         self.output = one_of("output", output, Output)
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import (
@@ -18,7 +18,9 @@ from fastshap_lab.attribution.base import (
     undisturbed,
 )
 from fastshap_lab.attribution.gradients import pixel_gradients
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
+from fastshap_lab.models.targets import Targets, class_of_each
 
 Rule = Literal["gauss_legendre", "trapezoid"]
 
@@ -59,7 +61,7 @@ class IntegratedGradients(AttributionMethod):
         steps: int = 50,
         rule: Rule = "gauss_legendre",
         baseline: Sequence[float] | None = None,
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, max_batch)
         self.steps, self.rule, self.baseline = steps, one_of("rule", rule, Rule), baseline
@@ -68,7 +70,7 @@ class IntegratedGradients(AttributionMethod):
 
     @torch.no_grad()
     def completeness_gap(
-        self, image: Float[Tensor, "B C H W"], maps: Float[Tensor, "B H W"], target: int | Int[Tensor, " B"]
+        self, image: Float[Tensor, "B C H W"], maps: Float[Tensor, "B H W"], target: Targets
     ) -> Float[Tensor, " B"]:
         """Return what maps miss of the change of the logit from the baseline to each image: positive if too little.
 
@@ -79,7 +81,7 @@ class IntegratedGradients(AttributionMethod):
         """
         with undisturbed(self.model), torch.no_grad():
             start = baseline_colour(self.model, image, self.baseline).expand_as(image[:1])
-            classes = torch.as_tensor(target, device=image.device).expand(len(image))
+            classes = class_of_each(target, len(image)).to(image.device)
             ends = torch.cat([self.model(part) for part in image.split(self.max_batch)])
             change = target_logits(ends - self.model(start), classes)
         return change - maps.sum(dim=(1, 2))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.perturbation_method import MOST, Classes, PerturbationMethod, default_grid, finest_grid
 from fastshap_lab.attribution.shapley import BaselineGame
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.shapley.grid import PlayerGrid
 
@@ -39,7 +40,7 @@ class Occlusion(PerturbationMethod):
         baseline: Sequence[float] | None = None,
         link: str = "softmax",
         bf16: bool = False,
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, baseline, link, bf16, max_batch)
         self.window, self.stride = window, stride
@@ -95,7 +96,7 @@ class LeaveOneOut(PerturbationMethod):
         baseline: Sequence[float] | None = None,
         link: str = "softmax",
         bf16: bool = False,
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, baseline, link, bf16, max_batch)
         self.grid, self.unit = grid, link

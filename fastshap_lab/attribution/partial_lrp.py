@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import Rows
 from fastshap_lab.attribution.relevance import RelevanceMethod
+from fastshap_lab.config import Count
 
 
 class PartialLRP(RelevanceMethod):
@@ -21,7 +22,7 @@ class PartialLRP(RelevanceMethod):
         max_batch: Images per pass.
     """
 
-    def __init__(self, model: nn.Module, grad: bool = False, rows: Rows = "class", max_batch: int = 32) -> None:
+    def __init__(self, model: nn.Module, grad: bool = False, rows: Rows = "class", max_batch: Count = 32) -> None:
         super().__init__(model, rows, max_batch)
         self.grad = grad
 

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import AttributionMethod, Kind, baseline_colour, hooked, target_logits
+from fastshap_lab.attribution.base import AttributionMethod, Kind, baseline_colour, hooked
 from fastshap_lab.attribution.recording import find_token_network
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.tokens import token_grid
 from fastshap_lab.shapley.game import LINKS
@@ -45,7 +46,7 @@ class PerturbationMethod(AttributionMethod):
         baseline: Sequence[float] | None = None,
         link: str = "softmax",
         bf16: bool = False,
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, max_batch)
         if link not in LINKS:
@@ -54,7 +55,6 @@ class PerturbationMethod(AttributionMethod):
 
     @torch.no_grad()
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
-        target_logits(self.model(image), target)  # an unknown class is an error before the many passes, not after
         colour = baseline_colour(self.model, image, self.baseline)
         chosen = zip(image, target.tolist(), strict=True)
         return torch.stack([self._explain(one, colour, slice(k, k + 1))[0] for one, k in chosen])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind
 from fastshap_lab.attribution.perturbation_method import MOST, finest_grid
+from fastshap_lab.config import Count
 from fastshap_lab.seeding import derive_seed
 
 
@@ -25,7 +26,7 @@ class Random(AttributionMethod):
     class_specific = False
 
     def __init__(
-        self, model: nn.Module, grid: tuple[int, int] | None = None, seed: int = 0, max_batch: int = 32
+        self, model: nn.Module, grid: tuple[int, int] | None = None, seed: int = 0, max_batch: Count = 32
     ) -> None:
         super().__init__(model, max_batch)
         self.grid, self.seed = grid, seed

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
 from fastshap_lab.attribution.base import undisturbed
 from fastshap_lab.attribution.recording import attention_modules
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 
 
@@ -29,7 +30,7 @@ class RawAttention(AttentionMethod):
     class_specific = False
 
     def __init__(
-        self, model: nn.Module, layer: int = -1, head: int | None = None, rows: Rows = "class", max_batch: int = 32
+        self, model: nn.Module, layer: int = -1, head: int | None = None, rows: Rows = "class", max_batch: Count = 32
     ) -> None:
         super().__init__(model, rows, max_batch)
         self.layer, self.head = self._block("layer", layer), head

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
-from fastshap_lab.attribution.base import gradients, hooked, target_logits
+from fastshap_lab.attribution.base import gradients, hooked
 from fastshap_lab.attribution.recording import (
     find_token_network,
     recorded_attention,
@@ -153,7 +153,6 @@ class RelevanceMethod(AttentionMethod):
             raise UserError(
                 f"{type(self).__name__}: relevance starts at the network's logits, and the model changes them"
             )
-        target_logits(logits, target)  # there is such a class
         start = nn.functional.one_hot(target, logits.shape[1]).to(logits.dtype)
         by_attention = gradients(logits, target, record.attention) if differentiate else []
         attention = [weights.detach() for weights in record.attention]

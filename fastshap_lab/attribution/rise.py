@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import Kind, upsample
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 
 
@@ -72,7 +73,7 @@ class RISE(PerturbationMethod):
         baseline: Sequence[float] | None = None,
         link: str = "softmax",
         bf16: bool = False,
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, baseline, link, bf16, max_batch)
         if num_masks < 1 or cells < 1 or not 0 < keep <= 1:

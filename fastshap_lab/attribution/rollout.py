@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
 from fastshap_lab.attribution.base import one_of
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 
 Fusion = Literal["mean", "max", "min"]
@@ -72,7 +73,7 @@ class Rollout(AttentionMethod):
         discard_ratio: float = 0.0,
         start_layer: int = 0,
         rows: Rows = "class",
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, rows, max_batch)
         self.fusion, self.discard_ratio = one_of("fusion", fusion, Fusion), _share(discard_ratio)
@@ -107,7 +108,7 @@ class GradientRollout(AttentionMethod):
         discard_ratio: float = 0.9,
         start_layer: int = 0,
         rows: Rows = "class",
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, rows, max_batch)
         self.discard_ratio, self.start_layer = _share(discard_ratio), self._block("start_layer", start_layer)

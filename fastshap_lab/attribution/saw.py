@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
 from fastshap_lab.attribution.base import one_of
 from fastshap_lab.attribution.chefer import positive_mean
+from fastshap_lab.config import Count
 
 Weights = Literal["gradient_mass", "uniform"]
 
@@ -42,7 +43,7 @@ class SAW(AttentionMethod):
         model: nn.Module,
         weights: Weights = "gradient_mass",
         rows: Rows = "class",
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, rows, max_batch)
         self.weights = one_of("weights", weights, Weights)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
 from fastshap_lab.attribution.base import one_of, undisturbed
+from fastshap_lab.config import Count
 
 Reading = Literal["key", "query", "head"]
 
@@ -44,7 +45,7 @@ class ScoreMatrix(AttentionMethod):
 
     class_specific = False
 
-    def __init__(self, model: nn.Module, reading: Reading = "key", layer: int = -1, max_batch: int = 32) -> None:
+    def __init__(self, model: nn.Module, reading: Reading = "key", layer: int = -1, max_batch: Count = 32) -> None:
         super().__init__(model, max_batch=max_batch)
         self.reading, self.layer = one_of("reading", reading, Reading), self._block("layer", layer)
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import Kind, one_of, upsample
-from fastshap_lab.attribution.features import find_layer, look
+from fastshap_lab.attribution.features import find_layers, look
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
+from fastshap_lab.config import Count
 from fastshap_lab.images import normalize_map
 
 Weights = Literal["softmax", "probability"]
@@ -24,7 +25,7 @@ class ScoreCAM(PerturbationMethod):
         model: Takes images to logits.
         weights: ``softmax``: of the logits, over features; the map has the features' resolution. ``probability``: the
             class's own, constant features left out; the map has the image's.
-        layer: Name of the module whose output is read; found by default, see ``features.find_layer``.
+        layer: Name of the module whose output is read; found by default, see ``features.find_layers``.
         baseline: Colour of what is hidden, in units of the input; by default the model's mean colour.
         bf16: See ``PerturbationMethod``.
         max_batch: Copies per pass, one per feature.
@@ -39,7 +40,7 @@ class ScoreCAM(PerturbationMethod):
         layer: str | None = None,
         baseline: Sequence[float] | None = None,
         bf16: bool = False,
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         self.layer, self.weights = layer, one_of("weights", weights, Weights)
         super().__init__(model, baseline, "logits" if weights == "softmax" else "softmax", bf16, max_batch)
@@ -47,15 +48,13 @@ class ScoreCAM(PerturbationMethod):
     @classmethod
     def supports(cls, model: nn.Module, layer: str | None = None) -> str | None:
         """Return why the method does not apply to a model with this layer, or None if it does."""
-        return None if find_layer(model, layer) else "no layer with spatial features is found: name one with layer=…"
+        return None if find_layers(model, layer) else "no layer with spatial features is found: name one with layer=…"
 
     def _refusal(self, model: nn.Module) -> str | None:
         return self.supports(model, self.layer)
 
     def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
-        module = find_layer(self.model, self.layer)
-        assert module is not None  # or the constructor had refused
-        _, features, lay_out = look(self.model, module, image.unsqueeze(0))
+        _, features, lay_out = look(self.model, find_layers(self.model, self.layer), image.unsqueeze(0))
         planes, size = lay_out(features)[0], (image.shape[1], image.shape[2])
         if self.weights == "softmax":
             # Corners on corners, as this weighting's usual implementation has it.

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, default_grid
-from fastshap_lab.errors import UserError
+from fastshap_lab.config import Count
+from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.shapley.estimators import ESTIMATORS, shapley_values
 from fastshap_lab.shapley.grid import PlayerGrid
 
@@ -32,6 +33,7 @@ class BaselineGame:
         link: Callable[[Tensor], Tensor],
         max_batch: int = 32,
     ) -> None:
+        check_max_batch(max_batch)
         self.model, self.grid, self.colour, self.link, self.max_batch = model, grid, colour, link, max_batch
         self.num_players = grid.num_players
 
@@ -92,7 +94,7 @@ class ShapleyMethod(PerturbationMethod):
         baseline: Sequence[float] | None = None,
         link: str = "softmax",
         bf16: bool = False,
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, baseline, link, bf16, max_batch)
         self.grid, self.budget, self.seed, self.unit = grid, budget, seed, link

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind, colour_scale, mean_colour, one_of
 from fastshap_lab.attribution.gradients import pixel_gradients
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 
 Moment = Literal["mean", "square", "variance"]
@@ -46,7 +47,7 @@ class SmoothGrad(AttributionMethod):
         noise: float = 0.15,
         moment: Moment = "mean",
         seed: int = 0,
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, max_batch)
         if samples < 1 or noise < 0:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
 from fastshap_lab.attribution.base import gradients, mean_colour
 from fastshap_lab.attribution.recording import recorded_attention
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 
 
@@ -46,7 +47,7 @@ class TAM(AttentionMethod):
         steps: int = 20,
         start_layer: int | None = None,
         rows: Rows = "class",
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, rows, max_batch)
         if steps < 2:

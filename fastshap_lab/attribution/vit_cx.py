@@ -13,6 +13,7 @@ from fastshap_lab.attribution.base import Kind, colour_scale, one_of, undisturbe
 from fastshap_lab.attribution.features import find_swin, last_block, look
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
 from fastshap_lab.attribution.rise import RandomMasks
+from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import normalize_map
 
@@ -99,7 +100,7 @@ class ViTCX(PerturbationMethod):
         baseline: Sequence[float] | None = None,
         link: str = "softmax",
         bf16: bool = False,
-        max_batch: int = 32,
+        max_batch: Count = 32,
     ) -> None:
         super().__init__(model, baseline, link, bf16, max_batch)
         self.features, self.masks = one_of("features", features, Features), one_of("masks", masks, Masks)
@@ -159,7 +160,7 @@ class ViTCX(PerturbationMethod):
         # What enters the residual sum has its places in order, other than what leaves a Swin's windowed attention.
         entering = self.features == "attn_out"
         _, found, lay_out = look(
-            self.model, block.drop_path1 if entering else block.norm1, image.unsqueeze(0), entering
+            self.model, [block.drop_path1 if entering else block.norm1], image.unsqueeze(0), entering
         )
         masks = plane_masks(lay_out(found)[0], size)
         if self.masks == "features":

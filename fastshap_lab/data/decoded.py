@@ -1,19 +1,17 @@
 """What data sets of encoded pictures share: splits, limits, decoding, and whether they fit into memory."""
 
 import os
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, stratified_split
 from fastshap_lab.data.splits import ImageSplit, StreamedImages, TensorImages
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import Resize
+from fastshap_lab.progress import track
 
 MAX_RESIDENT = 2 * 2**30
 
@@ -109,7 +107,7 @@ class DecodedDataModule(ImageDataModule):
         return None
 
     def load(self, split: Split) -> ImageSplit:
-        """Return a split: decoded, on a terminal with a progress bar, or ready to be decoded as it is needed."""
+        """Return a split: decoded, with its progress shown, or ready to be decoded as it is needed."""
         source, indices = self._source[split], self._indices[split].tolist()
         labels = torch.from_numpy(self._labels[source][indices]).long()
 
@@ -124,8 +122,7 @@ class DecodedDataModule(ImageDataModule):
             return streamed
         images = torch.empty(len(labels), 3, height, width, dtype=torch.uint8)
         parts = torch.arange(len(labels)).split(256)
-        bar = {"console": Console(stderr=True), "disable": not sys.stderr.isatty()}
-        for part, block in zip(track(parts, f"decode {split}", **bar), streamed.blocks(parts), strict=True):
+        for part, block in zip(track(parts, f"decode {split}"), streamed.blocks(parts), strict=True):
             images[part] = block
         return TensorImages(images, labels, region)
 

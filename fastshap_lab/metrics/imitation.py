@@ -9,6 +9,15 @@ from fastshap_lab.metrics.per_image import PerImage
 from fastshap_lab.shapley.losses import surrogate_kl
 
 
+def constant_kl(classifier_logits: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+    """Return the KL divergence of the best answer that is the same for every image, their mean, in nats; float64.
+
+    It says how much a classifier's answers differ: what a model that ignores the image misses of them.
+    """
+    p = classifier_logits.double().softmax(dim=-1)
+    return torch.special.entr(p.mean(dim=0)).sum() - torch.special.entr(p).sum(dim=-1).mean()
+
+
 class Imitation(PerImage):
     """Accuracy, cross-entropy against labels, and KL divergence from a classifier, in nats; means over images.
 

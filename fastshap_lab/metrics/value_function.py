@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fastshap_lab.errors import check_max_batch
+
 ValueFunction = Callable[[Tensor, Tensor], Tensor]
 """Takes images (B, C, H, W) and coalitions (B, M, P) to values of all classes (B, M, K)."""
 
@@ -25,7 +27,11 @@ def values_in_chunks(
         num_coalitions: M, of each image.
         coalitions: Returns the coalitions of a range of images and a range of M.
         max_batch: Changes values by rounding only.
+
+    Raises:
+        UserError: ``max_batch`` is below 1.
     """
+    check_max_batch(max_batch)
     together = max(1, max_batch // num_coalitions)
     values = []
     for start in range(0, len(image), together):

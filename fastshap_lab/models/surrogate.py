@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fastshap_lab.errors import check_max_batch
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.maskings import Masking
@@ -37,9 +38,13 @@ class SurrogateGame:
         surrogate: Copied; later changes to it do not reach the game.
         link: Entry of ``shapley.game.LINKS``: the space the values live in.
         max_batch: Rows of a pass, one per image and coalition. Changes values by rounding only.
+
+    Raises:
+        UserError: ``max_batch`` is below 1.
     """
 
     def __init__(self, surrogate: Surrogate, link: str = "softmax", max_batch: int = 512) -> None:
+        check_max_batch(max_batch)
         self.surrogate, self.link, self.max_batch = frozen(surrogate), LINKS[link], max_batch
         self.num_players = surrogate.grid.num_players
         self.num_classes = surrogate.num_classes

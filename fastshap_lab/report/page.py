@@ -29,7 +29,9 @@ class Section:
     figures: Mapping[str, Path] = field(default_factory=dict)
 
 
-def write_page(path: Path | str, title: str, summary: Mapping[str, str], sections: Sequence[Section]) -> None:
+def write_page(
+    path: Path | str, title: str, summary: Mapping[str, str], sections: Sequence[Section], warnings: Sequence[str] = ()
+) -> None:
     """Write the page, whole or not at all.
 
     Args:
@@ -37,6 +39,7 @@ def write_page(path: Path | str, title: str, summary: Mapping[str, str], section
         title: Of the page.
         summary: What a reader wants to know first, by name.
         sections: In the order of the page.
+        warnings: Lines that stand above everything else.
     """
     environment = Environment(
         loader=PackageLoader("fastshap_lab", "report"),
@@ -47,7 +50,7 @@ def write_page(path: Path | str, title: str, summary: Mapping[str, str], section
     )
     environment.filters |= {"table": render_html, "base64": _base64, "css_width": _css_width, "paragraphs": _paragraphs}
     template = environment.get_template("page.html.jinja")
-    write_atomically(path, template.render(title=title, summary=summary, sections=sections))
+    write_atomically(path, template.render(title=title, summary=summary, sections=sections, warnings=warnings))
 
 
 def _base64(png: bytes) -> str:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fastshap_lab.shapley.game import check_players
+
 
 @runtime_checkable
 class Sampler(Protocol):
@@ -28,7 +30,11 @@ def kernel_size_probabilities(num_players: int) -> Float[Tensor, " sizes"]:
 
     Reference: Lundberg and Lee, NeurIPS 2017, arXiv:1705.07874, theorem 2; Covert and Lee, AISTATS 2021,
     arXiv:2012.01536, section 3.
+
+    Raises:
+        UserError: There are fewer than two players.
     """
+    check_players(num_players)
     sizes = torch.arange(1, num_players, dtype=torch.float64)
     mass = 1 / (sizes * (num_players - sizes))
     return mass / mass.sum()
@@ -155,9 +161,13 @@ class UniformSizeSampler:
 
     Has the law of FastSHAP's ``s_i = 1[u_i < t]``, ``t ~ U(0, 1)`` (Jethani et al., ICLR 2022, arXiv:2107.07436). Not
     for explainers: they have no use for the ends, and without these it is ``leverage`` of ``SAMPLERS``.
+
+    Args:
+        num_players: P, at least 2.
     """
 
     def __init__(self, num_players: int) -> None:
+        check_players(num_players)
         self.num_players = num_players
 
     def __call__(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley.coalitions import random_coalitions
+from fastshap_lab.shapley.game import check_players
 
 # Strata of up to so many pairs are put in a random order as a whole; of larger ones, members are drawn, and the rare
 # repeats thrown out.
@@ -91,7 +92,11 @@ def pair_design(num_players: int, pairs: int, allocation: str, seed: int) -> Pai
         pairs: How many.
         allocation: Entry of ``ALLOCATIONS``.
         seed: Everything drawn follows from it.
+
+    Raises:
+        UserError: There are fewer than two players.
     """
+    check_players(num_players)
     sizes = np.arange(1, num_players // 2 + 1)
     members = pairs_by_size(num_players)
     most = np.array([min(count, 2**62) for count in members], dtype=np.float64)

@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fastshap_lab.errors import UserError
+
 
 @runtime_checkable
 class Game(Protocol):
@@ -26,6 +28,12 @@ class Game(Protocol):
         self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]
     ) -> tuple[Float[Tensor, "B M K"], Float[Tensor, "B K"], Float[Tensor, "#B K"]]:
         """Return values, grand and null from one batch of passes."""
+
+
+def check_players(num_players: int) -> None:
+    """Raise a ``UserError`` where there are fewer than two players."""
+    if num_players < 2:
+        raise UserError(f"players={num_players}: nothing is left to share out; 2 or more are needed")
 
 
 def logits(logits: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:

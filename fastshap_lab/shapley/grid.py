@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fastshap_lab.errors import UserError
+from fastshap_lab.shapley.game import check_players
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,7 @@ class PlayerGrid:
                 f"{rows}×{columns} players do not divide an image of {height}×{width} pixels; "
                 f"rows must be one of {_divisors(height)}, columns one of {_divisors(width)}"
             )
-        if self.num_players < 2:
-            raise UserError("1×1 has a single player, and nothing is left to share out; use 2 or more")
+        check_players(self.num_players)
 
     @property
     def num_players(self) -> int:

@@ -2,8 +2,8 @@
 
 import math
 import signal
-import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastshap_lab.errors import Interrupted, UserError
 from fastshap_lab.files import is_intact, read_checkpoint, replacing, write_checkpoint
+from fastshap_lab.progress import Progress
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -188,40 +188,31 @@ class History(Callback):
 
 
 class EpochBar(Callback):
-    """A progress bar over the whole training, on a terminal."""
+    """The progress of the whole training."""
 
     def __init__(self, stage: str, monitor: str) -> None:
-        self.stage, self.monitor = stage, monitor
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, transient=True, disable=not sys.stdout.isatty())
+        self.stage, self.monitor, self.shown = stage, monitor, ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start at the epoch a resumed run is at."""
-        self.bar.start()
-        steps = (trainer.max_epochs or 0) * trainer.num_training_batches
-        self.task = self.bar.add_task(self.stage, total=steps, completed=trainer.global_step, text="")
+        steps = (trainer.max_epochs or 0) * int(trainer.num_training_batches)
+        self.progress = self.shown.enter_context(Progress(self.stage, steps, trainer.global_step))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance."""
-        self.bar.advance(self.task)
+        self.progress.advance()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how good it is."""
         value = trainer.callback_metrics[self.monitor].item()
-        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {self.monitor} {value:.4f}"
-        self.bar.update(self.task, text=text)
+        self.progress.say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {self.monitor} {value:.4f}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave no trace."""
-        self.bar.stop()
+        self.shown.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no trace."""
-        self.bar.stop()
+        self.shown.close()

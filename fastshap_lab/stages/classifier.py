@@ -110,7 +110,7 @@ def check(run: Run) -> None:
     if config.epochs == 0 and config.weights is None:
         raise UserError("classifier.epochs=0: nothing to train from; name a file in classifier.weights")
     network = build_classifier(**network_description(run, config))
-    check_images(network, "classifier", torch.zeros(2, 3, *run.data.image_size))
+    check_images(network, "classifier", (2, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size))
     if config.weights is not None:
         with torch.device("cpu"):
             replaced = fill(network.network, read_state(config.weights), config.weights)

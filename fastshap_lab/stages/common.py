@@ -182,7 +182,7 @@ def build_trainer(config: TrainerConfig, logger: Logger | bool = False, **argume
             plugins=[WholeCheckpoints()],
             **arguments,
         )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         settings = ", ".join(f"{key}={value}" for key, value in asdict(config).items())
         raise UserError(f"trainer: {' '.join(str(error).split())} (from {settings})") from error
     if trainer.world_size > 1:
@@ -216,15 +216,29 @@ def network_description(
     }
 
 
-def check_images(network: nn.Module, stage: str, *inputs: Tensor) -> None:
-    """Raise a ``UserError`` where a network cannot take the data's images; on the meta device this costs nothing."""
+def check_images(network: nn.Module, stage: str, answer: tuple[int, ...], *inputs: Tensor) -> None:
+    """Raise a ``UserError`` where a network cannot take the data's images, or answers with something else than it must.
+
+    On the meta device this costs nothing.
+
+    Args:
+        network: Takes the inputs.
+        stage: Of the network, or its key in the configuration, for errors.
+        answer: Shape of its answer.
+        inputs: Images (B, 3, H, W), and what else it takes.
+    """
+    height, width = inputs[0].shape[-2:]
     try:
         with torch.no_grad():
-            network.eval()(*inputs)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        height, width = inputs[0].shape[-2:]
+            found = network.eval()(*inputs)
+    except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{stage}: its network does not take images of {height}×{width}: {reason}") from None
+        raise UserError(f"{stage}: its network does not take images of {height}×{width}: {reason}") from error
+    what = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"of type {type(found).__name__}"
+    if what != f"of shape {answer}":
+        raise UserError(
+            f"{stage}: its network's answer to {len(inputs[0])} images is {what}: must be a tensor of shape {answer}"
+        )
 
 
 def device_of(run: Run) -> torch.device:

@@ -17,7 +17,7 @@ from fastshap_lab.shapley import (
     NORMALIZATIONS,
     SAMPLERS,
     Estimate,
-    KernelSHAP,
+    Kriging,
     Refinement,
     Sampler,
     calibrated_refinement,
@@ -28,7 +28,7 @@ from fastshap_lab.shapley import (
 )
 from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
 from fastshap_lab.stages.labels import Labels, load_labels
-from fastshap_lab.stages.references import reference_order, reference_values
+from fastshap_lab.stages.references import check_references, reference_order, reference_settings, reference_values
 from fastshap_lab.stages.runs import Run
 
 # Coalitions per image of the validation loss: always the same, so that all trainings' losses can be compared.
@@ -151,7 +151,7 @@ def content(config: Config) -> dict[str, Any]:
     of_coalitions = ("sampler", "num_coalitions", "augment")
     for key in ("labels", *(of_coalitions if config.explainer.loss == "labels" else ())):  # labels are a stage
         del plain[key]
-    return plain | {"references": [config.references.val, config.references.val_evaluations]}
+    return plain | {"references": reference_settings(config, "val")}
 
 
 def check(run: Run) -> None:
@@ -169,8 +169,10 @@ def check(run: Run) -> None:
         )
     if config.monitor == "shapley_error" and not run.config.references.val:
         raise UserError("explainer.monitor=shapley_error: needs references.val of 1 or more")
+    check_references(run.config, "val")
     network = build_explainer(**_describe(run, network_description(run, config)))
-    check_images(network, "explainer", torch.zeros(2, 3, *run.data.image_size))
+    answer = 2, network.grid.num_players, run.data.num_classes
+    check_images(network, "explainer", answer, torch.zeros(2, 3, *run.data.image_size))
 
 
 def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
@@ -209,7 +211,7 @@ def _references(run: Run, game: SurrogateGame) -> ValidationReferences | None:
     if not len(indices):
         return None
     link = run.config.explainer.link
-    values = reference_values(run.parents["surrogate"], game, "val", indices.tolist(), link, config.val_evaluations)
+    values = reference_values(run.parents["surrogate"], game, "val", indices.tolist(), link, config)
     return ValidationReferences(images.images_at(indices).float() / 255, values)
 
 
@@ -221,7 +223,7 @@ def _calibrated(
     image, model = references.image, explainer.classifier
     target = (game.grand(image) if model is None else model(image)).argmax(dim=-1)
     # Fewer evaluations than the references had, and other ones.
-    estimator, most = KernelSHAP(game, image, seed=1), max(2, run.config.references.val_evaluations // 4)
+    estimator, most = Kriging(game, image, seed=1), max(2, run.config.references.val_evaluations // 4)
     return calibrated_refinement(estimator, explainer(image), references.estimate, target, most)
 
 
@@ -243,11 +245,16 @@ def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def measure(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
-    """Return how much of the game the explanations of test images account for, and what they missed of its total."""
+    """Return how much of the game the explanations of test images account for, and what they missed of its total.
+
+    And how much their maps differ between images: which share of the mean square of what they are beyond the equal
+    split is variance over images. 0 where every image gets the same map.
+    """
     device = device_of(run)
     explainer = explainer.to(device)
     game, sampler = explainer.game(run.config.trainer.max_batch), SAMPLERS["paired"](explainer.grid.num_players)
     generator, additive_fit, gaps = torch.Generator().manual_seed(0), AdditiveFit(), []
+    total = squares = torch.zeros(game.num_players, game.num_classes, dtype=torch.float64)
     for image, _ in batches(run, "test"):
         coalitions, _ = sampler(len(image), 16, generator, device)
         values, grand, null = game(image, coalitions)
@@ -255,4 +262,12 @@ def measure(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
         phi = NORMALIZATIONS[explainer.normalization](raw, grand, null)
         additive_fit.update(*(tensor.cpu() for tensor in (phi, coalitions, values, grand, null)))
         gaps.append(efficiency_gap(raw, grand, null).abs().cpu())
-    return {"test/additive_r2": additive_fit.compute().item(), "test/efficiency_gap": torch.cat(gaps).mean().item()}
+        beyond = (phi - phi.mean(dim=1, keepdim=True)).cpu().double()
+        total, squares = total + beyond.sum(dim=0), squares + beyond.square().sum(dim=0)
+    gap = torch.cat(gaps)
+    alike = (total.square().sum() / len(gap) / squares.sum()).nan_to_num(1)  # all zero is the same for every image
+    return {
+        "test/additive_r2": additive_fit.compute().item(),
+        "test/efficiency_gap": gap.mean().item(),
+        "test/variation": 1 - alike.item(),
+    }

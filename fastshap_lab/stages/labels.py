@@ -1,12 +1,10 @@
 """The labels stage: values of the game for every training image, asked for once, for explainers to learn from."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from fastshap_lab.data.augment import Augment
@@ -14,6 +12,7 @@ from fastshap_lab.data.splits import ImageSplit, TensorImages
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import SurrogateGame
+from fastshap_lab.progress import track
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
 from fastshap_lab.stages.common import device_of
@@ -63,9 +62,7 @@ def make(run: Run) -> dict[str, float]:
     so where they do not (0.74 against 0.70 with the best ridge at 256 of 64).
     """
     config, images = run.config.explainer.labels, len(run.data.dataset("train"))
-    for _ in track(
-        _kept(run), "labels", len(list(_files(run, images))), transient=True, disable=not sys.stdout.isatty()
-    ):
+    for _ in track(_kept(run), "labels", len(list(_files(run, images)))):
         pass
     return {"passes": float(images * (1 + config.copies) * (config.evaluations + 1))}
 

@@ -19,7 +19,9 @@ from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages import classifier, evaluate, explainer, labels, pretrain, surrogate
 from fastshap_lab.stages.common import build_trainer
+from fastshap_lab.stages.judgements import warnings_of
 from fastshap_lab.stages.optim import OPTIMIZERS, SCHEDULES
+from fastshap_lab.stages.references import reference_settings
 from fastshap_lab.stages.runs import REPORT_FILE, Run
 from fastshap_lab.stages.sources import with_sources
 from fastshap_lab.stages.tracking import tracked
@@ -80,8 +82,7 @@ def runs_of(configs: dict[str, Config], config: Config) -> list[Run]:
     }
     runs = {run.fingerprint: run for chain in chains.values() for run in chain}
     if config.stage in ("all", "evaluate"):
-        references = config.references
-        settings = asdict(config.evaluate) | {"references": [references.test, references.test_evaluations]}
+        settings = asdict(config.evaluate) | {"references": reference_settings(config, "test")}
         del settings["pipelines"]  # the parents say it
         ends = {name: chain[-1] for name, chain in chains.items()}
         name = config.name or config.data.name
@@ -145,6 +146,8 @@ def _say(run: Run, done: str, seconds: float, console: Console) -> None:
     ]
     result = str(run.folder / REPORT_FILE) if run.stage == "evaluate" else "  ".join(said)
     console.print(f"{run.stage:<10}  {done:<7}  {seconds:7.1f} s  {result}", soft_wrap=True)
+    for line in warnings_of(run, measures):
+        console.print(f"{run.stage:<10}  warning  {line}", soft_wrap=True, markup=False)
 
 
 def _make(run: Run) -> tuple[str, float] | None:

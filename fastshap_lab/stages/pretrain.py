@@ -1,5 +1,6 @@
 """The pretrain stage: teach a vision transformer to complete images, before it sees a label."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -56,7 +57,8 @@ def check(run: Run) -> None:
         )
     network = _autoencoder(run, _describe(run))
     patches = torch.zeros(2, network.num_patches, dtype=torch.long)
-    check_images(network, "classifier.pretrain", torch.zeros(2, 3, *run.data.image_size), patches)
+    answer = 2, network.num_patches, 3 * math.prod(network.patch_size)
+    check_images(network, "classifier.pretrain", answer, torch.zeros(2, 3, *run.data.image_size), patches)
 
 
 def make(run: Run) -> dict[str, float]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastshap_lab.checkpoints import read_description, save_model
 from fastshap_lab.config import SurrogateConfig
 from fastshap_lab.inference import load_classifier
-from fastshap_lab.metrics import Imitation
+from fastshap_lab.metrics import Imitation, constant_kl
 from fastshap_lab.models import Classifier, Surrogate, SurrogateGame, build_surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
 from fastshap_lab.shapley import UniformSizeSampler, reverse_surrogate_kl, surrogate_kl
@@ -53,7 +53,7 @@ def check(run: Run) -> None:
     """Raise a ``UserError`` where the surrogate cannot be built."""
     surrogate = build_surrogate(**_describe(run, network_description(run, run.config.surrogate)))
     nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
-    check_images(surrogate, "surrogate", torch.zeros(2, 3, *run.data.image_size), nobody)
+    check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size), nobody)
 
 
 def make(run: Run) -> dict[str, float]:
@@ -75,8 +75,11 @@ def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str, float]:
-    """Return accuracy, cross-entropy and KL on whole and on masked test images; coalitions are always the same."""
-    whole, masked, device = Imitation(), Imitation(), device_of(run)
+    """Return accuracy, cross-entropy and KL on whole and on masked test images; coalitions are always the same.
+
+    Beside them the KL of an answer that is the same for all images, by which the others can be judged.
+    """
+    whole, masked, device, targets = Imitation(), Imitation(), device_of(run), []
     classifier = frozen(classifier).to(device)
     game = SurrogateGame(surrogate, "logits", run.config.trainer.max_batch).to(device)
     sampler, generator = UniformSizeSampler(game.num_players), torch.Generator().manual_seed(0)
@@ -86,4 +89,6 @@ def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str
         label, target = label.cpu(), classifier(image).cpu()
         whole.update(grand.unsqueeze(1).cpu(), label, target)
         masked.update(logits.cpu(), label, target)
-    return whole.compute() | {f"masked_{name}": value for name, value in masked.compute().items()}
+        targets.append(target)
+    constant = {"kl_constant": constant_kl(torch.cat(targets)).item()}
+    return whole.compute() | constant | {f"masked_{name}": value for name, value in masked.compute().items()}

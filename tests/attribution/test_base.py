@@ -1,14 +1,20 @@
 """Maps made comparable, targets, colours."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.attribution import AttributionMethod, upsample
+from fastshap_lab.attribution import METHODS, AttributionMethod, upsample
 from fastshap_lab.attribution.attention_method import Rows
 from fastshap_lab.attribution.base import baseline_colour, colour_scale, mean_colour, one_of, target_logits
+from fastshap_lab.attribution.shapley import BaselineGame
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import normalize_map
+from fastshap_lab.shapley import PlayerGrid
 from tests import small
 from tests.attribution.families import NUM_CLASSES, family, images
 
@@ -81,10 +87,69 @@ def test_targets_are_one_class_of_each_image_or_of_all_or_the_highest_logit():
     assert method.sizes == [2, 2, 1] * 3
     torch.testing.assert_close(method.attribute_all(image)[:, :, 0, 0], logits)
     assert not method.attribute(image).requires_grad
-    with pytest.raises(UserError, match=r"target of shape \(2,\): one class for each of 5 images"):
-        method.attribute.__wrapped__(method, image, torch.tensor([0, 1]))
-    with pytest.raises(UserError, match=f"classes are numbered 0 to {NUM_CLASSES - 1}"):
-        method.attribute(image, NUM_CLASSES)
+    with pytest.raises(
+        UserError, match=r"target of shape \(2,\): must be one class for all images, or one for each of 5"
+    ):
+        method.attribute(image, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("name", ["rise", "leave_one_out", "saliency", "grad_cam", "cam", "score_cam"])
+def test_what_is_no_class_is_refused_whatever_is_asked(name):
+    method, image = METHODS[name](family("resnet")), images(2)
+    with pytest.raises(UserError, match="target of type float32: must be whole numbers"):
+        AttributionMethod.attribute.__wrapped__(method, image, 1.7)
+    for ask in (method.attribute, lambda image, k: method.attribute_classes(image, torch.tensor([[0, 1], [1, k]]))):
+        with pytest.raises(UserError, match="target=-1: classes are numbered from 0"):
+            ask(image, -1)
+        with pytest.raises(UserError, match=f"target={NUM_CLASSES}: classes are numbered 0 to {NUM_CLASSES - 1}"):
+            ask(image, NUM_CLASSES)
+    with pytest.raises(UserError, match="target of type float32"):
+        method.attribute_classes(image, torch.zeros(2, 1))
+    with pytest.raises(UserError, match=r"classes of shape \(2,\): must be \(B, E\), of each of 2 images as many"):
+        method.attribute_classes(image, [0, 1])
+
+
+class Answers(nn.Module):
+    """Answers with what is made of its logits."""
+
+    def __init__(self, of: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.features, self.head, self.of = nn.Conv2d(3, 6, 4, stride=4), nn.Linear(6, NUM_CLASSES), of
+
+    def forward(self, pixels: Tensor) -> Any:
+        return self.of(self.head(self.features(pixels).mean(dim=(2, 3))))
+
+
+@pytest.mark.parametrize("name", ["rise", "leave_one_out", "kernel_shap", "saliency", "grad_cam", "score_cam"])
+@pytest.mark.parametrize(
+    ("of", "line"),
+    [
+        (lambda logits: SimpleNamespace(logits=logits), "with a SimpleNamespace: must be a tensor, the logits"),
+        (lambda logits: (logits, None), "with a tuple: must be a tensor, the logits"),
+        (lambda logits: logits[:, :1], "a single logit z is two as"),
+        (lambda logits: logits[:, 0], "of 2 classes or more"),
+    ],
+)
+def test_answers_that_are_no_logits_are_one_line(name, of, line):
+    method = METHODS[name](Answers(of))
+    for ask in (method.attribute, method.attribute_all, lambda image: method.attribute(image, 0)):
+        with pytest.raises(UserError, match=line) as raised:
+            ask(images(2))
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("max_batch", [0, -1, 1.5, True])
+def test_a_pass_has_a_row_or_more(max_batch):
+    line, grid = f"max_batch={max_batch}: must be a whole number of 1 or more", PlayerGrid(small.IMAGE_SIZE, (2, 3))
+    colour = torch.zeros(3, 1, 1)
+    for make in (
+        lambda: AttributionMethod.__init__.__wrapped__(Logit.__new__(Logit), family("resnet"), max_batch),
+        lambda: BaselineGame.__init__.__wrapped__(
+            BaselineGame.__new__(BaselineGame), None, grid, colour, None, max_batch
+        ),
+    ):
+        with pytest.raises(UserError, match=line):
+            make()
 
 
 class Views(nn.Module):

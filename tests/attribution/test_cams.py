@@ -8,7 +8,7 @@ from torchvision.models import SwinTransformer, VisionTransformer
 
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.attribution.cam import CAM
-from fastshap_lab.attribution.features import find_layer
+from fastshap_lab.attribution.features import find_layers
 from fastshap_lab.attribution.gradcam import AttentionGradCAM, GradCAM, SignedGradCAM
 from fastshap_lab.attribution.recording import recorded_activations
 from fastshap_lab.attribution.scorecam import ScoreCAM
@@ -36,13 +36,13 @@ class Plain(nn.Module):
 def test_the_layer_is_found_from_the_model():
     plain = Plain(nn.Identity())
     resnet, vit, swin = (family(kind) for kind in ("resnet", "vit", "swin"))
-    assert find_layer(plain) is plain.features
-    assert find_layer(nn.Sequential(plain)) is plain.features
-    assert find_layer(plain, "features.0") is plain.features[0]
-    assert find_layer(resnet) is resnet.network.layer4
-    assert find_layer(vit) is vit.network.blocks[-1].norm1
-    assert find_layer(swin) is swin.network.layers[-1].blocks[-1].norm1
-    assert find_layer(nn.Linear(3, 2)) is None
+    assert find_layers(plain) == [plain.features, plain.features[2], plain.features[0]]
+    assert find_layers(nn.Sequential(plain)) == find_layers(plain)
+    assert find_layers(plain, "features.0") == [plain.features[0]]
+    assert find_layers(resnet)[:2] == [resnet.network.layer4, resnet.network.layer3]
+    assert find_layers(vit) == [vit.network.blocks[-1].norm1]
+    assert find_layers(swin) == [swin.network.layers[-1].blocks[-1].norm1]
+    assert find_layers(nn.Linear(3, 2)) == []
     with pytest.raises(UserError, match="GradCAM: no layer with spatial features"):
         GradCAM(nn.Linear(3, 2))
     with pytest.raises(UserError, match="layer=stem: the model has no module of that name"):
@@ -59,7 +59,7 @@ def test_the_layer_is_found_from_the_model():
     ],
 )
 def test_convolutions_before_attention_are_not_what_an_answer_is_made_of(network):
-    assert find_layer(network) is None
+    assert find_layers(network) == []
     with pytest.raises(UserError, match="name one with layer=…"):
         ScoreCAM(network)
 
@@ -70,7 +70,43 @@ def test_a_pooling_by_attention_is_no_hindrance():
 
     model = Plain(nn.Identity())
     model.pool = AttentionPool(1)
-    assert find_layer(model) is model.features
+    assert find_layers(model)[0] is model.features
+
+
+class Stages(nn.Module):
+    """As torchvision's ResNet: a part per stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Sequential(nn.Conv2d(given, 5, 3, 2, 1), nn.Softplus()) for given in (3, 5, 5)
+        )
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.layer3(self.layer2(self.layer1(pixels))).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "name"),
+    [(family("resnet"), 4, "network.layer2"), (family("resnet"), 8, "network.layer3"), (Stages(), 4, "layer1")],
+    ids=["timm's", "timm's, larger", "another"],
+)
+@pytest.mark.parametrize("kind", ["grad_cam", "signed_grad_cam", "score_cam"])
+def test_of_features_with_a_single_place_there_is_no_map(model, side, name, kind):
+    image = images(2)[:, :, :side, :side]
+    found = METHODS[kind](model).attribute(image, TARGETS)
+    assert found.shape == (2, 2, 2)
+    torch.testing.assert_close(found, METHODS[kind](model, layer=name).attribute(image, TARGETS))
+    called = next(label for label, module in model.named_modules() if module is find_layers(model)[0])
+    line = f"on images of {side}×{side}, features have a single place here, of which there is no map"
+    with pytest.raises(UserError, match=line):
+        METHODS[kind](model, layer=called).attribute(image, TARGETS)
+
+
+def test_a_class_activation_map_of_a_single_place_does_not_apply():
+    with pytest.raises(UserError, match="on images of 4×4, features have a single place here"):
+        CAM(family("resnet")).attribute(images(2)[:, :, :4, :4], TARGETS)
 
 
 class Last(nn.Module):
@@ -135,7 +171,7 @@ def test_they_are_those_of_pytorch_grad_cam(name, kind):
 
     found = METHODS[name](network).attribute(x, TARGETS)
     makes = {"grad_cam": other.GradCAM, "score_cam": other.ScoreCAM}[name]
-    with makes(network, [find_layer(network)], lay_out) as cam:
+    with makes(network, [find_layers(network)[0]], lay_out) as cam:
         theirs = torch.from_numpy(cam(x, [ClassifierOutputTarget(target) for target in TARGETS.tolist()]))
     # As theirs are: stretched, resized, and stretched again.
     found = nn.functional.interpolate(normalize_map(found).unsqueeze(1), x.shape[2:], mode="bilinear")[:, 0]

@@ -256,7 +256,7 @@ def test_shapley_values_of_patches(name):
     torch.testing.assert_close(found.sum(dim=(2, 3)), total)
     if name != "permutation":  # 62 coalitions are all there are
         torch.testing.assert_close(found, exact)
-    with pytest.raises(UserError, match="budget=1: too small for 6 patches, \\d+ or more"):
+    with pytest.raises(UserError, match=r"budget=1: too small for 6 patches, \d+ or more"):
         METHODS[name](model, grid=GRID, budget=1).attribute(IMAGES, 1)
 
 

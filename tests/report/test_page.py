@@ -52,6 +52,15 @@ def test_the_page_carries_its_figures_and_loads_nothing(tmp_path, figure):
     assert html.index("Second.") < html.index("Table") < html.index("<img")
 
 
+def test_warnings_stand_above_everything_else(tmp_path):
+    path = tmp_path / "report.html"
+    write_page(path, "Digits", {"seed": "0"}, [Section("Training")], [f"lower it {ATTACK}", "and that"])
+    html = path.read_text(encoding="utf-8")
+    assert html.index("lower it") < html.index("and that") < html.index("<dl>")
+    assert len([one for one in Elements(html).attributes("p") if one.get("class") == "warning"]) == 2
+    assert "<script" not in html
+
+
 def test_everything_from_data_is_escaped(tmp_path, figure):
     table = pd.DataFrame({ATTACK: [ATTACK]}, index=pd.Index([ATTACK], name=f"{ATTACK} index"))
     sections = [Section(ATTACK, ATTACK, {ATTACK: table}, {ATTACK: figure})]

@@ -1,7 +1,12 @@
+from functools import partial
+
 import pytest
 import scipy.special
 import torch
 
+from fastshap_lab.errors import UserError
+from fastshap_lab.shapley import ESTIMATORS, SAMPLERS, UniformSizeSampler, kernel_size_probabilities, pair_design
+from fastshap_lab.shapley.designs import ALLOCATIONS
 from fastshap_lab.shapley.game import LINKS, log_odds
 from tests import oracles
 
@@ -40,3 +45,21 @@ def test_log_odds_of_extreme_logits_are_finite_and_correct(logits: list[float], 
     exact = torch.tensor(logits, dtype=dtype)
     expected = torch.tensor(oracles.log_odds(exact.tolist()), dtype=dtype)
     torch.testing.assert_close(log_odds(exact), expected)
+
+
+ALONE = oracles.TableGame(torch.zeros(1, 2, 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(kernel_size_probabilities, 1),
+        partial(UniformSizeSampler, 1),
+        *(partial(sampler, 1) for sampler in SAMPLERS.values()),
+        *(partial(pair_design, 1, 4, allocation, 0) for allocation in ALLOCATIONS),
+        *(partial(estimator, ALONE, ALONE.image) for estimator in ESTIMATORS.values()),
+    ],
+)
+def test_a_single_player_has_nobody_to_share_with(make):
+    with pytest.raises(UserError, match=r"^players=1: nothing is left to share out; 2 or more are needed$"):
+        make()

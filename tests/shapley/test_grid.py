@@ -55,5 +55,5 @@ def test_grid_that_does_not_divide_the_image_names_those_that_do(shape: tuple[in
 
 
 def test_single_player_is_refused():
-    with pytest.raises(UserError, match="single player"):
+    with pytest.raises(UserError, match="players=1: nothing is left to share out; 2 or more are needed"):
         PlayerGrid(image_size=(6, 12), shape=(1, 1))

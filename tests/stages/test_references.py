@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fastshap_lab.config import ReferencesConfig
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import SurrogateGame
 from fastshap_lab.stages import references
@@ -14,11 +15,12 @@ from tests.runs import executed
 def test_changed_and_swapped_references_are_made_again(tmp_path, monkeypatch, evaluations):
     run = executed("stage=surrogate", f"runs_dir={tmp_path}")[-1]
     game, made = SurrogateGame(load_surrogate(run.model)), []
+    given = ReferencesConfig(test_evaluations=evaluations)
     original = references.shapley_values
     monkeypatch.setattr(references, "shapley_values", lambda *given, **more: made.append(0) or original(*given, **more))
 
     def values() -> torch.Tensor:
-        return reference_values(run, game, "test", [3, 5, 7], "softmax", evaluations).phi
+        return reference_values(run, game, "test", [3, 5, 7], "softmax", given).phi
 
     before = values()
     assert torch.equal(values(), before)

@@ -1,7 +1,10 @@
 """What all trainings share: one stops where its loss is no number, writes its course, keeps quiet on a pipe."""
 
 import math
+import re
 import signal
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +16,7 @@ from torch import nn
 
 from fastshap_lab.config import OptimConfig, TrainerConfig
 from fastshap_lab.errors import UserError
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models import CLASSIFIERS, SurrogateGame
 from fastshap_lab.stages import common, explainer
 from fastshap_lab.stages.classifier import ClassifierTraining
 from fastshap_lab.stages.optim import OPTIMIZERS, SCHEDULES, build_optimizer
@@ -104,6 +107,34 @@ def test_a_measure_that_is_never_a_number_is_an_error(tmp_path, monkeypatch):
         executed("stage=classifier", f"runs_dir={tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("of", "line"),
+    [
+        (lambda logits: logits[:, :1], r"classifier: its network's answer to 2 images is of shape \(2, 1\): must be"),
+        (
+            lambda logits: SimpleNamespace(logits=logits),
+            r"network('s answer to 2 images is of type Simple| does not take .* Type-check)",
+        ),
+        (lambda logits: logits.argmax(), r"is of shape \(\): must be a tensor of shape \(2, 3\)"),
+    ],
+)
+def test_a_network_whose_answers_are_no_logits_is_found_in_the_plan(tmp_path, monkeypatch, of, line):
+    class Own(nn.Module):
+        def __init__(
+            self, num_classes: int, image_size: Any, in_chans: int, channels: Any, depths: Any, strides: Any
+        ) -> None:
+            super().__init__()
+            self.head = nn.Linear(in_chans, num_classes)
+
+        def forward(self, pixels: torch.Tensor) -> Any:
+            return of(self.head(pixels.mean(dim=(2, 3))))
+
+    monkeypatch.setitem(CLASSIFIERS, "own", Own)
+    with pytest.raises(UserError, match=line) as raised:
+        planned("classifier.name=own", "stage=classifier", f"runs_dir={tmp_path}")
+    assert "\n" not in str(raised.value)
+
+
 def test_a_plateau_is_seen_by_the_schedule(tmp_path, monkeypatch):
     pretend_cross_entropies(monkeypatch, *8 * [1.0])
     settings = ["classifier.epochs=8", "classifier.optim={lr: 0.002, schedule: plateau}"]
@@ -132,9 +163,26 @@ def test_nothing_is_said_on_a_pipe(tmp_path, capfd):
 
 def test_a_progress_bar_is_for_terminals(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     executed("stage=classifier", f"runs_dir={tmp_path}")
-    assert "\x1b[?25l" in capsys.readouterr().out  # hides the cursor
+    said = capsys.readouterr()
+    assert "\x1b[?25l" in said.err  # hides the cursor
+    assert not said.out
+
+
+def test_elsewhere_long_work_says_how_far_it_is_in_plain_lines(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fastshap_lab.progress.EVERY", 0.0)  # seconds
+    executed("stage=explainer", f"runs_dir={tmp_path}")
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert not said.out
+    for stage in ("classifier", "surrogate", "explainer"):  # three epochs of three steps
+        of_stage = [line for line in lines if line.startswith(stage)]
+        assert [line.split(" after ")[0].split(maxsplit=1)[1] for line in of_stage] == [
+            f"{n} of 9" for n in range(1, 10)
+        ]
+        assert re.search(r" after \d+ s  epoch 2/3  val/\w+ \d+\.\d{4}$", of_stage[-1])
+    assert re.fullmatch(r"labels      1 of 1 after \d+ s", next(line for line in lines if line.startswith("labels")))
 
 
 def test_lightning_writes_nothing_of_its_own(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.seeding import derive_seed
-from fastshap_lab.shapley.game import Game
+from fastshap_lab.shapley.game import Game, check_players
 
 # Coalitions, of all images together, that are asked for at a time: enough to keep a game's own chunks full.
 _BLOCK = 4096
@@ -42,11 +42,15 @@ class Estimator(ABC):
         game: Asked for grand and null once, here, and for the values of coalitions in blocks.
         image: RGB in [0, 1].
         seed: Of all draws.
+
+    Raises:
+        UserError: The game has fewer than two players.
     """
 
     _evidence: ClassVar[tuple[str, ...]] = ()  # attributes, all tensors, that hold what was learned
 
     def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
+        check_players(game.num_players)
         self.game, self.image, self.seed = game, image, seed
         self.num_players = game.num_players
         with torch.no_grad():

@@ -21,6 +21,14 @@ class PairEstimator(Estimator):
         super().__init__(game, image, seed)
         self.differences = self.grand.new_empty(len(image), 0, self.grand.shape[1])  # (B, M, K), of the design's pairs
 
+    @classmethod
+    def from_pairs(cls, other: "PairEstimator") -> "PairEstimator":
+        """Return an estimator with the evidence of another one, which drew its pairs alike; nothing is evaluated."""
+        assert cls.allocation == other.allocation
+        estimator = cls.__new__(cls)
+        vars(estimator).update(vars(other))
+        return estimator
+
     @property
     def complete(self) -> bool:
         """Whether every coalition has been evaluated."""

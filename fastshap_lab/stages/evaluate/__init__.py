@@ -1,6 +1,7 @@
 """The evaluate stage: measure pipelines and other methods, set them side by side, draw their maps, write the report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from fastshap_lab.report import write_page
 from fastshap_lab.stages.evaluate import comparison
@@ -11,6 +12,8 @@ from fastshap_lab.stages.evaluate.models import models, trainings
 from fastshap_lab.stages.evaluate.shifts import shifts
 from fastshap_lab.stages.evaluate.subsets import subsets
 from fastshap_lab.stages.evaluate.surrogates import surrogates
+from fastshap_lab.stages.judgements import warnings_of
+from fastshap_lab.stages.references import check_references
 from fastshap_lab.stages.runs import REPORT_FILE, Run
 from fastshap_lab.stages.tracking import log_results
 
@@ -30,6 +33,10 @@ SECTIONS: tuple[Callable[[Evaluation], dict[str, float] | None], ...] = (
 def check(run: Run) -> None:
     """Raise a ``UserError`` where something that is asked for is unknown."""
     comparison.check(run.config.evaluate)
+    for end in run.parents.values():
+        if end.stage == "explainer":
+            # Each pipeline has players of its own; what there is to know about them is asked for by the evaluation.
+            check_references(replace(end.config, references=run.config.references), "test")
 
 
 def make(run: Run) -> dict[str, float]:
@@ -44,6 +51,13 @@ def make(run: Run) -> dict[str, float]:
         "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
     }
     report = evaluation.report
-    write_page(run.folder / REPORT_FILE, f"Shapley explanations: {run.name}", summary, report.sections)
+    warnings = [*_warnings(pipelines), *warnings_of(run, measures)]
+    write_page(run.folder / REPORT_FILE, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
     log_results(run, report.tables, report.figures)
     return measures
+
+
+def _warnings(pipelines: list[Pipeline]) -> list[str]:
+    """Return what there is to say about what is evaluated, once of each run."""
+    runs = {run.fingerprint: (pipeline, run) for pipeline in reversed(pipelines) for run in pipeline.runs.values()}
+    return [f"{pipeline.name}: {line}" for pipeline, run in runs.values() for line in warnings_of(run, run.measures())]

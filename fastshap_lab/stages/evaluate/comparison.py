@@ -1,7 +1,6 @@
 """Methods of attribution side by side: maps of the same images, judged by the same metrics."""
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -9,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from fastshap_lab.attribution import METHODS, AttributionMethod
 from fastshap_lab.config import ComponentConfig, EvaluateConfig, arguments, build
 from fastshap_lab.errors import UserError
 from fastshap_lab.metrics import Deletion, Insertion, PerImage
+from fastshap_lab.progress import track
 from fastshap_lab.report import gallery, removal_curves
 from fastshap_lab.stages.evaluate.base import EXPLAINER, RANDOM, Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks import CHECKS, Builder
@@ -149,7 +148,7 @@ def _explained(
 ) -> Iterator[dict[str, str | float]]:
     """Explain all judged images by all methods; yield what each costs, and put aside those that find out late."""
     chunks, title = list(_chunks(evaluation)), f"methods on {pipeline.name}"
-    for name, method in track(list(found.items()), title, transient=True, disable=not sys.stdout.isatty()):
+    for name, method in track(list(found.items()), title):
         try:
             costs = torch.stack([_maps(evaluation, pipeline, method, *one)["cost"] for one in chunks])
         except UserError as error:
@@ -278,7 +277,7 @@ def _measured(
     """Return each method's metric over all judged images, in parts that are kept."""
     measured = {method.name: measure.metric() for method in found}
     chunks = list(_chunks(evaluation))
-    for chunk, place in track(chunks, f"{name} on {pipeline.name}", transient=True, disable=not sys.stdout.isatty()):
+    for chunk, place in track(chunks, f"{name} on {pipeline.name}"):
         scene = cache(partial(_scene, evaluation, pipeline, place))  # not made where everything is kept already
         for method in found:
             make = partial(_rows, measure, method, partial(_maps, evaluation, pipeline, method, chunk, place), scene)

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastshap_lab.metrics import ShapleyError
 from fastshap_lab.models import SurrogateGame
 from fastshap_lab.report import budget_curves, comparison, scatter
-from fastshap_lab.shapley import Estimate, KernelSHAP, additive_normalization, equal_split
+from fastshap_lab.shapley import Estimate, KernelSHAP, Kriging, additive_normalization, equal_split
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline, Report
 from fastshap_lab.stages.references import reference_values
 
@@ -26,6 +26,7 @@ def shapley_errors(evaluation: Evaluation) -> dict[str, float]:
         report.add(title, "Not measured: references.test=0.")
         return {}
     rows, figures, measures, noise = [], {}, {}, []
+    kinds: dict[str, None] = {}  # in the order they come
     refinements: dict[str, pd.DataFrame] = {}
     image = evaluation.images(indices)
     for pipeline in evaluation.explained:
@@ -33,7 +34,8 @@ def shapley_errors(evaluation: Evaluation) -> dict[str, float]:
         assert explainer is not None
         game = pipeline.game(explainer.link, run.config.trainer.max_batch)
         surrogate = pipeline.runs["surrogate"]
-        reference = reference_values(surrogate, game, "test", indices.tolist(), explainer.link, config.test_evaluations)
+        reference = reference_values(surrogate, game, "test", indices.tolist(), explainer.link, config)
+        kinds[reference.kind] = None
         truth = reference.phi
         noise.append(float(reference.stderr.square().mean() / (truth - truth.mean()).square().mean()))
         with torch.inference_mode():
@@ -62,9 +64,8 @@ def shapley_errors(evaluation: Evaluation) -> dict[str, float]:
         figures[f"scatter-{name}", f"{name}: every player, class and reference image"] = scatter(
             truth.flatten().numpy(), phi.flatten().numpy(), name
         )
-        if explainer.refinement is not None:
-            refinements[name] = _refinement(pipeline, game, image, phi, reference, pipeline.predictions[indices])
-    known = "exact" if not any(noise) else f"known but for {max(noise):.1%} of their variance"
+        refinements[name] = _refinement(pipeline, game, image, phi, reference, pipeline.predictions[indices])
+    known = "; ".join(kinds) + (f" and known but for {max(noise):.1%} of their variance" if any(noise) else "")
     report.add(
         title,
         f"Over {len(indices)} test images, whose Shapley values are {known}. Target: the class that the classifier "
@@ -81,12 +82,11 @@ def shapley_errors(evaluation: Evaluation) -> dict[str, float]:
 def _refinement(
     pipeline: Pipeline, game: SurrogateGame, image: Tensor, phi: Tensor, reference: Estimate, target: Tensor
 ) -> pd.DataFrame:
-    """Return how close to the references a pipeline's explainer comes with evaluations, and KernelSHAP with as many."""
+    """Return how close to the references a pipeline's explainer comes with evaluations, and others with as many."""
     assert pipeline.explainer is not None
-    assert pipeline.explainer.refinement is not None
     refine, truth = pipeline.explainer.refinement, reference.phi
     # Fewer evaluations than the references had, and other ones.
-    estimator, most = KernelSHAP(game, image, seed=2), min(reference.evaluations // 4, _MOST_REFINED)
+    estimator, most = Kriging(game, image, seed=2), min(reference.evaluations // 4, _MOST_REFINED)
     is_target = torch.nn.functional.one_hot(target, truth.shape[2]).bool().unsqueeze(1).expand_as(truth)
 
     def r2(values: Tensor) -> float:
@@ -96,12 +96,14 @@ def _refinement(
     for budget in (2**power for power in range(4, most.bit_length())):
         estimator.advance(budget - estimator.granted)
         alone, refined = estimator.estimate(), refine(estimator, phi, target)
+        kernel = KernelSHAP.from_pairs(estimator).estimate()
         inside = (refined.phi - truth).square() <= 1.96**2 * (refined.stderr.square() + reference.stderr.square())
         rows.append(
             {
                 "evaluations": budget,
                 "explainer": r2(refined.phi),
-                "KernelSHAP": r2(alone.phi) if alone.stderr.isfinite().all() else float("nan"),
+                "kriging": r2(alone.phi),
+                "KernelSHAP": r2(kernel.phi) if kernel.stderr.isfinite().all() else float("nan"),
                 "coverage, target": inside[is_target].double().mean().item(),
                 "coverage, others": inside[~is_target].double().mean().item(),
             }
@@ -117,7 +119,7 @@ def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
         curves = {
             "explainer alone": spent["explainer"].iloc[:1],
             "explainer, refined": spent["explainer"].iloc[1:],
-            "KernelSHAP": spent["KernelSHAP"].iloc[1:] if "KernelSHAP" in spent else pd.Series(dtype=float),
+            **{name: spent[name].iloc[1:] for name in ("kriging", "KernelSHAP") if name in spent},
         }
         figures[f"refinement-{name}", name] = budget_curves(curves, name)
     tables = [table.assign(pipeline=name) for name, table in refinements.items()]
@@ -127,8 +129,8 @@ def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
         report.add(
             "Refinement",
             "R² against the same references of the explainer's answer refined with evaluations of the game "
-            "(explain(images, refine=N)), and of KernelSHAP with the same evaluations. Coverage: how many of the "
-            "true values lie within the refined ones' 95 % intervals.",
+            "(explain(images, refine=N)), and of kriging and KernelSHAP without the explainer from the same "
+            "evaluations. Coverage: how many of the true values lie within the refined ones' 95 % intervals.",
             {("refinement", "One pass, and more"): joined},
             figures,
         )

@@ -426,7 +426,7 @@ def reference_phi(scene: Scene, link: str) -> Tensor | None:
     if key not in scene.shared:
         game = pipeline.game(link, evaluation.run.config.trainer.max_batch)
         surrogate = pipeline.runs["surrogate"]
-        found = reference_values(surrogate, game, "test", known.tolist(), link, config.test_evaluations)
+        found = reference_values(surrogate, game, "test", known.tolist(), link, config)
         classes = scene.classes[: len(known)].cpu().unsqueeze(1).expand(-1, found.phi.shape[1], -1)
         scene.shared[key] = found.phi.gather(2, classes)
     return scene.shared[key]

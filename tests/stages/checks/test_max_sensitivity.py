@@ -52,7 +52,8 @@ def test_random_changes_by_the_root_of_two_and_the_steadier_come_first(evaluatio
     assert (defined["change_low"] > 0).all()
     assert (defined["change_low"] <= defined["change"]).all()
     assert (defined["change"] <= defined["change_high"]).all()
-    assert (defined["images"] == 4).all()
+    # Some maps of Grad-CAM are all zero.
+    assert (defined.drop("grad_cam", errors="ignore")["images"] == 4).all()
 
 
 def test_noise_follows_from_image_and_draw_and_fills_the_ball():

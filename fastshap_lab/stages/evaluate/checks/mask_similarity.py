@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import undisturbed
-from fastshap_lab.attribution.features import find_layer, look
+from fastshap_lab.attribution.features import find_layers, look
 from fastshap_lab.attribution.vit_cx import ViTCX, cluster, plane_masks
 from fastshap_lab.config import Count
 from fastshap_lab.report import densities
@@ -89,8 +89,6 @@ def feature_masks(evaluation: Evaluation, classifier: nn.Module, image: Tensor) 
     if ViTCX.supports(classifier) is None:
         method = vit_cx(evaluation, classifier, masks="features")
         return method.image_masks(image), method.threshold, method.linkage
-    layer = find_layer(classifier)
-    assert layer is not None  # every network of timm has one
     with undisturbed(classifier), torch.no_grad():
-        _, features, lay_out = look(classifier, layer, image.unsqueeze(0))
+        _, features, lay_out = look(classifier, find_layers(classifier), image.unsqueeze(0))
         return plane_masks(lay_out(features)[0], (image.shape[1], image.shape[2])), 0.1, "complete"

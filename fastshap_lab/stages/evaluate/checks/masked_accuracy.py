@@ -3,16 +3,15 @@
 ROAR without the retraining: the surrogate has learned to do without players.
 """
 
-import sys
 from collections.abc import Mapping
 from functools import partial
 
 import pandas as pd
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from fastshap_lab.models import SurrogateGame
+from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
 from fastshap_lab.stages.evaluate.base import RANDOM, Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
@@ -57,7 +56,7 @@ class MaskedAccuracy(Check):
             game = pipeline.game("logits", evaluation.run.config.trainer.max_batch)
             found, right = explanations(pipeline, methods[pipeline.name]), {}
             title = f"masked accuracy on {pipeline.name}"
-            for name, explain in track(found.items(), title, transient=True, disable=not sys.stdout.isatty()):
+            for name, explain in track(found.items(), title):
                 make = partial(self._right, evaluation, pipeline, explain, game, shares)
                 right[name] = evaluation.kept(*self.place, pipeline.name, name, "right", make=make)["right"]
             means = {name: answers[:, :, 1:-1].mean(dim=2) for name, answers in right.items()}  # (N, 2)

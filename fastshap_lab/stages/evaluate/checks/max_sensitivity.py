@@ -1,15 +1,14 @@
 """How much explanations change where the image hardly does."""
 
-import sys
 from collections.abc import Mapping
 from functools import partial
 
 import pandas as pd
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from fastshap_lab.config import Count, Positive
+from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.stages.evaluate.base import RANDOM, Evaluation, Pipeline
@@ -49,7 +48,7 @@ class MaxSensitivity(Check):
         for pipeline in evaluation.pipelines:
             found, largest = explanations(pipeline, methods[pipeline.name]), {}
             title = f"max-sensitivity on {pipeline.name}"
-            for name, explain in track(found.items(), title, transient=True, disable=not sys.stdout.isatty()):
+            for name, explain in track(found.items(), title):
                 make = partial(self._changes, evaluation, pipeline, explain)
                 changes = evaluation.kept(*self.place, pipeline.name, name, "changes", make=make)["changes"]
                 largest[name] = changes.cummax(dim=0).values

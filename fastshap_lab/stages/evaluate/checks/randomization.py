@@ -1,7 +1,6 @@
 """Whether explanations notice that the network has forgotten what it learned."""
 
 import copy
-import sys
 from collections.abc import Mapping
 from functools import partial
 from itertools import accumulate
@@ -10,13 +9,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import hooked
 from fastshap_lab.config import Count
 from fastshap_lab.metrics import Similarity
 from fastshap_lab.models import Classifier
+from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
@@ -54,7 +53,7 @@ class Randomization(Check):
             steps = layers(pipeline.classifier, evaluation.images(evaluation.judged[:1]))
             curves: dict[str, dict[str, np.ndarray]] = {column: {} for column in Similarity.columns}
             found, title = methods[pipeline.name].items(), f"{self.mode} randomization of {pipeline.name}"
-            for method, builder in track(found, title, transient=True, disable=not sys.stdout.isatty()):
+            for method, builder in track(found, title):
                 place = *self.place, pipeline.name, method, "similarity"
                 make = partial(self._similarity, evaluation, pipeline, builder, list(steps.values()))
                 similarity = evaluation.kept(*place, make=make)["similarity"].nanmean(dim=1)  # (steps, B, columns)

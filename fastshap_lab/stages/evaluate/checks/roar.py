@@ -1,6 +1,5 @@
 """What a classifier still learns from images without what matters by an explanation."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -9,7 +8,6 @@ from itertools import product
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.progress import track
 from skimage.filters import sobel
 from torch import Tensor
 
@@ -22,6 +20,7 @@ from fastshap_lab.data.splits import TensorImages
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import build_classifier
 from fastshap_lab.models.freezing import frozen
+from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.stages.callbacks import Patience
@@ -128,7 +127,7 @@ class ROAR(Check):
         found: dict[tuple[str, float], list[Tensor]] = {}
         jobs = list(product(rankings.items(), (0.0, *self.fractions), range(self.seeds)))
         title = f"retraining {pipeline.name}"
-        for (name, explain), share, seed in track(jobs, title, transient=True, disable=not sys.stdout.isatty()):
+        for (name, explain), share, seed in track(jobs, title):
             number = round(share * pipeline.grid.num_players)
             # Pipelines that share a classifier share what does not come from their explainers.
             source = f"{EXPLAINER}-{pipeline.name}" if name == EXPLAINER else name if number else "nothing removed"
