@@ -543,14 +543,17 @@ def tables(frame: pd.DataFrame) -> Iterator[str]:
         errors, seconds, known = {}, {}, {}
         for (method, budget), own in lines.groupby(["method", "budget"], sort=False):
             row, late = errors.setdefault(method, {"method": method}), seconds.setdefault(method, {"method": method})
-            if (own["miss"] != "").any() or own["image"].nunique() < len(images):
-                row[budget] = next((miss for miss in own["miss"] if miss), "incomplete")[:40]
+            if (own["miss"] != "").any():
+                row[budget] = next(miss for miss in own["miss"] if miss)[:40]
                 continue
-            sums = pooled(own).loc[images]
+            sums = pooled(own)
             both = sums[["mse", "variance"]].to_numpy()
+            late[budget] = f"{own['own_seconds'].mean():.2g}"
+            if len(sums) < len(images):
+                row[budget] = f"{relative(both):.3g}, {len(sums)} of the images"
+                continue
             known[method, budget] = both, float(sums["truth_error"].sum() / sums["mse"].sum())
             row[budget] = f"{relative(both):.3g} {interval(relative(both[drawn]))}"
-            late[budget] = f"{own['own_seconds'].mean():.2g}"
             if method in OURS and classes > 1:  # of one class, passes were those of all
                 late[budget] += f" ({own['own_seconds'].sum() / own['pass_seconds'].sum():.1%})"
             if abs(own["evaluations"].mean() / budget - 1) > 0.005:
@@ -577,10 +580,10 @@ def tables(frame: pd.DataFrame) -> Iterator[str]:
         columns = ["method", *budgets]
         yield f"\n### {said} ({noted})\n\nError relative to the variance of the truth, 95 % over images, by evaluations"
         yield "(in brackets: those really asked, where others)\n"
-        ordered = sorted(errors.values(), key=lambda row: OURS.index(row["method"]) if row["method"] in OURS else 99)
-        yield pd.DataFrame(ordered, columns=columns).to_markdown(index=False)
+        order = sorted(errors, key=lambda method: method not in OURS)
+        yield pd.DataFrame([errors[method] for method in order], columns=columns).fillna("").to_markdown(index=False)
         yield "\nSeconds of own time for each image (ours: as a share of the game's own)\n"
-        yield pd.DataFrame(seconds.values(), columns=columns).to_markdown(index=False)
+        yield pd.DataFrame([seconds[method] for method in order], columns=columns).fillna("").to_markdown(index=False)
     yield "\n### Who is first\n"
     yield pd.DataFrame(firsts).to_markdown(index=False)
 
