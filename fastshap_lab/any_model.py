@@ -1,0 +1,173 @@
+"""Shapley values of any image classifier, estimated image by image; nothing is trained."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.config import lookup
+from fastshap_lab.errors import UserError
+from fastshap_lab.images import Images, to_tensor
+from fastshap_lab.inference import Explanation
+from fastshap_lab.models import Classifier, ModelGame
+from fastshap_lab.models.maskings import build_masking, removals
+from fastshap_lab.progress import Progress
+from fastshap_lab.shapley import LINKS, PlayerGrid
+from fastshap_lab.shapley.estimators import ESTIMATORS
+
+_STEPS = 16  # of the progress bar for each image
+
+
+def shapley_values(
+    model: nn.Module,
+    images: Images,
+    players: tuple[int, int],
+    *,
+    evaluations: int = 512,
+    removal: str | Mapping[str, Any] = "constant",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    normalized: bool = False,
+    image_size: tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
+    link: str = "softmax",
+    estimator: str = "kriging",
+    max_batch: int = 32,
+    seed: int = 0,
+) -> Explanation:
+    """Explain any classifier of images for all of its classes, without training anything.
+
+    Every image costs ``evaluations`` passes of the model and two more. Players are the patches of a grid; absent ones
+    are removed from the pixels. Standard errors come with the values, in ``stderr``.
+
+    Args:
+        model: Module that maps images (B, 3, H, W) to logits (B, K), or to an object with ``logits``; used in
+            evaluation mode, where it is, and left as it was.
+        images: See ``AmortizedExplainer.explain``; tensors hold RGB in [0, 1] or uint8, not normalized.
+        players: Rows and columns of the grid; each divides the image's side.
+        evaluations: Coalitions of each image to evaluate.
+        removal: What absent patches show: ``constant`` (the mean colour, or a ``colour``), ``mean`` (of the image),
+            ``blur``, ``rise_blur``; a name, or ``{"name": …, "params": {…}}``.
+        mean: Mean colour that the model was trained with, three numbers in [0, 1]; of a timm model it is known.
+        std: Standard deviation of each channel that it was trained with.
+        normalized: The model normalizes pixels itself, and takes [0, 1].
+        image_size: Height and width to resize files to; of a timm model, and of tensors, it is known.
+        class_names: K names.
+        link: Entry of ``shapley.LINKS``, the space of the values: probabilities by default.
+        estimator: Entry of ``shapley.ESTIMATORS``.
+        max_batch: Rows of a pass. Changes values by rounding only.
+        seed: Seed for drawing coalitions.
+
+    Raises:
+        UserError: An argument makes no sense, the model's normalization is unknown, or what it returns are no logits.
+
+    Example:
+        >>> import torch, fastshap_lab as fsl
+        >>> model = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> fsl.shapley_values(model, torch.rand(2, 3, 8, 8), (2, 2), evaluations=14, normalized=True).values.shape
+        torch.Size([2, 3, 2, 2])
+    """
+    kind = lookup(ESTIMATORS, "estimator", estimator)
+    lookup(LINKS, "link", link)
+    stated = getattr(model, "pretrained_cfg", None) or {}
+    size = _image_size(images, image_size, stated)
+    grid = PlayerGrid(size, (players[0], players[1]))
+    if evaluations < kind.smallest_budget(grid.num_players):
+        smallest = kind.smallest_budget(grid.num_players)
+        raise UserError(
+            f"evaluations={evaluations}: too few for {grid.num_players} players; {smallest} or more will do"
+        )
+    kind.check_budget(grid.num_players, evaluations)
+    batch = to_tensor(images, size)
+    first = next(model.parameters(), torch.empty(0))
+    with _in_evaluation_mode(model), torch.no_grad():
+        network = _Logits(model)
+        classifier = _normalizing(network, model, mean, std, normalized, stated, size).to(first.device)
+        logits = classifier(batch[:1].to(first.device))
+        if class_names is not None and len(class_names) != logits.shape[1]:
+            raise UserError(f"class_names: {len(class_names)} names for the model's {logits.shape[1]} classes")
+        masking = build_masking(removal, classifier, grid, key="removal")
+        if not isinstance(masking, tuple(removals().values())):
+            raise UserError(f"removal={removal}: not at the pixels; one of {', '.join(removals())} is wanted")
+        game = ModelGame(classifier, masking.to(first.device), link, max_batch)
+        parts = []
+        with Progress("Shapley values", len(batch) * _STEPS) as progress:
+            for image in batch.split(1):
+                estimate = kind(game, image.to(first.device), seed)
+                for step in range(1, _STEPS + 1):
+                    estimate.advance(step * evaluations // _STEPS - estimate.granted)
+                    progress.advance()
+                found = estimate.estimate()
+                logits = classifier(image.to(first.device)).cpu().float()
+                parts.append((found.phi.float(), found.stderr.float(), logits, torch.tensor([found.evaluations])))
+    phi, stderr, logits, spent = (torch.cat(part) for part in zip(*parts, strict=True))
+    names = [str(k) for k in range(logits.shape[1])] if class_names is None else list(class_names)
+    return Explanation(
+        images=batch,
+        values=grid.to_grid(phi),
+        probabilities=LINKS["sigmoid" if link == "sigmoid" else "softmax"](logits),
+        source="classifier",
+        efficiency_gap=torch.zeros_like(logits),
+        classes=names,
+        link=link,
+        stderr=grid.to_grid(stderr),
+        evaluations=spent,
+    )
+
+
+class _Logits(nn.Module):
+    """A model of which logits are taken out, and checked once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        answer = self.model(pixels)
+        logits = getattr(answer, "logits", answer)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(answer).__name__
+            raise UserError(f"model: answers with {shape}; logits (images, classes) of two or more classes are wanted")
+        return logits
+
+
+def _normalizing(
+    network: nn.Module,
+    model: nn.Module,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    normalized: bool,
+    stated: Mapping[str, Any],
+    size: tuple[int, int],
+) -> Classifier:
+    """Return the network behind the pixel normalization that was given, or that the model states."""
+    if isinstance(model, Classifier) or normalized:
+        if mean is not None or std is not None:
+            raise UserError("mean, std: the model normalizes pixels itself")
+        mean, std = [0.0] * 3, [1.0] * 3
+        if isinstance(model, Classifier):
+            return model
+    if mean is None and std is None:
+        mean, std = stated.get("mean"), stated.get("std")
+    if mean is None or std is None:
+        raise UserError(
+            "mean, std: how are pixels normalized for this model? Give both (ImageNet's: mean=(0.485, 0.456, 0.406), "
+            "std=(0.229, 0.224, 0.225)), or normalized=True if it takes [0, 1] as it is"
+        )
+    if len(mean) != 3 or len(std) != 3 or not all(deviation > 0 for deviation in std):
+        raise UserError(f"mean={mean}, std={std}: three numbers each are wanted, and std above 0")
+    return Classifier(network, mean, std, size, 0)
+
+
+def _image_size(images: Images, given: tuple[int, int] | None, stated: Mapping[str, Any]) -> tuple[int, int]:
+    """Return height and width: what was given, those of the tensors, or what the model states."""
+    first = images[0] if isinstance(images, (list, tuple)) and len(images) else images
+    if given is not None:
+        return given[0], given[1]
+    if isinstance(first, Tensor):
+        return first.shape[-2], first.shape[-1]
+    if "input_size" in stated:
+        return stated["input_size"][-2], stated["input_size"][-1]
+    raise UserError("image_size: height and width to resize images to are wanted, for example image_size=(224, 224)")
