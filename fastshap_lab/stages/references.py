@@ -9,7 +9,7 @@ from rich.progress import track
 from torch import Tensor
 
 from fastshap_lab.data.base import Split
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models import ModelGame
 from fastshap_lab.shapley import Estimate, shapley_values
 from fastshap_lab.stages.runs import Run
 
@@ -20,7 +20,7 @@ def reference_order(number: int) -> Tensor:
 
 
 def reference_values(
-    surrogate: Run, game: SurrogateGame, split: Split, indices: Sequence[int], link: str, evaluations: int
+    surrogate: Run, game: ModelGame, split: Split, indices: Sequence[int], link: str, evaluations: int
 ) -> Estimate:
     """Return the Shapley values of some images, from the cache where it holds them.
 

@@ -15,6 +15,7 @@ def test_links_are_named_after_what_they_return():
         "log_softmax": scipy.special.log_softmax(logits, axis=-1),
         "log_odds": scipy.special.logit(scipy.special.softmax(logits, axis=-1)),
         "logits": logits,
+        "centred_logits": logits - logits.mean(axis=-1, keepdims=True),
         "sigmoid": scipy.special.expit(logits),
     }
     assert LINKS.keys() == expected.keys()
@@ -40,3 +41,10 @@ def test_log_odds_of_extreme_logits_are_finite_and_correct(logits: list[float], 
     exact = torch.tensor(logits, dtype=dtype)
     expected = torch.tensor(oracles.log_odds(exact.tolist()), dtype=dtype)
     torch.testing.assert_close(log_odds(exact), expected)
+
+
+def test_what_softmax_leaves_free_is_the_only_thing_that_logits_say_beyond_the_other_links():
+    free = torch.randn(2, 3, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for name in LINKS.keys() - {"sigmoid"}:
+        same = torch.allclose(LINKS[name](LOGITS + free), LINKS[name](LOGITS))
+        assert same == (name != "logits")

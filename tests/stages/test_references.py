@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastshap_lab.inference import load_surrogate
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models.freezing import frozen
 from fastshap_lab.stages import references
 from fastshap_lab.stages.references import reference_values
 from tests.runs import executed
@@ -13,7 +13,7 @@ from tests.runs import executed
 @pytest.mark.parametrize("evaluations", [16, 8], ids=["exact", "estimated"])
 def test_changed_and_swapped_references_are_made_again(tmp_path, monkeypatch, evaluations):
     run = executed("stage=surrogate", f"runs_dir={tmp_path}")[-1]
-    game, made = SurrogateGame(load_surrogate(run.model)), []
+    game, made = frozen(load_surrogate(run.model)).game(), []
     original = references.shapley_values
     monkeypatch.setattr(references, "shapley_values", lambda *given, **more: made.append(0) or original(*given, **more))
 

@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models import ModelGame
 from fastshap_lab.report import method_curves
 from fastshap_lab.stages.evaluate.base import RANDOM, Evaluation, Pipeline
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
@@ -91,7 +91,7 @@ class MaskedAccuracy(Check):
 
     @staticmethod
     def _right(
-        evaluation: Evaluation, pipeline: Pipeline, explain: Explain, game: SurrogateGame, shares: list[float]
+        evaluation: Evaluation, pipeline: Pipeline, explain: Explain, game: ModelGame, shares: list[float]
     ) -> dict[str, Tensor]:
         """Return whether the surrogate is right (N, 2, shares) in deletion and insertion, NaN without a label."""
         image, target = evaluation.images(evaluation.judged), evaluation.classes(pipeline)[:, 0]
