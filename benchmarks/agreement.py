@@ -19,7 +19,7 @@ import torch
 
 from fastshap_lab.data import DATASETS
 from fastshap_lab.inference import load_surrogate
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import shapley_values
 from fastshap_lab.stages.references import reference_order
 
@@ -71,7 +71,7 @@ if __name__ == "__main__":
             train("stage=surrogate", *chosen, *overrides)
             surrogate = newest(runs, "surrogate")
             divergences.append(pd.read_json(surrogate / "metrics.json", typ="series")["test/masked_kl"])
-            game = SurrogateGame(load_surrogate(surrogate / "model"))
+            game = frozen(load_surrogate(surrogate / "model")).game()
             found.append(shapley_values(game, image, budget=given.evaluations, seed=10**6).phi)
         half = given.seeds // 2
         averaged = [torch.stack(part).mean(dim=0) for part in (found[:half], found[half:])]

@@ -26,7 +26,8 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from fastshap_lab.models import SurrogateGame, build_surrogate
+from fastshap_lab.models import ModelGame, build_surrogate
+from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import ESTIMATORS, exact_shapley_values, shapley_values
 
 try:
@@ -41,7 +42,7 @@ Single = Callable[["Counted", Tensor, int, int, int], np.ndarray]
 class Counted:
     """A game that counts the coalitions it evaluates."""
 
-    def __init__(self, game: SurrogateGame) -> None:
+    def __init__(self, game: ModelGame) -> None:
         self.game, self.num_players, self.evaluations = game, game.num_players, 0
 
     def values(self, image: Tensor, coalitions: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class Result:
     r2: float
 
 
-def vit_game(grid: int, num_classes: int, scale: float, seed: int) -> SurrogateGame:
+def vit_game(grid: int, num_classes: int, scale: float, seed: int) -> ModelGame:
     """Return the game of a ViT with one patch for each player."""
     torch.manual_seed(seed)
     network = {
@@ -87,7 +88,7 @@ def vit_game(grid: int, num_classes: int, scale: float, seed: int) -> SurrogateG
     for parameter in surrogate.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=scale / math.sqrt(parameter[0].numel()))
-    return SurrogateGame(surrogate)
+    return frozen(surrogate).game()
 
 
 def with_shapiq(approximator: Callable[[int, int], shapiq.approximator.Approximator]) -> Single:

@@ -68,7 +68,8 @@ from fastshap_lab.data import DATASETS
 from fastshap_lab.files import read_tensors, sha256, write_tensors
 from fastshap_lab.images import to_tensor
 from fastshap_lab.inference import load_surrogate
-from fastshap_lab.models import SurrogateGame, build_surrogate
+from fastshap_lab.models import ModelGame, build_surrogate
+from fastshap_lab.models.freezing import frozen
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import ESTIMATORS, shapley_values
 from fastshap_lab.stages.references import reference_order
@@ -113,7 +114,7 @@ class Meter(Counted):
         classes: (B, K), those explained; ``shown`` of them are told.
     """
 
-    def __init__(self, game: SurrogateGame, image: Tensor, classes: Tensor) -> None:
+    def __init__(self, game: ModelGame, image: Tensor, classes: Tensor) -> None:
         super().__init__(game)
         self.image, self.classes, self.shown, self.seconds = image, classes, classes.shape[1], 0.0
         self._place: dict[bytes, int] = {}
@@ -239,7 +240,7 @@ class Case:
     """A game with the images it is played on, and the classes of each (B, K), the first of which is explained alone."""
 
     name: str
-    game: SurrogateGame | Formulas
+    game: ModelGame | Formulas
     image: Tensor
     classes: Tensor
 
@@ -254,7 +255,7 @@ def formula(name: str, num_players: int, images: int) -> Case:
     return Case(name, FORMULAS[name](num_players), torch.arange(images).double().view(-1, 1, 1, 1), classes)
 
 
-def network(name: str, game: SurrogateGame, image: Tensor, device: str) -> Case:
+def network(name: str, game: ModelGame, image: Tensor, device: str) -> Case:
     """Return the game of a network, on its most probable classes."""
     game, image = game.to(device), image.to(device)
     grand = game.grand(image).cpu()
@@ -275,7 +276,7 @@ def trained(source: str, images: int, device: str) -> Case:
     test = data.dataset("test")
     image = test.images_at(reference_order(len(test))[:images]).float() / 255
     name = f"{config.data.name}, asked about other players" if grid else config.data.name
-    return network(name, SurrogateGame(surrogate), image, device)
+    return network(name, frozen(surrogate).game(), image, device)
 
 
 def efficientnet(weights: Path, images: int, device: str) -> Case:
@@ -286,7 +287,7 @@ def efficientnet(weights: Path, images: int, device: str) -> Case:
     fill(surrogate.classifier.network, read_state(weights), weights)
     photographs = [Image.fromarray(getattr(skimage.data, name)()) for name in names[:images]]
     image = to_tensor(photographs, (224, 224)).float()
-    return network("EfficientNet-Lite0", SurrogateGame(surrogate.eval(), max_batch=64), image, device)
+    return network("EfficientNet-Lite0", frozen(surrogate).game(max_batch=64), image, device)
 
 
 def truth(case: Case, folder: Path, evaluations: int) -> tuple[Tensor, Tensor]:

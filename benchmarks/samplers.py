@@ -22,8 +22,9 @@ from torch import Tensor
 from fastshap_lab.data import DATASETS
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.metrics.shapley_error import shapley_error_sums, shapley_errors
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models import ModelGame
 from fastshap_lab.models.explainers import UNetExplainer
+from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import (
     SAMPLERS,
     Sampler,
@@ -41,12 +42,12 @@ def generator(seed: int) -> torch.Generator:
 
 
 def train(
-    game: SurrogateGame, images: Tensor, sampler: Sampler, num_coalitions: int, epochs: int, seed: int
+    game: ModelGame, images: Tensor, sampler: Sampler, num_coalitions: int, epochs: int, seed: int
 ) -> UNetExplainer:
     """Return an explainer trained as ``configs/explainer/unet_slim.yaml`` would have it, over fewer epochs."""
     torch.manual_seed(seed)
     statistics = [images.mean(dim=(0, 2, 3)).tolist(), images.std(dim=(0, 2, 3)).tolist()]
-    network = UNetExplainer(game.surrogate.grid, game.num_classes, *statistics, channels=(16, 64, 128, 128))
+    network = UNetExplainer(game.masking.grid, len(game.null(images[:1])[0]), *statistics, channels=(16, 64, 128, 128))
     network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.05)
     steps = len(images) // 128
@@ -66,7 +67,7 @@ def train(
 
 
 def gradients(
-    game: SurrogateGame, network: UNetExplainer, images: Tensor, sampler: Sampler, num_coalitions: int, draws: int
+    game: ModelGame, network: UNetExplainer, images: Tensor, sampler: Sampler, num_coalitions: int, draws: int
 ) -> tuple[Tensor, Tensor]:
     """Return the loss's gradient over parameters (draws, N), and each image's over its outputs (draws, B, P, K)."""
     grand, null, raw = game.grand(images), game.null(images), network(images)
@@ -89,7 +90,7 @@ def total_variance(gradient: Tensor) -> Tensor:
     return torch.stack([part.var(dim=0).sum() for part in gradient.chunk(4)])
 
 
-def variances(game: SurrogateGame, images: Tensor, arguments: argparse.Namespace) -> list[list[str]]:
+def variances(game: ModelGame, images: Tensor, arguments: argparse.Namespace) -> list[list[str]]:
     """Return the rows of the first table."""
     network = train(game, images, SAMPLERS["paired"](game.num_players), 8, arguments.start, seed=0)
     batch, rows = images[: arguments.batch], []
@@ -107,7 +108,7 @@ def variances(game: SurrogateGame, images: Tensor, arguments: argparse.Namespace
     return rows
 
 
-def trainings(game: SurrogateGame, images: dict[str, Tensor], arguments: argparse.Namespace) -> list[list[str]]:
+def trainings(game: ModelGame, images: dict[str, Tensor], arguments: argparse.Namespace) -> list[list[str]]:
     """Return the rows of the second table."""
     coalitions, ones = SAMPLERS["paired"](game.num_players)(len(images["val"]), 128, generator(0), CPU)
     values, grand, null = game(images["val"], coalitions)
@@ -151,9 +152,8 @@ def main() -> None:
     arguments = parser.parse_args()
     noise, ends = [], []
     for folder in arguments.surrogates:
-        game = SurrogateGame(load_surrogate(folder))
-        game.surrogate.to(memory_format=torch.channels_last)
-        data = DATASETS["digits"](image_size=game.surrogate.grid.image_size)
+        game = frozen(load_surrogate(folder)).game()
+        data = DATASETS["digits"](image_size=game.masking.grid.image_size)
         images = {split: data.load(split).images.float() / 255 for split in ("train", "val", "test")}
         if arguments.draws:
             noise += variances(game, images["train"], arguments)

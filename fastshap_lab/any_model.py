@@ -1,7 +1,6 @@
 """Shapley values of any image classifier, estimated image by image; nothing is trained."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.inference import Explanation
 from fastshap_lab.models import Classifier, ModelGame
+from fastshap_lab.models.freezing import evaluating
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.progress import Progress
 from fastshap_lab.shapley import LINKS, PlayerGrid
@@ -82,7 +82,7 @@ def shapley_values(
     kind.check_budget(grid.num_players, evaluations)
     batch = to_tensor(images, size)
     first = next(model.parameters(), torch.empty(0))
-    with _in_evaluation_mode(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         network = _Logits(model)
         classifier = _normalizing(network, model, mean, std, normalized, stated, size).to(first.device)
         logits = classifier(batch[:1].to(first.device))

@@ -63,6 +63,37 @@ class ComponentConfig:
     params: dict[str, Any] = field(default_factory=dict)
 
 
+def name_and_params(component: Any, key: str) -> tuple[str, dict[str, Any]]:
+    """Return an entry of a table and its arguments, given as its name alone or as ``{name: …, params: {…}}``.
+
+    Raises:
+        UserError: It is given as something else.
+    """
+    found = _validated(Component, component, key)
+    return (found, {}) if isinstance(found, str) else (found["name"], found["params"])
+
+
+def in_words(component: Any) -> str:
+    """Return a ``Component`` as reports name it: ``blur (width=3)``."""
+    if isinstance(component, str):
+        return component
+    return f"{component['name']} ({', '.join(f'{name}={value}' for name, value in component['params'].items())})"
+
+
+def _shortest(component: Any) -> str | dict[str, Any]:
+    if isinstance(component, str):
+        return component
+    given = {"params": {}, **component} if isinstance(component, Mapping) else {}
+    name, params = given.pop("name", None), given.pop("params", None)
+    if given or not isinstance(name, str) or not isinstance(params, Mapping):
+        raise ValueError("must be a name, or {name: …, params: {…}}")
+    return {"name": name, "params": dict(params)} if params else name
+
+
+Component = Annotated[Any, AfterValidator(_shortest)]
+"""An entry of a table: its name alone, or ``{name, params}`` where it has arguments, and so with one fingerprint."""
+
+
 @dataclass
 class DataConfig(ComponentConfig):
     """Where images come from, and the players on them."""
@@ -124,7 +155,7 @@ class ClassifierConfig(TrainingConfig):
 class SurrogateConfig(TrainingConfig):
     """The model that imitates it under coalitions."""
 
-    masking: str = MISSING
+    masking: Component = MISSING
     loss: Annotated[str, _one_of("kl", "reverse_kl")] = "kl"
     num_coalitions: Count = 1
     from_classifier: bool = True

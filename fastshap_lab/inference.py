@@ -17,13 +17,13 @@ from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.models import (
     Classifier,
     Explainer,
+    ModelGame,
     Surrogate,
-    SurrogateGame,
     build_classifier,
     build_explainer,
     build_surrogate,
 )
-from fastshap_lab.models.freezing import evaluating
+from fastshap_lab.models.freezing import evaluating, frozen
 from fastshap_lab.models.targets import Targets, class_of_each
 from fastshap_lab.report import class_maps, save_figure
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, Kriging, Refinement, efficiency_gap, relative_error
@@ -104,14 +104,23 @@ class AmortizedExplainer(nn.Module):
         self.network, self.surrogate, self.classifier = network, surrogate, classifier
         self.grid, self.class_names = network.grid, list(class_names)
         self.link, self.normalization = link, normalization
+        self._frozen: tuple[Any, Surrogate] | None = None  # in a tuple: no part of this module
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P K"]:
         """Return normalized Shapley values of images in [0, 1]."""
         return self._explain(image)[0]
 
-    def game(self, max_batch: int = 512) -> SurrogateGame:
-        """Return the game whose Shapley values these are."""
-        return SurrogateGame(self.surrogate, self.link, max_batch).to(self.device)
+    def game(self, max_batch: int = 512) -> ModelGame:
+        """Return the game whose Shapley values these are.
+
+        It is of a frozen copy of the surrogate, which games share until its weights change or move.
+        """
+        # Changes in place count a tensor's version up, all others replace its memory.
+        tensors = [*self.surrogate.parameters(), *self.surrogate.buffers()]
+        state = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        if self._frozen is None or self._frozen[0] != state:
+            self._frozen = state, frozen(self.surrogate)
+        return self._frozen[1].game(self.link, max_batch).to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -199,7 +208,7 @@ class AmortizedExplainer(nn.Module):
 
     def _refined(
         self,
-        game: SurrogateGame,
+        game: ModelGame,
         image: Tensor,
         answer: Tensor,
         target: Tensor,
@@ -217,11 +226,7 @@ class AmortizedExplainer(nn.Module):
 
     def _explain(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalized values, the gap before, and the surrogate's logits on the whole image."""
-        num_players = self.grid.num_players
-        everyone = torch.ones(len(image), 1, num_players, dtype=torch.bool, device=image.device)
-        nobody_sees = slice(0, 1) if self.surrogate.masking.null_ignores_image else slice(None)
-        full = self.surrogate(image, everyone).squeeze(1)
-        empty = self.surrogate(image[nobody_sees], ~everyone[nobody_sees]).squeeze(1)
+        full, empty = self.surrogate.game().extremes(image)
         grand, null = LINKS[self.link](full), LINKS[self.link](empty)
         raw = self.network(image)
         return NORMALIZATIONS[self.normalization](raw, grand, null), efficiency_gap(raw, grand, null), full

@@ -2,10 +2,12 @@ import pytest
 import torch
 from PIL import Image
 
+from fastshap_lab import inference
 from fastshap_lab.checkpoints import save_model
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import AmortizedExplainer, Explanation, load_explainer
 from fastshap_lab.metrics.value_function import coalition_values
+from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import LINKS, exact_shapley_values
 from tests import small
 
@@ -208,6 +210,29 @@ def test_the_game_of_an_explainer_is_its_surrogates():
     expected = LINKS["log_odds"](explainer.surrogate(IMAGE, coalitions))
     torch.testing.assert_close(game.values(IMAGE, coalitions), expected, rtol=1e-4, atol=1e-5)
     assert game.max_batch == 3
+
+
+def test_a_surrogate_is_frozen_once_until_its_weights_change_or_move(monkeypatch):
+    explainer, coalitions, copies = small.explainer(), small.coalitions(5, 2, 6), []
+    monkeypatch.setattr(inference, "frozen", lambda surrogate: copies.append(0) or frozen(surrogate))
+
+    def follows(image: torch.Tensor = IMAGE) -> None:
+        expected = LINKS["softmax"](explainer.surrogate.eval()(image, coalitions))
+        torch.testing.assert_close(explainer.game().values(image, coalitions), expected, rtol=1e-4, atol=1e-5)
+
+    for _ in range(3):
+        explainer.explain(IMAGE)
+        follows()
+    assert len(copies) == 1
+    with torch.no_grad():
+        explainer.surrogate.classifier.network.fc.weight.mul_(-1)
+    follows()
+    explainer.load_state_dict(small.explainer(seed=1).state_dict())
+    follows()
+    explainer.double()
+    follows(IMAGE.double())
+    assert len(copies) == 4
+    assert not any("frozen" in name for name in explainer.state_dict())
 
 
 def test_plot_writes_a_picture(tmp_path):

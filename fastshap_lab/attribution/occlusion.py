@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.perturbation_method import MOST, Classes, PerturbationMethod, default_grid, finest_grid
-from fastshap_lab.attribution.shapley import BaselineGame
 from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.shapley.grid import PlayerGrid
@@ -104,7 +103,7 @@ class LeaveOneOut(PerturbationMethod):
     def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
         size = image.shape[1], image.shape[2]
         players = PlayerGrid(size, self.grid or default_grid(self.model, size))
-        game = BaselineGame(self._logits, players, colour, self.link, self.max_batch)
+        game = self._game(players, colour)
         others = ~torch.eye(players.num_players, dtype=torch.bool, device=image.device)
         lost = game.grand(image.unsqueeze(0)).unsqueeze(1) - game.values(image.unsqueeze(0), others.unsqueeze(0))
         return players.to_grid(lost)[0, classes]

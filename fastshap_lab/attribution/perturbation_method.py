@@ -13,8 +13,11 @@ from fastshap_lab.attribution.base import AttributionMethod, Kind, baseline_colo
 from fastshap_lab.attribution.recording import find_token_network
 from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError
+from fastshap_lab.models.game import ModelGame
+from fastshap_lab.models.maskings import Constant
 from fastshap_lab.models.tokens import token_grid
 from fastshap_lab.shapley.game import LINKS
+from fastshap_lab.shapley.grid import PlayerGrid
 
 # Rows and columns of a grid that nothing else determines, at most: those of patches of 16 on 224 pixels.
 MOST = 14
@@ -51,7 +54,7 @@ class PerturbationMethod(AttributionMethod):
         super().__init__(model, max_batch)
         if link not in LINKS:
             raise UserError(f"{type(self).__name__}: link={link}: unknown, one of {', '.join(LINKS)} wanted")
-        self.baseline, self.link, self.bf16 = baseline, LINKS[link], bf16
+        self.baseline, self.link, self.bf16 = baseline, link, bf16
 
     @torch.no_grad()
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
@@ -76,7 +79,13 @@ class PerturbationMethod(AttributionMethod):
 
     def _values(self, copies: Tensor, classes: Classes) -> Tensor:
         """Return the values (M, K') of copies (M, C, H, W)."""
-        return torch.cat([self.link(self._logits(part))[:, classes] for part in copies.split(self.max_batch)])
+        link = LINKS[self.link]
+        return torch.cat([link(self._logits(part))[:, classes] for part in copies.split(self.max_batch)])
+
+    def _game(self, grid: PlayerGrid, colour: Tensor) -> ModelGame:
+        """Return the game in which absent patches take a colour."""
+        masking = Constant(self._logits, grid, colour.flatten().tolist())
+        return ModelGame(self._logits, masking, self.link, self.max_batch)
 
     def _logits(self, copies: Tensor) -> Tensor:
         """Return the logits (B, K) of at most ``max_batch`` copies."""

@@ -20,7 +20,6 @@ from fastshap_lab.metrics.segmentation import Segmentation
 from fastshap_lab.metrics.shapley_error import ShapleyCorrelation, ShapleyDistance, ShapleyError
 from fastshap_lab.metrics.similarity import Similarity
 from fastshap_lab.metrics.subsets import correctness_subsets
-from fastshap_lab.metrics.substrates import SUBSTRATES, SubstrateGame
 from fastshap_lab.metrics.two_samples import holm, two_sample_p_values
 from fastshap_lab.metrics.value_function import coalition_values
 
@@ -45,7 +44,6 @@ METRICS: dict[str, type[Metric]] = {
 
 __all__ = [
     "METRICS",
-    "SUBSTRATES",
     "AdditiveFit",
     "Deletion",
     "EfficiencyGap",
@@ -63,7 +61,6 @@ __all__ = [
     "ShapleyDistance",
     "ShapleyError",
     "Similarity",
-    "SubstrateGame",
     "coalition_values",
     "constant_kl",
     "correctness_subsets",

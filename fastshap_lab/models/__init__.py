@@ -11,14 +11,15 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from fastshap_lab.config import ComponentConfig, build, lookup
+from fastshap_lab.config import ComponentConfig, build, lookup, name_and_params
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.explainers import EXPLAINERS, Explainer
+from fastshap_lab.models.game import ModelGame
 from fastshap_lab.models.mae import MaskedAutoencoder
-from fastshap_lab.models.maskings import MASKINGS
+from fastshap_lab.models.maskings import MASKINGS, build_masking
 from fastshap_lab.models.resnet import resnet
-from fastshap_lab.models.surrogate import Surrogate, SurrogateGame
+from fastshap_lab.models.surrogate import Surrogate
 from fastshap_lab.models.swin import swin
 from fastshap_lab.models.vit import vit
 from fastshap_lab.models.zoo import timm_model
@@ -30,8 +31,8 @@ __all__ = [
     "Classifier",
     "Explainer",
     "MaskedAutoencoder",
+    "ModelGame",
     "Surrogate",
-    "SurrogateGame",
     "build_classifier",
     "build_explainer",
     "build_surrogate",
@@ -62,13 +63,13 @@ def build_classifier(
     return Classifier(network, mean, std, (height, width), num_classes)
 
 
-def build_surrogate(classifier: Mapping[str, Any], masking: str, grid: Sequence[int]) -> Surrogate:
+def build_surrogate(classifier: Mapping[str, Any], masking: str | Mapping[str, Any], grid: Sequence[int]) -> Surrogate:
     """Return a surrogate; ``classifier`` describes the network inside, without the masking's channels."""
-    kind = lookup(MASKINGS, "surrogate.masking", masking)
+    kind = lookup(MASKINGS, "surrogate.masking", name_and_params(masking, "surrogate.masking")[0])
     inner = build_classifier(**classifier, extra_channels=kind.extra_channels, group="surrogate")
     rows, columns = grid
     players = PlayerGrid(inner.image_size, (rows, columns))
-    return Surrogate(inner, kind(inner, players), players)
+    return Surrogate(inner, build_masking(masking, inner, players), players)
 
 
 def build_explainer(

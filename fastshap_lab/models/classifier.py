@@ -1,9 +1,12 @@
 """The original classifier: RGB in [0, 1] in, logits out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+Model = Callable[[Tensor], Tensor]
+"""Takes images (B, C, H, W) to logits (B, K): a module, or what calls one."""
 
 
 class Classifier(nn.Module):
@@ -41,3 +44,15 @@ class Classifier(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K) of images (B, 3, H, W)."""
         return self.network(self.normalize(image))
+
+
+def opened(model: Model) -> tuple[Callable[[Tensor], Tensor], Model]:
+    """Return what a model does to pixels first, and what takes these to logits.
+
+    Of anything but a ``Classifier`` that is nothing, and the model itself.
+    """
+    return (model.normalize, model.network) if isinstance(model, Classifier) else (_unchanged, model)
+
+
+def _unchanged(image: Tensor) -> Tensor:
+    return image

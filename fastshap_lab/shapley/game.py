@@ -41,6 +41,11 @@ def logits(logits: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
     return logits
 
 
+def centred_logits(logits: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+    """Return the logits less their mean over classes: what softmax says of them, which is all but a constant."""
+    return logits - logits.mean(dim=-1, keepdim=True)
+
+
 def softmax(logits: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
     """Return class probabilities."""
     return logits.softmax(dim=-1)
@@ -71,5 +76,6 @@ LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "log_softmax": log_softmax,
     "log_odds": log_odds,
     "logits": logits,
+    "centred_logits": centred_logits,
     "sigmoid": sigmoid,
 }

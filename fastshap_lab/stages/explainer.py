@@ -11,9 +11,10 @@ from fastshap_lab.config import Config, ExplainerConfig, lookup
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_surrogate
 from fastshap_lab.metrics import AdditiveFit
-from fastshap_lab.models import Explainer, SurrogateGame, build_explainer, takes_backbone
+from fastshap_lab.models import Explainer, ModelGame, build_explainer, takes_backbone
+from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.game import check_determined
 from fastshap_lab.shapley import (
-    LINKS,
     NORMALIZATIONS,
     SAMPLERS,
     Estimate,
@@ -69,7 +70,7 @@ class ExplainerTraining(Training):
     def __init__(
         self,
         network: Explainer,
-        game: SurrogateGame,
+        game: ModelGame,
         config: ExplainerConfig,
         seed: int,
         labels: Labels | None = None,
@@ -158,7 +159,7 @@ def check(run: Run) -> None:
     """Raise a ``UserError`` where the explainer cannot be built or trained."""
     config = run.config.explainer
     lookup(SAMPLERS, "explainer.sampler", config.sampler)
-    lookup(LINKS, "explainer.link", config.link)
+    check_determined(config.link, "explainer.link")
     lookup(NORMALIZATIONS, "explainer.normalization", config.normalization)
     if config.num_coalitions % 2:
         raise UserError(f"explainer.num_coalitions={config.num_coalitions}: must be even, coalitions come in pairs")
@@ -189,7 +190,7 @@ def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
     }
     network, loaded = build_explainer(**description["network"]), load_surrogate(surrogate.model)
     network.start_from(loaded.classifier.network)
-    game = SurrogateGame(loaded, config.link, run.config.trainer.max_batch).to(device_of(run))
+    game = frozen(loaded).game(config.link, run.config.trainer.max_batch).to(device_of(run))
     references = _references(run, game)
     labels = load_labels(run.parents["labels"], device_of(run)) if "labels" in run.parents else None
     training = ExplainerTraining(network, game, config, run.config.seed, labels, references)
@@ -204,7 +205,7 @@ def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
     return explainer, description
 
 
-def _references(run: Run, game: SurrogateGame) -> ValidationReferences | None:
+def _references(run: Run, game: ModelGame) -> ValidationReferences | None:
     """Return some validation images with their Shapley values, if there are to be any."""
     config, images = run.config.references, run.data.dataset("val")
     indices = reference_order(len(images))[: config.val]
@@ -217,7 +218,7 @@ def _references(run: Run, game: SurrogateGame) -> ValidationReferences | None:
 
 @torch.no_grad()
 def _calibrated(
-    run: Run, explainer: AmortizedExplainer, game: SurrogateGame, references: ValidationReferences
+    run: Run, explainer: AmortizedExplainer, game: ModelGame, references: ValidationReferences
 ) -> Refinement:
     """Return how to refine the explainer's answers, from those to validation images."""
     image, model = references.image, explainer.classifier

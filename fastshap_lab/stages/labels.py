@@ -11,7 +11,9 @@ from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.splits import ImageSplit, TensorImages
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_surrogate
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models import ModelGame
+from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.game import check_determined
 from fastshap_lab.progress import track
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
@@ -47,6 +49,7 @@ class Labels:
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the labels cannot be made."""
+    check_determined(run.config.explainer.link, "explainer.link")
     evaluations = run.config.explainer.labels.evaluations
     if evaluations % 2:
         raise UserError(f"explainer.labels.evaluations={evaluations}: must be even, coalitions come in pairs")
@@ -85,9 +88,9 @@ def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
     augment = Augment(**asdict(config.labels.augment))
 
     @cache
-    def game() -> SurrogateGame:
+    def game() -> ModelGame:
         surrogate = load_surrogate(run.parents["surrogate"].model)
-        return SurrogateGame(surrogate, config.link, run.config.trainer.max_batch).to(device_of(run))
+        return frozen(surrogate).game(config.link, run.config.trainer.max_batch).to(device_of(run))
 
     def make(copy: int, blocks: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
         parts = [_labelled(run, game(), train, augment, copy, *block) for block in blocks]
@@ -107,7 +110,7 @@ def _files(run: Run, number: int) -> Iterator[tuple[str, int, list[tuple[int, Te
 
 
 def _labelled(
-    run: Run, game: SurrogateGame, train: ImageSplit, augment: Augment, copy: int, block: int, indices: Tensor
+    run: Run, game: ModelGame, train: ImageSplit, augment: Augment, copy: int, block: int, indices: Tensor
 ) -> dict[str, Tensor]:
     """Return a block of ``Labels``; the first copy of the images is the original."""
     config, seed = run.config.explainer.labels, run.config.seed

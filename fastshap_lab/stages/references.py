@@ -10,7 +10,7 @@ from torch import Tensor
 from fastshap_lab.config import Config, ReferencesConfig
 from fastshap_lab.data.base import Split
 from fastshap_lab.errors import UserError
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models import ModelGame
 from fastshap_lab.progress import track
 from fastshap_lab.shapley import Estimate, KernelSHAP, Kriging, shapley_values
 from fastshap_lab.stages.runs import Run
@@ -57,7 +57,7 @@ def check_references(config: Config, split: Split) -> None:
 
 def reference_values(
     surrogate: Run,
-    game: SurrogateGame,
+    game: ModelGame,
     split: Split,
     indices: Sequence[int],
     link: str,
@@ -116,7 +116,7 @@ def reference_values(
     return References(phi, stderr, 2**game.num_players if exact else evaluations, kind)
 
 
-def _by_two_designs(game: SurrogateGame, image: Tensor, evaluations: int, tolerance: float) -> tuple[Estimate, bool]:
+def _by_two_designs(game: ModelGame, image: Tensor, evaluations: int, tolerance: float) -> tuple[Estimate, bool]:
     """Return the mean of kriging over two designs where both agree, else that of KernelSHAP; and whether they did."""
     runs = [Kriging(game, image, seed) for seed in (0, 1)]
     for run in runs:

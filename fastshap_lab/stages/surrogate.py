@@ -9,7 +9,7 @@ from fastshap_lab.checkpoints import read_description, save_model
 from fastshap_lab.config import SurrogateConfig
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation, constant_kl
-from fastshap_lab.models import Classifier, Surrogate, SurrogateGame, build_surrogate
+from fastshap_lab.models import Classifier, Surrogate, build_surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
 from fastshap_lab.shapley import UniformSizeSampler, reverse_surrogate_kl, surrogate_kl
 from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
@@ -81,7 +81,7 @@ def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str
     """
     whole, masked, device, targets = Imitation(), Imitation(), device_of(run), []
     classifier = frozen(classifier).to(device)
-    game = SurrogateGame(surrogate, "logits", run.config.trainer.max_batch).to(device)
+    game = frozen(surrogate).game("logits", run.config.trainer.max_batch).to(device)
     sampler, generator = UniformSizeSampler(game.num_players), torch.Generator().manual_seed(0)
     for image, label in batches(run, "test"):
         coalitions, _ = sampler(len(image), 4, generator, device)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from fastshap_lab.attribution import METHODS, AttributionMethod, upsample
 from fastshap_lab.attribution.attention_method import Rows
 from fastshap_lab.attribution.base import baseline_colour, colour_scale, mean_colour, one_of, target_logits
-from fastshap_lab.attribution.shapley import BaselineGame
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import normalize_map
+from fastshap_lab.models import ModelGame
+from fastshap_lab.models.maskings import Constant
 from fastshap_lab.shapley import PlayerGrid
 from tests import small
 from tests.attribution.families import NUM_CLASSES, family, images
@@ -141,11 +142,11 @@ def test_answers_that_are_no_logits_are_one_line(name, of, line):
 @pytest.mark.parametrize("max_batch", [0, -1, 1.5, True])
 def test_a_pass_has_a_row_or_more(max_batch):
     line, grid = f"max_batch={max_batch}: must be a whole number of 1 or more", PlayerGrid(small.IMAGE_SIZE, (2, 3))
-    colour = torch.zeros(3, 1, 1)
+    model = family("resnet")
     for make in (
         lambda: AttributionMethod.__init__.__wrapped__(Logit.__new__(Logit), family("resnet"), max_batch),
-        lambda: BaselineGame.__init__.__wrapped__(
-            BaselineGame.__new__(BaselineGame), None, grid, colour, None, max_batch
+        lambda: ModelGame.__init__.__wrapped__(
+            ModelGame.__new__(ModelGame), model, Constant(model, grid), "softmax", max_batch
         ),
     ):
         with pytest.raises(UserError, match=line):

@@ -14,9 +14,11 @@ from fastshap_lab.attribution.occlusion import LeaveOneOut, Occlusion
 from fastshap_lab.attribution.perturbation_method import default_grid
 from fastshap_lab.attribution.random import Random
 from fastshap_lab.attribution.rise import RISE, RandomMasks
-from fastshap_lab.attribution.shapley import BaselineGame, KernelSHAPValues
+from fastshap_lab.attribution.shapley import KernelSHAPValues
 from fastshap_lab.attribution.vit_cx import ViTCX, cluster
 from fastshap_lab.errors import UserError
+from fastshap_lab.models import ModelGame
+from fastshap_lab.models.maskings import Constant
 from fastshap_lab.shapley import LINKS, Game, PlayerGrid, exact_shapley_values
 from tests import small
 from tests.attribution.by_hand import forward_by_hand
@@ -248,7 +250,7 @@ def test_without_features_there_is_nothing_to_see():
 def test_shapley_values_of_patches(name):
     model = family("resnet").double()
     players = PlayerGrid(small.IMAGE_SIZE, GRID)
-    game = BaselineGame(model, players, model.mean, LINKS["log_odds"], max_batch=7)
+    game = ModelGame(model, Constant(model, players), "log_odds", max_batch=7)
     assert isinstance(game, Game)
     exact = players.to_grid(exact_shapley_values(game, IMAGES))
     found = METHODS[name](model, grid=GRID, budget=62, link="log_odds").attribute_all(IMAGES)
@@ -258,23 +260,6 @@ def test_shapley_values_of_patches(name):
         torch.testing.assert_close(found, exact)
     with pytest.raises(UserError, match=r"budget=1: too small for 6 patches, \d+ or more"):
         METHODS[name](model, grid=GRID, budget=1).attribute(IMAGES, 1)
-
-
-def test_the_game_of_a_colour():
-    model = family("resnet").double()
-    colour = torch.tensor([0.9, 0.1, 0.2]).double().view(3, 1, 1)
-    game = BaselineGame(model, PlayerGrid(small.IMAGE_SIZE, GRID), colour, LINKS["softmax"], max_batch=3)
-    coalitions = small.coalitions(2, 4, 6)
-    values, grand, null = game(IMAGES, coalitions)
-    with torch.no_grad():
-        for b, m in itertools.product(range(2), range(4)):
-            copy = IMAGES[b].clone()
-            for p in (~coalitions[b, m]).nonzero().flatten().tolist():
-                top, left = 4 * (p // 3), 4 * (p % 3)
-                copy[:, top : top + 4, left : left + 4] = colour
-            torch.testing.assert_close(values[b, m], model(copy.unsqueeze(0)).softmax(dim=1)[0])
-        torch.testing.assert_close(grand, model(IMAGES).softmax(dim=1))
-        torch.testing.assert_close(null, model(colour.expand(1, 3, 8, 12)).softmax(dim=1))
 
 
 def test_random_maps_follow_from_seed_and_image():

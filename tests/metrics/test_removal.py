@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastshap_lab.metrics import Deletion, Insertion, SubstrateGame, unit_values
+from fastshap_lab.metrics import Deletion, Insertion, unit_values
 from fastshap_lab.metrics.removal import area_under_curve, removal_curves
+from fastshap_lab.models import ModelGame
+from fastshap_lab.models.maskings import Constant
 from fastshap_lab.shapley import PlayerGrid
 from tests.oracles import TableGame
 
@@ -126,9 +128,13 @@ def test_pixels_and_patches_are_units_of_a_picture(shape):
     image, maps = (torch.rand(2, channels, 4, 6, generator=generator).double() for channels in (3, 1))
     weight = torch.randn(3 * 4 * 6, 2, generator=generator).double()
     baseline, grid = torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1), PlayerGrid((4, 6), shape)
-    game = SubstrateGame(lambda shown: shown.flatten(1) @ weight, grid, "constant", baseline)
+
+    def linear(shown):
+        return shown.flatten(1) @ weight
+
+    game = ModelGame(linear, Constant(linear, grid, baseline.flatten().tolist()), "logits")
     phi = unit_values(maps, shape)
-    curves = removal_curves(game, image, phi, torch.zeros(2, 1, dtype=torch.long), insert=False, step=4)
+    curves = removal_curves(game.values, image, phi, torch.zeros(2, 1, dtype=torch.long), insert=False, step=4)
     height, width = grid.patch_size
     for b in range(2):
         averages = []

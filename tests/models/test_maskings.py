@@ -1,3 +1,7 @@
+import itertools
+import math
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -5,9 +9,10 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
-from fastshap_lab.models import Surrogate, SurrogateGame, build_surrogate
+from fastshap_lab.models import ModelGame, Surrogate, build_surrogate
 from fastshap_lab.models.classifier import Classifier
-from fastshap_lab.models.maskings import MASKINGS
+from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.maskings import MASKINGS, build_masking, removals
 from fastshap_lab.models.tokens import is_token_network
 from fastshap_lab.shapley.grid import PlayerGrid
 from tests import small
@@ -122,7 +127,7 @@ def test_a_frozen_game_drops_tokens_in_passes_of_any_size(max_batch):
     dropped, coalitions = family("vit_tiny_patch16_224", "token_drop", (4, 6)), some_of(24)
     with torch.no_grad():
         expected = dropped(IMAGE, coalitions)
-    values = SurrogateGame(dropped, "logits", max_batch).values(IMAGE, coalitions)
+    values = frozen(dropped).game("logits", max_batch).values(IMAGE, coalitions)
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -227,6 +232,88 @@ def test_blur_shows_absent_players_blurred_by_their_own_size():
     blurred = filtered(normalized.double()) / filtered(torch.ones_like(normalized.double()))
     torch.testing.assert_close(pixels, torch.where(PRESENT.bool(), normalized, blurred.float()), rtol=1e-4, atol=1e-5)
     assert torch.equal(pixels[..., :4, :4], normalized[..., :4, :4])
+
+
+WIDE = small.images(2, (13, 9)).double()
+COLOUR = [0.5, 0.4, 0.3]
+
+
+def shown_as(masking: dict[str, Any]) -> Tensor:
+    """Return what an absent player shows to a model that answers with the image itself."""
+    made = build_masking(masking, nn.Identity(), PlayerGrid((13, 9), (1, 3)))
+    absent = torch.zeros(2, 1, 3, dtype=torch.bool)
+    seen: list[Tensor] = []
+    ModelGame(lambda rows: seen.append(rows) or rows.flatten(1), made, "logits").values(WIDE, absent)
+    return seen[0]
+
+
+def reflected(index: int) -> int:
+    """Return where an index lands in 0 … 10 if the array is mirrored at its borders, the border cells repeated."""
+    index %= 22
+    return index if index < 11 else 21 - index
+
+
+def rise_kernel() -> list[list[float]]:
+    """Filter a unit impulse in an 11×11 array: each axis with a Gaussian cut off at four σ, borders reflecting."""
+    taps = [math.exp(-(offset**2) / 50) for offset in range(-20, 21)]
+    line = [
+        sum(tap / sum(taps) for offset, tap in enumerate(taps, start=-20) if reflected(place + offset) == 5)
+        for place in range(11)
+    ]
+    return [[row * column for column in line] for row in line]
+
+
+@pytest.mark.parametrize("c", range(3))
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (12, 4), (6, 4), (3, 8)])
+def test_blurs_follow_their_definitions(c, row, column):
+    total, kernel = 0.0, rise_kernel()
+    for i, j in itertools.product(range(-5, 6), range(-5, 6)):
+        inside = 0 <= row + i < 13 and 0 <= column + j < 9
+        total += kernel[i + 5][j + 5] * float(WIDE[1, c, row + i, column + j] if inside else COLOUR[c])
+    rise = shown_as({"name": "rise_blur", "params": {"colour": COLOUR}})
+    assert rise[1, c, row, column].item() == pytest.approx(total)
+    weights = {
+        (y, x): math.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * 1.5**2))
+        for y, x in itertools.product(range(13), range(9))
+    }
+    mean = sum(weight * float(WIDE[1, c, y, x]) for (y, x), weight in weights.items()) / sum(weights.values())
+    gaussian = shown_as({"name": "blur", "params": {"width": 1.5}})
+    assert gaussian[1, c, row, column].item() == pytest.approx(mean, rel=1e-5)
+
+
+def test_the_kernel_of_rise_is_flatter_than_a_gaussian():
+    line = torch.tensor([math.exp(-((place - 5) ** 2) / 50) for place in range(11)])
+    rise, gaussian = torch.tensor(rise_kernel()), torch.outer(line, line) / line.sum().square()
+    assert rise.sum().item() == pytest.approx(1)
+    assert ((rise - gaussian).abs().max() / rise.max()).item() == pytest.approx(0.378, abs=0.001)
+    assert rise.max() / rise.min() < 1.2 < 2.7 < gaussian.max() / gaussian.min()
+
+
+@pytest.mark.parametrize("name", removals())
+def test_an_image_of_the_mean_colour_alone_stays_as_it_is(name):
+    classifier = small.classifier("resnet")
+    classifier.network = recorder = Recorder()
+    image = classifier.mean.expand(1, 3, 8, 12)
+    masking = MASKINGS[name](classifier, PlayerGrid((8, 12), (2, 3)))
+    masking(classifier, image, torch.tensor([[CORNERS]]).bool())
+    torch.testing.assert_close(recorder.pixels, torch.zeros(1, 3, 8, 12), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("masking", "message"),
+    [
+        ({"name": "blur", "params": {"width": 0}}, "masking.params.width=0: must be greater than 0"),
+        ({"name": "blur", "params": {"sigma": 2}}, "masking.params.sigma: unknown to blur, known: width"),
+        ({"name": "blurr", "params": {"width": 2}}, r"masking=blurr: unknown, did you mean blur\?"),
+        ({"name": "mean", "params": {"colour": COLOUR}}, "masking.params.colour: unknown to mean"),
+        ({"name": "constant", "params": {"colour": [0, 1]}}, "masking.params.colour=.*at least 3 items"),
+        ({"name": "constant", "colour": COLOUR}, "must be a name, or {name: …, params: {…}}"),
+        ({"params": {}}, "must be a name, or {name: …, params: {…}}"),
+    ],
+)
+def test_wrong_arguments_are_named(masking, message):
+    with pytest.raises(UserError, match=message):
+        build_surrogate(small.network("resnet"), masking, (2, 3))
 
 
 @pytest.mark.parametrize("masking", small.OF_TOKENS)

@@ -20,6 +20,7 @@ def test_links_are_named_after_what_they_return():
         "log_softmax": scipy.special.log_softmax(logits, axis=-1),
         "log_odds": scipy.special.logit(scipy.special.softmax(logits, axis=-1)),
         "logits": logits,
+        "centred_logits": logits - logits.mean(axis=-1, keepdims=True),
         "sigmoid": scipy.special.expit(logits),
     }
     assert LINKS.keys() == expected.keys()
@@ -63,3 +64,10 @@ ALONE = oracles.TableGame(torch.zeros(1, 2, 1, dtype=torch.float64))
 def test_a_single_player_has_nobody_to_share_with(make):
     with pytest.raises(UserError, match=r"^players=1: nothing is left to share out; 2 or more are needed$"):
         make()
+
+
+def test_what_softmax_leaves_free_is_the_only_thing_that_logits_say_beyond_the_other_links():
+    free = torch.randn(2, 3, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for name in LINKS.keys() - {"sigmoid"}:
+        same = torch.allclose(LINKS[name](LOGITS + free), LINKS[name](LOGITS))
+        assert same == (name != "logits")

@@ -13,7 +13,7 @@ from fastshap_lab.attribution import METHODS
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_classifier, load_surrogate
 from fastshap_lab.metrics import METRICS, Deletion, unit_values
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models.freezing import frozen
 from fastshap_lab.stages import evaluate
 from fastshap_lab.stages.evaluate.measures import MEASURES
 from fastshap_lab.stages.references import reference_order
@@ -80,7 +80,7 @@ def test_what_has_a_unit_is_measured_in_it_and_nothing_else(tables):
 
 def test_the_report_says_what_was_measured_and_how(runs, tables):
     page = (runs[-1].folder / "report.html").read_text(encoding="utf-8")
-    assert "With step=1, units=players, substrate=surrogate." in page
+    assert "With step=1, units=players, removal=surrogate." in page
     assert "With confidence=0, threshold=None." in page
     assert "With link=softmax." in page
     assert "Of images whose most probable class is their label, where they have one." in page
@@ -106,7 +106,7 @@ def test_a_number_is_that_of_the_metric_itself(runs, tables):
     classes = classifier(image).topk(2, dim=1).indices
     method, metric = METHODS["leave_one_out"](classifier, grid=(2, 2)), Deletion()
     maps = torch.stack([method.attribute(image, classes[:, number]) for number in range(2)], dim=1)
-    game = SurrogateGame(load_surrogate(surrogate.model), "logits")
+    game = frozen(load_surrogate(surrogate.model)).game("logits")
     metric.update(game.values, image, unit_values(maps, (2, 2)), classes)
     ours = tables["methods-deletion"].set_index(["model", "method"]).loc[("A", "leave_one_out")]
     for column, value in metric.compute().items():
@@ -166,7 +166,17 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs,
         ("evaluate.methods={mine: {name: explainer, params: {a: 1}}}", "explainer takes none"),
         ("evaluate.metrics={mine: {name: delition}}", "evaluate.metrics.mine.name=delition: unknown"),
         ("evaluate.metrics={mine: {name: deletion, params: {units: pixels}}}", "a surrogate knows players only"),
-        ("evaluate.metrics={mine: {name: deletion, params: {substrate: black}}}", "params.substrate=black: unknown"),
+        ("evaluate.metrics={mine: {name: deletion, params: {removal: black}}}", "mine.params.removal=black: unknown"),
+        ("evaluate.metrics={mine: {name: deletion, params: {removal: token_drop}}}", "removal=token_drop: unknown"),
+        (
+            "evaluate.metrics={mine: {name: deletion, params: {removal: {name: blur, params: {sigma: 2}}}}}",
+            "evaluate.metrics.mine.params.removal.params.sigma: unknown to blur",
+        ),
+        ("evaluate.metrics={mine: {name: deletion, params: {removal: {blur: 2}}}}", "must be a name, or {name: "),
+        ("evaluate.metrics={mine: {name: infidelity, params: {link: logits}}}", "params.link=logits: a surrogate's"),
+        ("evaluate.metrics={mine: {name: shapley_distance, params: {link: logits}}}", "choose centred_logits"),
+        ("evaluate.checks={mine: {name: overdetermined, params: {removal: white}}}", "params.removal=white: unknown"),
+        ("evaluate.checks={mine: {name: vit_cx_settings, params: {insertion: no}}}", "params.insertion"),
         ("evaluate.methods={random: {name: rise}}", "evaluate.methods.random.name=rise: this name means random"),
         ("evaluate.checks={mine: {name: nothing}}", "evaluate.checks.mine.name=nothing: unknown"),
     ],

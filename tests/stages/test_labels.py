@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_explainer, load_surrogate
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import exact_shapley_values, pair_regression_loss
 from fastshap_lab.stages import pipeline, runs
 from fastshap_lab.stages.labels import load_labels
@@ -23,7 +23,7 @@ COPIES = ["explainer.labels={evaluations: 8, copies: 2, augment: {rotation: 0.3}
 def test_they_are_the_games_values_of_the_images_that_are_kept(tmp_path):
     *_, surrogate, run = executed("stage=labels", *COPIES, f"runs_dir={tmp_path}")
     labels = load_labels(run, CPU)
-    images, game = labels.images.images.float() / 255, SurrogateGame(load_surrogate(surrogate.model))
+    images, game = labels.images.images.float() / 255, frozen(load_surrogate(surrogate.model)).game()
     assert len(images) == len(labels.differences) == 3 * 48
     coalitions = labels.coalitions[labels.block]
     expected = game.values(images, coalitions) - game.values(images, ~coalitions)
@@ -48,7 +48,7 @@ def test_all_coalitions_make_the_exact_values_the_best(tmp_path):
     settings = ["explainer.labels.evaluations=14", f"runs_dir={tmp_path}"]
     *_, surrogate, run = executed("stage=labels", *settings)
     labels = load_labels(run, CPU)
-    exact = exact_shapley_values(SurrogateGame(load_surrogate(surrogate.model)), labels.images.images.float() / 255)
+    exact = exact_shapley_values(frozen(load_surrogate(surrogate.model)).game(), labels.images.images.float() / 255)
     phi = exact.float().requires_grad_()
     shared = phi - (phi.sum(dim=1) - labels.total).unsqueeze(1) / 4
     loss = pair_regression_loss(

@@ -6,7 +6,8 @@ import torch
 from fastshap_lab.config import ReferencesConfig
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_surrogate
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models import ModelGame
+from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import exact_shapley_values
 from fastshap_lab.stages import references
 from fastshap_lab.stages.references import reference_values
@@ -16,7 +17,7 @@ from tests.runs import executed, planned
 @pytest.mark.parametrize("evaluations", [16, 12], ids=["exact", "estimated"])
 def test_changed_and_swapped_references_are_made_again(tmp_path, monkeypatch, evaluations):
     run = executed("stage=surrogate", f"runs_dir={tmp_path}")[-1]
-    game, made = SurrogateGame(load_surrogate(run.model)), []
+    game, made = frozen(load_surrogate(run.model)).game(), []
     given = ReferencesConfig(test_evaluations=evaluations)
     original = references.shapley_values
     monkeypatch.setattr(references, "shapley_values", lambda *given, **more: made.append(0) or original(*given, **more))
@@ -51,7 +52,7 @@ def surrogate(tmp_path_factory):
     ],
 )
 def test_kriging_is_believed_where_two_designs_agree(surrogate, tolerance, kind):
-    game = SurrogateGame(load_surrogate(surrogate.model))
+    game = frozen(load_surrogate(surrogate.model)).game()
     images = surrogate.data.dataset("test").images_at(torch.tensor([3, 5, 7])).float() / 255
     given = ReferencesConfig(test_evaluations=400, kriging_tolerance=tolerance)
     found = reference_values(surrogate, game, "test", [3, 5, 7], "softmax", given)
@@ -63,13 +64,13 @@ def test_kriging_is_believed_where_two_designs_agree(surrogate, tolerance, kind)
 
 
 def test_errors_that_are_unknown_make_no_reference(surrogate):
-    class Flat(SurrogateGame):
+    class Flat(ModelGame):
         def values(self, image: torch.Tensor, coalitions: torch.Tensor) -> torch.Tensor:
             return torch.full_like(super().values(image, coalitions), 0.25)
 
-    given = ReferencesConfig(test_evaluations=200)
+    given, model = ReferencesConfig(test_evaluations=200), frozen(load_surrogate(surrogate.model))
     with pytest.raises(UserError, match=r"references of test image 2: 200 evaluations do not say how far"):
-        reference_values(surrogate, Flat(load_surrogate(surrogate.model)), "test", [2], "flat", given)
+        reference_values(surrogate, Flat(model.classifier, model.masking), "test", [2], "flat", given)
 
 
 @pytest.mark.parametrize(

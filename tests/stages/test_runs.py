@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 from rich.console import Console
 
 from fastshap_lab.config import ComponentConfig, Config
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import write_atomically
+from fastshap_lab.inference import load_surrogate
 from fastshap_lab.stages import classifier, pipeline, surrogate
 from fastshap_lab.stages.common import Training
 from fastshap_lab.stages.runs import Run
@@ -83,7 +85,7 @@ OTHER = {
     "patience": 3,
     "references.kriging_tolerance": 0.05,
     "surrogate.masking": "attention",
-    "explainer.link": "logits",
+    "explainer.link": "log_odds",
     "explainer.normalization": "none",
     "explainer.loss": None,  # with it a stage comes or goes
     "explainer.sampler": "kernel",
@@ -143,6 +145,32 @@ def test_a_key_counts_for_the_stages_it_can_change(before, key, value):
     known = max((prefix for prefix in counts_for if key == prefix or key.startswith(f"{prefix}.")), key=len)
     after = fingerprints(changed(CONFIGS[loss], key, other))
     assert {stage for stage in prints if prints[stage] != after[stage]} == counts_for[known] & prints.keys()
+
+
+def test_a_masking_counts_by_its_name_alone_unless_it_has_arguments():
+    def surrogate(*overrides: str) -> Run:
+        return planned("stage=surrogate", *overrides)[-1]
+
+    plain = surrogate("surrogate.masking=blur")
+    assert plain.settings["surrogate"]["masking"] == "blur"  # as runs of before have it
+    assert surrogate("surrogate.masking={name: blur}").fingerprint == plain.fingerprint
+    assert surrogate("surrogate.masking={name: blur, params: {}}").fingerprint == plain.fingerprint
+    wide = surrogate("surrogate.masking={name: blur, params: {width: 3}}")
+    assert wide.settings["surrogate"]["masking"] == {"name": "blur", "params": {"width": 3}}
+    assert wide.fingerprint != plain.fingerprint
+    again = surrogate("surrogate.masking={name: blur, params: {width: 2}}", "surrogate.masking.params.width=3")
+    assert again.fingerprint == wide.fingerprint
+    both = "surrogate.masking={name: blur, params: {width: 2}}", "surrogate.masking=blur"
+    assert surrogate(*both).fingerprint == plain.fingerprint  # the last word
+
+
+def test_a_surrogate_of_a_masking_with_arguments_is_trained_and_loaded(tmp_path):
+    colour = [0.25, 0.5, 0.75]
+    chosen = f"surrogate.masking={{name: constant, params: {{colour: {colour}}}}}"
+    *_, run = executed("stage=surrogate", "surrogate.epochs=1", chosen, f"runs_dir={tmp_path}")
+    surrogate = load_surrogate(run.model)
+    image, nobody = torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 16, 16), torch.zeros(1, 1, 4, dtype=torch.bool)
+    torch.testing.assert_close(surrogate(torch.rand(1, 3, 16, 16), nobody), surrogate(image, ~nobody))
 
 
 def test_a_pipeline_counts_by_its_explainer_and_its_name():

@@ -16,7 +16,7 @@ from torch import nn
 
 from fastshap_lab.config import OptimConfig, TrainerConfig
 from fastshap_lab.errors import UserError
-from fastshap_lab.models import CLASSIFIERS, SurrogateGame
+from fastshap_lab.models import CLASSIFIERS, ModelGame
 from fastshap_lab.stages import common, explainer
 from fastshap_lab.stages.classifier import ClassifierTraining
 from fastshap_lab.stages.optim import OPTIMIZERS, SCHEDULES, build_optimizer
@@ -73,7 +73,7 @@ def test_the_course_belongs_to_its_epoch(tmp_path, monkeypatch):
 
 
 def test_values_of_validation_are_asked_for_once_where_there_is_room(tmp_path, monkeypatch):
-    ask, histories = SurrogateGame.__call__, []
+    ask, histories = ModelGame.__call__, []
     # Three epochs over 24 images in batches of 16: room for all values, for those of the first batch, for none.
     for kept, expected in ((2**28, 24), (12000, 24 + 2 * 8), (0, 3 * 24)):  # 652 bytes of an image
         asked = []
@@ -85,7 +85,7 @@ def test_values_of_validation_are_asked_for_once_where_there_is_room(tmp_path, m
 
         with monkeypatch.context() as patch:
             patch.setattr(explainer, "_KEPT", kept)
-            patch.setattr(SurrogateGame, "__call__", noted)
+            patch.setattr(ModelGame, "__call__", noted)
             *_, run = executed("stage=explainer", f"runs_dir={tmp_path / str(kept)}")
         assert sum(asked) == expected
         histories.append((run.folder / "metrics.csv").read_text())

@@ -1,22 +1,69 @@
 """How a model sees a coalition; one masking per file."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from fastshap_lab.config import build, lookup, name_and_params
+from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings.attention import AttentionMask
 from fastshap_lab.models.maskings.base import Masking
 from fastshap_lab.models.maskings.blur import Blur
+from fastshap_lab.models.maskings.constant import Constant
 from fastshap_lab.models.maskings.mask_channel import MaskChannel
 from fastshap_lab.models.maskings.mask_token import MaskToken
 from fastshap_lab.models.maskings.mean import Mean
+from fastshap_lab.models.maskings.pixels import PixelMasking
+from fastshap_lab.models.maskings.rise_blur import RISEBlur
 from fastshap_lab.models.maskings.token_drop import TokenDrop
-from fastshap_lab.models.maskings.zero import Zero
+from fastshap_lab.shapley.grid import PlayerGrid
 
-__all__ = ["MASKINGS", "AttentionMask", "Blur", "MaskChannel", "MaskToken", "Masking", "Mean", "TokenDrop", "Zero"]
+__all__ = [
+    "MASKINGS",
+    "AttentionMask",
+    "Blur",
+    "Constant",
+    "MaskChannel",
+    "MaskToken",
+    "Masking",
+    "Mean",
+    "RISEBlur",
+    "TokenDrop",
+    "build_masking",
+    "removals",
+]
 
 MASKINGS: dict[str, type[Masking]] = {
     "mask_channel": MaskChannel,
-    "zero": Zero,
+    "zero": Constant,  # what it is called without a colour
     "mean": Mean,
     "blur": Blur,
     "attention": AttentionMask,
     "token_drop": TokenDrop,
     "mask_token": MaskToken,
+    "constant": Constant,
+    "rise_blur": RISEBlur,
 }
+
+
+def build_masking(
+    masking: str | Mapping[str, Any], classifier: Model, grid: PlayerGrid, key: str = "surrogate.masking"
+) -> Masking:
+    """Return a masking of a classifier.
+
+    Args:
+        masking: An entry of ``MASKINGS``: its name, or ``{name: …, params: {…}}``.
+        classifier: Takes images to logits.
+        grid: The players.
+        key: Where it stands in the configuration, for error lines.
+
+    Raises:
+        UserError: It is unknown, its arguments are wrong, or it does not fit the classifier or the grid.
+    """
+    name, params = name_and_params(masking, key)
+    lookup(MASKINGS, key, name)
+    return build(MASKINGS, key, name, params, classifier=classifier, grid=grid)
+
+
+def removals() -> dict[str, type[Masking]]:
+    """Return the maskings that any classifier takes as it is: those of pixels that need no channel of their own."""
+    return {name: kind for name, kind in MASKINGS.items() if issubclass(kind, PixelMasking) and not kind.extra_channels}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
-from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.classifier import Model, opened
 from fastshap_lab.models.maskings.base import in_rectangles
 from fastshap_lab.models.maskings.tokens import TokenMasking
 from fastshap_lab.models.tokens import (
@@ -37,9 +37,9 @@ class AttentionMask(TokenMasking):
     name: ClassVar[str] = "attention"
     null: nn.Parameter | None
 
-    def __init__(self, classifier: Classifier, grid: PlayerGrid) -> None:
+    def __init__(self, classifier: Model, grid: PlayerGrid) -> None:
         super().__init__(classifier, grid)
-        network = cast(TokenNetwork, classifier.network)
+        network = cast(TokenNetwork, opened(classifier)[1])
         if network.global_pool not in ("token", "avg"):
             raise UserError(
                 f"surrogate.masking={self.name}: pooling by {network.global_pool or 'nothing'} is not supported, only "
@@ -47,12 +47,12 @@ class AttentionMask(TokenMasking):
             )
         self.null = nn.Parameter(torch.zeros(network.num_features)) if pools_patches(network) else None
 
-    def forward(self, classifier: Classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
+    def forward(self, classifier: Model, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
         """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P)."""
-        network = cast(TokenNetwork, classifier.network)
+        normalize, network = cast(tuple[Model, TokenNetwork], opened(classifier))
 
         def one_pass(image: Tensor, coalitions: Tensor) -> Tensor:
-            tokens, rope = with_positions(network, embed(network, classifier.normalize(image)))
+            tokens, rope = with_positions(network, embed(network, normalize(image)))
             rows = tokens.repeat_interleave(coalitions.shape[1], dim=0)
             logits = self.classify(network, rows, rope, self.present(coalitions).flatten(0, 1))
             return logits.unflatten(0, coalitions.shape[:2])

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.classifier import Model
 from fastshap_lab.shapley.grid import PlayerGrid
 
 
@@ -16,6 +16,10 @@ class Masking(nn.Module, ABC):
 
     A subclass checks in its constructor that it fits the classifier, before anything is trained. What it learns (a
     token, a feature) are parameters of its own. What does not depend on the coalition it computes once per image.
+
+    Args:
+        classifier: Takes images to logits.
+        grid: The players.
     """
 
     extra_channels: ClassVar[int] = 0
@@ -26,12 +30,12 @@ class Masking(nn.Module, ABC):
 
     grid: PlayerGrid
 
-    def __init__(self, classifier: Classifier, grid: PlayerGrid) -> None:
+    def __init__(self, classifier: Model, grid: PlayerGrid) -> None:
         super().__init__()
         self.grid = grid
 
     @abstractmethod
-    def forward(self, classifier: Classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
+    def forward(self, classifier: Model, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
         """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P).
 
         No pass of the network has more than ``max_rows`` rows, one per image and coalition; they change values by

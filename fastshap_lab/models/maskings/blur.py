@@ -5,7 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.config import Positive
+from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings.pixels import PixelMasking
 from fastshap_lab.shapley.grid import PlayerGrid
 
@@ -13,12 +14,17 @@ from fastshap_lab.shapley.grid import PlayerGrid
 class Blur(PixelMasking):
     """Show absent pixels as they are in a blurred copy of the image; any network.
 
-    The blur is Gaussian with the size of a player as its standard deviation, down and across, so that nothing finer
-    than a player is left; near the border it averages over the pixels that exist. The null coalition shows the blurred
+    The blur is Gaussian; near the border it averages over the pixels that exist. The null coalition shows the blurred
     image: what that says of the class is in the null value, not in the players'.
 
     Reference: Fong and Vedaldi, Interpretable explanations of black boxes by meaningful perturbation, ICCV 2017,
     arXiv:1704.03296, section 4.2, on blurring as a perturbation.
+
+    Args:
+        classifier: Any.
+        grid: The players.
+        width: The Gaussian's standard deviation in pixels; by default the size of a player, down and across, so that
+            nothing finer than a player is left.
     """
 
     null_ignores_image: ClassVar[bool] = False
@@ -26,17 +32,18 @@ class Blur(PixelMasking):
     down: Tensor
     across: Tensor
 
-    def __init__(self, classifier: Classifier, grid: PlayerGrid) -> None:
+    def __init__(self, classifier: Model, grid: PlayerGrid, width: Positive | None = None) -> None:
         super().__init__(classifier, grid)
-        for name, length, sigma in zip(("down", "across"), grid.image_size, grid.patch_size, strict=True):
+        widths = map(float, grid.patch_size if width is None else (width, width))
+        for name, length, sigma in zip(("down", "across"), grid.image_size, widths, strict=True):
             self.register_buffer(name, _gaussian(length, sigma), persistent=False)
 
     def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the pixels, and the blurred ones."""
-        return pixels, self.down @ pixels @ self.across.T
+        return pixels, self.down.to(pixels) @ pixels @ self.across.to(pixels).T
 
 
-def _gaussian(length: int, sigma: int) -> Tensor:
+def _gaussian(length: int, sigma: float) -> Tensor:
     """Return the matrix (length, length) that blurs a line of pixels; rows sum to one."""
     position = torch.arange(length, dtype=torch.float64)
     distance = position.unsqueeze(1) - position

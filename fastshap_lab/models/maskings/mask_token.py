@@ -5,7 +5,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.classifier import Model, opened
 from fastshap_lab.models.maskings.base import in_rectangles
 from fastshap_lab.models.maskings.tokens import TokenMasking
 from fastshap_lab.models.tokens import TokenNetwork, embed, transform, with_positions
@@ -24,17 +24,17 @@ class MaskToken(TokenMasking):
 
     name: ClassVar[str] = "mask_token"
 
-    def __init__(self, classifier: Classifier, grid: PlayerGrid) -> None:
+    def __init__(self, classifier: Model, grid: PlayerGrid) -> None:
         super().__init__(classifier, grid)
-        network = cast(TokenNetwork, classifier.network)
+        network = cast(TokenNetwork, opened(classifier)[1])
         self.token = nn.Parameter(0.02 * torch.randn(network.embed_dim))  # as other tokens start
 
-    def forward(self, classifier: Classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
+    def forward(self, classifier: Model, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
         """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P)."""
-        network = cast(TokenNetwork, classifier.network)
+        normalize, network = cast(tuple[Model, TokenNetwork], opened(classifier))
 
         def one_pass(image: Tensor, coalitions: Tensor) -> Tensor:
-            patches = embed(network, classifier.normalize(image)).unsqueeze(1)  # (B, 1, T, D), or T as rows and columns
+            patches = embed(network, normalize(image)).unsqueeze(1)  # (B, 1, T, D), or T as rows and columns
             present = self.present(coalitions).unflatten(2, patches.shape[2:-1]).unsqueeze(-1)
             rows = torch.where(present, patches, self.token.to(patches.dtype)).flatten(0, 1)
             features = transform(network, *with_positions(network, rows))

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.classifier import Model, opened
 from fastshap_lab.models.maskings.base import Masking, in_rectangles
 
 
@@ -16,16 +16,20 @@ class PixelMasking(Masking):
     def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return what the network sees where players are present, and where they are absent (none: zeros).
 
-        From normalized pixels (B, 3, H, W), both (B, C, H, W).
+        From pixels (B, 3, H, W) in the network's own space, where zero is the mean colour if it normalizes, both
+        (B, C, H, W).
         """
 
-    def forward(self, classifier: Classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
+    def forward(self, classifier: Model, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
         """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P)."""
+        normalize, network = opened(classifier)
 
         def one_pass(image: Tensor, coalitions: Tensor) -> Tensor:
-            present, absent = self.layers(classifier.normalize(image))
+            present, absent = self.layers(normalize(image))
             rows = self._rows(present, absent, coalitions)
-            return classifier.network(rows).unflatten(0, coalitions.shape[:2])
+            if network is classifier:  # anybody's: it may ``view`` as it can only be where channels come first
+                rows = rows.contiguous()
+            return network(rows).unflatten(0, coalitions.shape[:2])
 
         return in_rectangles(one_pass, image, coalitions, max_rows)
 

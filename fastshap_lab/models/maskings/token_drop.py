@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.classifier import Model, opened
 from fastshap_lab.models.maskings.attention import AttentionMask
 from fastshap_lab.models.tokens import TokenNetwork, embed, rope_of, with_positions
 
@@ -27,12 +27,12 @@ class TokenDrop(AttentionMask):
 
     name: ClassVar[str] = "token_drop"
 
-    def forward(self, classifier: Classifier, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
+    def forward(self, classifier: Model, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
         """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P)."""
         if image.is_meta:  # no sizes to group by: shapes are those of hiding
             return super().forward(classifier, image, coalitions, max_rows)
-        network = cast(TokenNetwork, classifier.network)
-        tokens, rope = with_positions(network, embed(network, classifier.normalize(image)))
+        normalize, network = cast(tuple[Model, TokenNetwork], opened(classifier))
+        tokens, rope = with_positions(network, embed(network, normalize(image)))
         present = self.present(coalitions).flatten(0, 1)  # (N, patches)
         members = present.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # present patches, then absent
         sizes, order = present.sum(dim=1).sort(stable=True)

@@ -3,10 +3,10 @@
 from typing import ClassVar
 
 from timm.layers.patch_embed import PatchEmbed
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
-from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.classifier import Model, opened
 from fastshap_lab.models.maskings.base import Masking
 from fastshap_lab.models.tokens import is_token_network, token_grid
 from fastshap_lab.shapley.grid import PlayerGrid
@@ -24,10 +24,10 @@ class TokenMasking(Masking):
 
     players: PlayerGrid
 
-    def __init__(self, classifier: Classifier, grid: PlayerGrid) -> None:
+    def __init__(self, classifier: Model, grid: PlayerGrid) -> None:
         super().__init__(classifier, grid)
-        network = classifier.network
-        if not is_token_network(network):
+        network = opened(classifier)[1]
+        if not (isinstance(network, nn.Module) and is_token_network(network)):
             raise UserError(
                 f"surrogate.masking={self.name}: {type(network).__name__} is not of timm's VisionTransformer or Eva "
                 "families, whose tokens can be hidden; any network takes surrogate.masking=mask_channel"

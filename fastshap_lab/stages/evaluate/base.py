@@ -1,9 +1,10 @@
 """What the parts of an evaluation share: its pipelines, loaded, and the report they write to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fastshap_lab.config import arguments, lookup, name_and_params
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_explainer, load_surrogate
-from fastshap_lab.metrics import SubstrateGame
-from fastshap_lab.models import Classifier, Surrogate, SurrogateGame
+from fastshap_lab.models import Classifier, ModelGame, Surrogate
 from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.report import Section, save_figure, write_table
 from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages.common import batches, device_of
@@ -23,6 +25,13 @@ from fastshap_lab.stages.references import reference_order
 from fastshap_lab.stages.runs import Run
 
 EXPLAINER, RANDOM = "explainer", "random"  # methods that are more than entries of a table
+
+
+def check_removal(removal: str | Mapping[str, Any], key: str) -> None:
+    """Raise a ``UserError`` where units cannot be removed so from the images of any classifier."""
+    name, params = name_and_params(removal, key)
+    lookup(removals(), key, name)
+    arguments(removals(), key, name, params, "classifier", "grid")
 
 
 @dataclass
@@ -44,7 +53,7 @@ class Pipeline:
     surrogate: Surrogate | None
     explainer: AmortizedExplainer | None
     probabilities: Tensor
-    _games: dict[tuple[str, int], SurrogateGame] = field(default_factory=dict, init=False, repr=False)
+    _games: dict[tuple[str, int], ModelGame] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def load(cls, evaluation: Run, name: str, end: Run) -> "Pipeline":
@@ -84,16 +93,16 @@ class Pipeline:
         rows, columns = run.config.data.grid
         return PlayerGrid(run.data.image_size, (rows, columns))
 
-    def game(self, link: str, max_batch: int) -> SurrogateGame:
+    def game(self, link: str, max_batch: int) -> ModelGame:
         """Return the surrogate's game, the same one at every call."""
-        assert self.surrogate is not None
         if (link, max_batch) not in self._games:
-            self._games[link, max_batch] = SurrogateGame(self.surrogate, link, max_batch)
+            self._games[link, max_batch] = self._imitation.game(link, max_batch)
         return self._games[link, max_batch]
 
-    def substrate_game(self, grid: PlayerGrid, substrate: str) -> SubstrateGame:
-        """Return the game of the classifier's logits, whose absent units show a substrate."""
-        return SubstrateGame(self.logits, grid, substrate, self.classifier.mean)
+    def removal_game(self, grid: PlayerGrid, removal: str | Mapping[str, Any], max_batch: int) -> ModelGame:
+        """Return the game of the classifier's own logits, whose absent units one of ``maskings.removals`` shows."""
+        masking = build_masking(removal, self._asked, grid, "params.removal")
+        return ModelGame(self._asked, masking, "logits", max_batch)
 
     @torch.inference_mode()
     def amortized(self, image: Tensor, classes: Tensor) -> Tensor:
@@ -105,6 +114,11 @@ class Pipeline:
     @cached_property
     def _asked(self) -> Classifier:
         return frozen(self.classifier)
+
+    @cached_property
+    def _imitation(self) -> Surrogate:
+        assert self.surrogate is not None
+        return frozen(self.surrogate)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution import METHODS, AttributionMethod
-from fastshap_lab.config import ComponentConfig, EvaluateConfig, arguments, build
+from fastshap_lab.config import ComponentConfig, EvaluateConfig, arguments, build, in_words
 from fastshap_lab.errors import UserError
 from fastshap_lab.metrics import Deletion, Insertion, PerImage
 from fastshap_lab.progress import track
@@ -77,7 +77,7 @@ def comparison(evaluation: Evaluation) -> None:
         found = applicable[pipeline.name] = {}
         for name, chosen in config.methods.items():
             if chosen.name == EXPLAINER and pipeline.explainer is not None:
-                modules = [pipeline.explainer.network, pipeline.explainer.surrogate]
+                modules = [pipeline.explainer.network, pipeline.explainer.surrogate.masking]
                 found[name] = Method(name, "attribution", pipeline.explainer.link, pipeline.amortized, modules)
             elif chosen.name == EXPLAINER:
                 refused.append({"model": pipeline.name, "method": name, "not applicable": "no explainer was trained"})
@@ -256,6 +256,8 @@ def _arguments(evaluation: Evaluation, name: str, measure: Measure) -> str:
     chosen = evaluation.run.config.evaluate.metrics[name]
     parameters = inspect.signature(MEASURES[chosen.name]).parameters.values()
     found = {each.name: chosen.params.get(each.name, each.default) for each in parameters}
+    if "removal" in found:
+        found["removal"] = in_words(found["removal"])
     if "link" in found:
         spaces = {pipeline.name: measure.space(pipeline) for pipeline in evaluation.pipelines}
         alike = len(set(spaces.values())) == 1

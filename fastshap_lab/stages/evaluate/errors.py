@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fastshap_lab.metrics import ShapleyError
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models import ModelGame
 from fastshap_lab.report import budget_curves, comparison, scatter
 from fastshap_lab.shapley import Estimate, KernelSHAP, Kriging, additive_normalization, equal_split
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline, Report
@@ -80,7 +80,7 @@ def shapley_errors(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _refinement(
-    pipeline: Pipeline, game: SurrogateGame, image: Tensor, phi: Tensor, reference: Estimate, target: Tensor
+    pipeline: Pipeline, game: ModelGame, image: Tensor, phi: Tensor, reference: Estimate, target: Tensor
 ) -> pd.DataFrame:
     """Return how close to the references a pipeline's explainer comes with evaluations, and others with as many."""
     assert pipeline.explainer is not None

@@ -9,10 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fastshap_lab.attribution import upsample
-from fastshap_lab.config import Count, Share
+from fastshap_lab.config import Component, Count, Share, in_words
 from fastshap_lab.errors import UserError
 from fastshap_lab.metrics import (
-    SUBSTRATES,
     Deletion,
     EfficiencyGap,
     FaithfulnessCorrelation,
@@ -27,15 +26,18 @@ from fastshap_lab.metrics import (
     coalition_values,
     sensitivity_coalitions,
 )
+from fastshap_lab.models import ModelGame
+from fastshap_lab.models.game import check_determined
+from fastshap_lab.models.maskings import removals
 from fastshap_lab.shapley import LINKS, PlayerGrid
-from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
+from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline, check_removal
 from fastshap_lab.stages.evaluate.statistics import player_values
 from fastshap_lab.stages.references import reference_values
 
 _SURROGATE = "surrogate"
 _EVERYTHING = 1  # the label of objects in a region
 
-Links = Literal["softmax", "log_softmax", "log_odds", "logits", "sigmoid"]
+Links = Literal["softmax", "log_softmax", "log_odds", "logits", "centred_logits", "sigmoid"]
 
 
 @dataclass
@@ -108,29 +110,30 @@ class _ByCoalitions(Measure):
     """A measure that asks what coalitions are worth.
 
     Args:
-        substrate: What shows of absent players: ``surrogate``, the pipeline's own way, or an entry of
-            ``metrics.SUBSTRATES``, seen by the classifier itself.
+        removal: How players are removed: as the ``surrogate`` is shown it, or by one of ``maskings.removals`` before
+            the classifier itself.
 
     Raises:
         UserError: It is neither.
     """
 
-    def __init__(self, substrate: str) -> None:
-        if substrate != _SURROGATE and substrate not in SUBSTRATES:
-            raise UserError(f"params.substrate={substrate}: unknown, one of surrogate, {', '.join(SUBSTRATES)} wanted")
-        self.substrate = substrate
+    def __init__(self, removal: Component) -> None:
+        if removal != _SURROGATE:
+            check_removal(removal, "params.removal")
+        self.removal = removal
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
-        if self.substrate == _SURROGATE and pipeline.surrogate is None:
-            return f"no surrogate; a params.substrate of {', '.join(SUBSTRATES)} needs none"
+        if self.removal == _SURROGATE and pipeline.surrogate is None:
+            return f"no surrogate; a params.removal of {', '.join(removals())} needs none"
         return None
 
-    def logits(self, scene: Scene, grid: PlayerGrid) -> Any:
-        """Return the value function of logits, which takes images and coalitions of the grid's players."""
-        if self.substrate != _SURROGATE:
-            return scene.pipeline.substrate_game(grid, self.substrate)
-        return scene.pipeline.game("logits", scene.evaluation.run.config.trainer.max_batch).values
+    def game(self, scene: Scene, grid: PlayerGrid) -> ModelGame:
+        """Return the game of logits among the grid's players."""
+        most = scene.evaluation.run.config.trainer.max_batch
+        if self.removal != _SURROGATE:
+            return scene.pipeline.removal_game(grid, self.removal, most)
+        return scene.pipeline.game("logits", most)
 
 
 class Removal(_ByCoalitions):
@@ -139,20 +142,20 @@ class Removal(_ByCoalitions):
     Args:
         step: Units at a time.
         units: Players, or pixels.
-        substrate: As ``_ByCoalitions``; of pixels the surrogate knows nothing.
+        removal: As ``_ByCoalitions``; of pixels the surrogate knows nothing.
 
     Raises:
-        UserError: Pixels shall be removed by the surrogate, or the substrate is unknown.
+        UserError: Pixels shall be removed by the surrogate, or the removal is unknown.
     """
 
     kind: type[Deletion]
 
     def __init__(
-        self, step: Count = 1, units: Literal["players", "pixels"] = "players", substrate: str = _SURROGATE
+        self, step: Count = 1, units: Literal["players", "pixels"] = "players", removal: Component = _SURROGATE
     ) -> None:
-        super().__init__(substrate)
-        if units == "pixels" and substrate == _SURROGATE:
-            raise UserError("params.units=pixels: a surrogate knows players only; choose another params.substrate")
+        super().__init__(removal)
+        if units == "pixels" and removal == _SURROGATE:
+            raise UserError("params.units=pixels: a surrogate knows players only; choose another params.removal")
         self.step, self.units = step, units
 
     def metric(self) -> PerImage:
@@ -164,7 +167,7 @@ class Removal(_ByCoalitions):
         assert isinstance(metric, Deletion)
         metric.max_batch = scene.evaluation.run.config.trainer.max_batch
         grid = scene.pipeline.grid if self.units == "players" else PlayerGrid(*[scene.pipeline.grid.image_size] * 2)
-        metric.update(self.logits(scene, grid), scene.image, player_values(maps, grid), scene.classes)
+        metric.update(self.game(scene, grid).values, scene.image, player_values(maps, grid), scene.classes)
 
 
 class DeletionMeasure(Removal):
@@ -187,7 +190,7 @@ class Faithfulness(_ByCoalitions):
         share: Of the players that are present; None: any number, uniformly.
         seed: Of the coalitions.
         link: As ``_OfSurrogate``.
-        substrate: As ``_ByCoalitions``.
+        removal: As ``_ByCoalitions``.
     """
 
     kind: type[SensitivityN | FaithfulnessCorrelation | Infidelity]
@@ -198,9 +201,11 @@ class Faithfulness(_ByCoalitions):
         share: Share | None = None,
         seed: int = 0,
         link: Links | None = None,
-        substrate: str = _SURROGATE,
+        removal: Component = _SURROGATE,
     ) -> None:
-        super().__init__(substrate)
+        super().__init__(removal)
+        if removal == _SURROGATE and link is not None:
+            check_determined(link, "params.link")
         self.coalitions, self.share, self.seed, self.link = coalitions, share, seed, link
 
     def metric(self) -> PerImage:
@@ -213,12 +218,13 @@ class Faithfulness(_ByCoalitions):
         size = None if self.share is None else max(1, round(self.share * grid.num_players))
         coalitions = sensitivity_coalitions(grid.num_players, self.coalitions, size, self.seed)
         link = self.space(scene.pipeline)
-        key = "values", self.substrate, self.coalitions, size, self.seed, link
+        key = "values", in_words(self.removal), self.coalitions, size, self.seed, link
         if key not in scene.shared:
             most = scene.evaluation.run.config.trainer.max_batch
             everyone = torch.ones(1, 1, grid.num_players, dtype=torch.bool)
             asked = torch.cat([coalitions, everyone], dim=1)
-            scene.shared[key] = LINKS[link](coalition_values(self.logits(scene, grid), scene.image, asked, most))
+            logits = coalition_values(self.game(scene, grid).values, scene.image, asked, most)
+            scene.shared[key] = LINKS[link](logits)
         values, phi = scene.shared[key], scene.summed(maps)
         self.add(metric, (phi, coalitions, values[:, :-1]), values[:, -1], scene.classes, unit == link)
 
@@ -244,9 +250,9 @@ class FaithfulnessCorrelationMeasure(Faithfulness):
         share: Share = 0.75,
         seed: int = 0,
         link: Links | None = None,
-        substrate: str = _SURROGATE,
+        removal: Component = _SURROGATE,
     ) -> None:
-        super().__init__(coalitions, share, seed, link, substrate)
+        super().__init__(coalitions, share, seed, link, removal)
 
 
 class InfidelityMeasure(Faithfulness):
@@ -270,6 +276,8 @@ class _OfSurrogate(Measure):
     """
 
     def __init__(self, link: Links | None = None) -> None:
+        if link is not None:
+            check_determined(link, "params.link")
         self.link = link
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:

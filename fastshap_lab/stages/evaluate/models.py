@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from fastshap_lab.config import in_words
 from fastshap_lab.report import training_curves
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
 from fastshap_lab.stages.runs import METRICS_FILE
@@ -42,7 +43,7 @@ def models(evaluation: Evaluation) -> None:
         {
             "surrogate": pipeline.name,
             "players": "{}×{}".format(*pipeline.surrogate.grid.shape),
-            "masking": pipeline.runs["surrogate"].config.surrogate.masking,
+            "masking": in_words(pipeline.runs["surrogate"].config.surrogate.masking),
         }
         | {
             f"{title_prefix}{title}": measured[f"test/{prefix}{name}"]

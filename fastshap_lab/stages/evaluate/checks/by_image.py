@@ -1,7 +1,7 @@
 """What checks share that look at one image after another: ViT-CX, and results that are kept."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from fastshap_lab.attribution.vit_cx import ViTCX
 from fastshap_lab.config import build
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
-
-Substrate = Literal["constant", "image_mean", "rise_blur", "gaussian_blur"]
 
 _PART = 8  # images whose results are kept together
 

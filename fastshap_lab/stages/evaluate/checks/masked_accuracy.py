@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fastshap_lab.models import SurrogateGame
+from fastshap_lab.models import ModelGame
 from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
 from fastshap_lab.stages.evaluate.base import RANDOM, Evaluation, Pipeline
@@ -90,7 +90,7 @@ class MaskedAccuracy(Check):
 
     @staticmethod
     def _right(
-        evaluation: Evaluation, pipeline: Pipeline, explain: Explain, game: SurrogateGame, shares: list[float]
+        evaluation: Evaluation, pipeline: Pipeline, explain: Explain, game: ModelGame, shares: list[float]
     ) -> dict[str, Tensor]:
         """Return whether the surrogate is right (N, 2, shares) in deletion and insertion, NaN without a label."""
         image, target = evaluation.images(evaluation.judged), evaluation.classes(pipeline)[:, 0]

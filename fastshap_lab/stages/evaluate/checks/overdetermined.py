@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fastshap_lab.config import Count
+from fastshap_lab.config import Component, Count, in_words
 from fastshap_lab.metrics import coalition_values
-from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
+from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline, check_removal
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
-from fastshap_lab.stages.evaluate.checks.by_image import Substrate, of_images
+from fastshap_lab.stages.evaluate.checks.by_image import of_images
 from fastshap_lab.stages.evaluate.checks.by_method import Fraction, removed_first
 from fastshap_lab.stages.evaluate.statistics import player_values, with_intervals
 
@@ -25,7 +25,7 @@ class Overdetermined(Check):
     An image is overdetermined at a share if its most important players up to that share, alone, and all other players,
     alone, both leave the classifier's most probable class what it is for the whole image. It is at any share if it is
     at one of those tried, at least: other ways to halve it may exist. Images of which nothing at all need be seen, for
-    the substrate alone is of that class, are left out.
+    what shows of absent players alone is of that class, are left out.
 
     Reference: Xie et al., ViT-CX, IJCAI 2023, arXiv:2211.03064, on causal overdetermination, which counts such images.
     The definition is ours, theirs could not be consulted.
@@ -33,7 +33,7 @@ class Overdetermined(Check):
     Args:
         methods: Whose maps say what is important; those not chosen, or not applicable, are passed over.
         shares: Of the players, the most important first.
-        substrate: Shows of absent players.
+        removal: One of ``maskings.removals``, which shows absent players.
         images: Most judged images.
     """
 
@@ -43,10 +43,11 @@ class Overdetermined(Check):
         self,
         methods: Sequence[str] = ("vit_cx", "grad_cam", "random"),
         shares: Annotated[Sequence[Fraction], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5),
-        substrate: Substrate = "constant",
+        removal: Component = "constant",
         images: Count = 500,
     ) -> None:
-        self.methods, self.shares, self.substrate, self.images = methods, shares, substrate, images
+        check_removal(removal, "params.removal")
+        self.methods, self.shares, self.removal, self.images = methods, shares, removal, images
 
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
         """Add a table."""
@@ -71,7 +72,7 @@ class Overdetermined(Check):
             "Sufficient: share of images whose predicted class stays, were only their most important players shown, up "
             "to a share of all players; rest sufficient: were only the others shown. Overdetermined: both, so that two "
             "parts without a player in common each cause the prediction; any: at one of these shares, at least. Images "
-            f"of which nothing need be shown are left out. Of absent players the substrate shows: {self.substrate}. "
+            f"of which nothing need be shown are left out. Absent players show: {in_words(self.removal)}. "
             "Intervals: 95 %, from resampling images."
         )
         tables = {(self.name, "Shares of images"): pd.DataFrame(rows)} if rows else {}
@@ -81,7 +82,7 @@ class Overdetermined(Check):
         """Return whether each part alone keeps the class (N, shares, 2), and whether nothing does so, too (N,)."""
         grid, most = pipeline.grid, evaluation.run.config.trainer.max_batch
         sizes = [min(max(1, round(share * grid.num_players)), grid.num_players - 1) for share in self.shares]
-        game = pipeline.substrate_game(grid, self.substrate)
+        game = pipeline.removal_game(grid, self.removal, most)
 
         def make(place: slice) -> dict[str, Tensor]:
             image = evaluation.images(evaluation.judged[place])
@@ -90,7 +91,7 @@ class Overdetermined(Check):
             most_important = [removed_first(values, size) for size in sizes]
             parts = [part for first in most_important for part in (first, ~first)]
             coalitions = torch.stack([*parts, torch.zeros_like(parts[0])], dim=1)
-            kept = coalition_values(game, image, coalitions, most).argmax(dim=2) == target.unsqueeze(1)
+            kept = coalition_values(game.values, image, coalitions, most).argmax(dim=2) == target.unsqueeze(1)
             return {"kept": kept[:, :-1].unflatten(1, (len(sizes), 2)), "empty": kept[:, -1]}
 
         return of_images(evaluation, self.images, *self.place, pipeline.name, name, make=make)

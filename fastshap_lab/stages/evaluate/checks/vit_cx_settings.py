@@ -8,13 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fastshap_lab.config import Count, NotNegative
+from fastshap_lab.config import Component, Count, NotNegative, in_words
 from fastshap_lab.metrics import Deletion, Insertion
 from fastshap_lab.report import setting_curves
 from fastshap_lab.shapley import PlayerGrid
-from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline
+from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline, check_removal
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check
-from fastshap_lab.stages.evaluate.checks.by_image import Substrate, of_images, vit_cx, with_vit_cx
+from fastshap_lab.stages.evaluate.checks.by_image import of_images, vit_cx, with_vit_cx
 from fastshap_lab.stages.evaluate.cost import metered
 from fastshap_lab.stages.evaluate.statistics import player_values, with_intervals
 
@@ -41,8 +41,8 @@ class ViTCXSettings(Check):
         noises: Values of σ, in the model's normalized space.
         units: What is deleted and inserted, players or pixels.
         step: Units at a time.
-        deletion: Substrate of deleted units.
-        insertion: Substrate that units are inserted into.
+        deletion: One of ``maskings.removals``, which shows deleted units.
+        insertion: The same of units that are yet to be inserted.
         images: Most judged images.
     """
 
@@ -54,13 +54,15 @@ class ViTCXSettings(Check):
         noises: Values = (0.0, 0.05, 0.1, 0.2, 0.4),
         units: Literal["players", "pixels"] = "players",
         step: Count = 1,
-        deletion: Substrate = "constant",
-        insertion: Substrate = "rise_blur",
+        deletion: Component = "constant",
+        insertion: Component = "rise_blur",
         images: Count = 32,
     ) -> None:
         self.varied = {"δ": ("threshold", thresholds), "σ": ("noise", noises)}
         self.units, self.step, self.images = units, step, images
-        self.substrates = {"deletion": deletion, "insertion": insertion}
+        self.removals = {"deletion": deletion, "insertion": insertion}
+        for curve, removal in self.removals.items():
+            check_removal(removal, f"params.{curve}")
 
     def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
         """Add a table per setting, their curves, and a table of variants."""
@@ -85,7 +87,7 @@ class ViTCXSettings(Check):
             f"Of {min(self.images, len(evaluation.judged))} test images, {self.step} of their {self.units} at a time: "
             "areas under the curves of the predicted class's probability when they are deleted, lower is better, and "
             "inserted, higher is better; masks, passes through the classifier and seconds per image. "
-            + ", ".join(f"{curve}: {substrate.replace('_', ' ')}" for curve, substrate in self.substrates.items())
+            + ", ".join(f"{curve}: {in_words(removal).replace('_', ' ')}" for curve, removal in self.removals.items())
             + " where units are absent. δ: distance at which masks are no longer merged; σ: noise, in the model's "
             "normalized space. Intervals: 95 %, from resampling images."
         )
@@ -96,14 +98,14 @@ class ViTCXSettings(Check):
                 for setting, (argument, _) in self.varied.items()
             }
             tables[f"{self.name}-variants", "Without each of its parts"] = pd.DataFrame(variants)
-            figures[self.name, "Deletion and insertion"] = setting_curves(by_setting, list(self.substrates))
+            figures[self.name, "Deletion and insertion"] = setting_curves(by_setting, list(self.removals))
         evaluation.report.add(self.titled("Settings of ViT-CX"), "\n\n".join([text, *refused]), tables, figures)
 
     def _row(self, evaluation: Evaluation, pipeline: Pipeline, name: str, **changes: Any) -> dict[str, float]:
         """Return means over images; made with some arguments of the method changed."""
         grid = pipeline.grid if self.units == "players" else PlayerGrid(*[pipeline.grid.image_size] * 2)
-        games = {curve: pipeline.substrate_game(grid, substrate) for curve, substrate in self.substrates.items()}
         most = evaluation.run.config.trainer.max_batch
+        games = {curve: pipeline.removal_game(grid, removal, most) for curve, removal in self.removals.items()}
 
         def make(place: slice) -> dict[str, Tensor]:
             method, rows = vit_cx(evaluation, pipeline.classifier, **changes), []
@@ -114,7 +116,7 @@ class ViTCXSettings(Check):
                 row: dict[str, float] = {}
                 for metric in (Deletion(self.step, most), Insertion(self.step, most)):
                     curve = "insertion" if metric.insert else "deletion"
-                    metric.update(games[curve], image, player_values(maps, grid), target.to(image.device))
+                    metric.update(games[curve].values, image, player_values(maps, grid), target.to(image.device))
                     row[curve] = metric.compute()["probability"]
                 spent = {"passes": cost.forward, "seconds": cost.seconds}
                 masks = method.num_masks if method.masks == "random" else len(method.image_masks(image[0]))
@@ -123,5 +125,5 @@ class ViTCXSettings(Check):
 
         found = of_images(evaluation, self.images, *self.place, pipeline.name, name, make=make)
         means = {key: found[key].mean().item() for key in ("masks", "passes", "seconds")}
-        curves = {curve: found[curve] for curve in self.substrates}
+        curves = {curve: found[curve] for curve in self.removals}
         return with_intervals(curves, evaluation.run.config.evaluate.bootstrap) | means

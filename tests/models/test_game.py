@@ -1,11 +1,15 @@
+import itertools
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastshap_lab.models import SurrogateGame
-from fastshap_lab.models.maskings import MASKINGS, Masking
+from fastshap_lab.errors import UserError
+from fastshap_lab.models import ModelGame
+from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.maskings import MASKINGS, Masking, build_masking, removals
 from fastshap_lab.models.maskings.base import in_rectangles
-from fastshap_lab.shapley import LINKS, Game
+from fastshap_lab.shapley import LINKS, Game, PlayerGrid
 from tests import small
 
 IMAGE, COALITIONS = small.images(3), small.coalitions(3, 5, 6)
@@ -29,8 +33,8 @@ class Counter(Masking):
         return in_rectangles(one_pass, image, coalitions, max_rows)
 
 
-def counted(game: SurrogateGame) -> Counter:
-    game.surrogate.masking = counter = Counter(game.surrogate.classifier, game.surrogate.masking)
+def counted(game: ModelGame) -> Counter:
+    game.masking = counter = Counter(game.classifier, game.masking)
     return counter
 
 
@@ -38,7 +42,7 @@ def counted(game: SurrogateGame) -> Counter:
 @pytest.mark.parametrize("masking", MASKINGS)
 def test_values_are_the_linked_logits_of_the_surrogate(masking, link):
     surrogate = small.surrogate(masking)
-    game = SurrogateGame(surrogate, link)
+    game = frozen(surrogate).game(link)
     values = game.values(IMAGE, COALITIONS)
     with torch.no_grad():
         for i in range(len(IMAGE)):
@@ -46,12 +50,12 @@ def test_values_are_the_linked_logits_of_the_surrogate(masking, link):
             torch.testing.assert_close(values[i : i + 1], LINKS[link](logits), rtol=1e-5, atol=1e-5)
     assert (values[:, 0] - values[:, 1]).abs().max() > 1e-2
     assert isinstance(game, Game)
-    assert (game.num_players, game.num_classes) == (6, 3)
+    assert (game.num_players, surrogate.num_classes) == (6, 3)
 
 
 @pytest.mark.parametrize("masking", MASKINGS)
 def test_grand_null_and_the_call_agree(masking):
-    game = SurrogateGame(small.surrogate(masking))
+    game = frozen(small.surrogate(masking)).game()
     every, nobody = torch.ones(3, 1, 6, dtype=torch.bool), torch.zeros(3, 1, 6, dtype=torch.bool)
     close = {"rtol": 1e-6, "atol": 1e-6}
     torch.testing.assert_close(game.grand(IMAGE), game.values(IMAGE, every)[:, 0], **close)
@@ -66,7 +70,7 @@ def test_grand_null_and_the_call_agree(masking):
 @pytest.mark.parametrize("max_batch", [1, 4, 7, 15])
 def test_chunks_are_no_larger_than_allowed_and_change_only_rounding(max_batch):
     surrogate = small.surrogate("mask_channel")
-    game, whole = SurrogateGame(surrogate, max_batch=max_batch), SurrogateGame(surrogate)
+    game, whole = frozen(surrogate).game(max_batch=max_batch), frozen(surrogate).game()
     counter, all_at_once = counted(game), counted(whole)
     values, expected = game.values(IMAGE, COALITIONS), whole.values(IMAGE, COALITIONS)
     torch.testing.assert_close(values, expected, rtol=1e-6, atol=1e-6)
@@ -75,7 +79,7 @@ def test_chunks_are_no_larger_than_allowed_and_change_only_rounding(max_batch):
 
 
 def test_a_shared_null_is_asked_for_once_and_again_after_a_move():
-    game = SurrogateGame(small.surrogate("mask_channel"))
+    game = frozen(small.surrogate("mask_channel")).game()
     counter = counted(game)
     first = game.null(IMAGE)
     for _ in range(3):
@@ -88,7 +92,7 @@ def test_a_shared_null_is_asked_for_once_and_again_after_a_move():
 
 
 def test_a_null_of_its_own_is_asked_for_each_image_in_the_same_batch():
-    game = SurrogateGame(small.surrogate("mean"))
+    game = frozen(small.surrogate("mean")).game()
     counter = counted(game)
     game(IMAGE, torch.ones_like(COALITIONS))
     assert [counter.rows, counter.empty] == [[3 * (5 + 2)], 3]
@@ -96,7 +100,7 @@ def test_a_null_of_its_own_is_asked_for_each_image_in_the_same_batch():
 
 def test_the_surrogates_later_training_does_not_reach_the_game():
     surrogate = small.surrogate("mask_channel")
-    game = SurrogateGame(surrogate)
+    game = frozen(surrogate).game()
     before, answer = game.values(IMAGE, COALITIONS), surrogate(IMAGE, COALITIONS)
     surrogate.train()
     optimizer = torch.optim.SGD(surrogate.parameters(), lr=0.1)
@@ -108,7 +112,7 @@ def test_the_surrogates_later_training_does_not_reach_the_game():
 
 @pytest.mark.parametrize("asked_in_inference_mode", [False, True])
 def test_answers_carry_no_gradient_and_may_be_part_of_a_loss(asked_in_inference_mode):
-    game = SurrogateGame(small.surrogate("mask_channel"))
+    game = frozen(small.surrogate("mask_channel")).game()
     with torch.inference_mode(asked_in_inference_mode):  # as a validation before the first training step does
         game.null(IMAGE)
     image = IMAGE.clone().requires_grad_()
@@ -119,3 +123,44 @@ def test_answers_carry_no_gradient_and_may_be_part_of_a_loss(asked_in_inference_
     ((values * scale).sum() + (grand * scale).sum() + (null * scale).sum()).backward()
     torch.testing.assert_close(scale.grad, values.sum(dim=(0, 1)) + grand.sum(dim=0) + null.sum(dim=0))
     assert image.grad is None
+
+
+@pytest.mark.parametrize("colour", [None, [0.9, 0.1, 0.2]])
+@pytest.mark.parametrize("foreign", [False, True], ids=["classifier", "any module"])
+def test_the_game_of_a_colour(foreign, colour):
+    """Of any module's logits, and of a classifier, whose own space the colour is brought to."""
+    model, image = small.classifier("resnet").double(), IMAGE.double()
+    shown = torch.tensor(colour or ([0, 0, 0] if foreign else model.mean.flatten().tolist()), dtype=torch.float64)
+    played = nn.Sequential(model) if foreign else model
+    masking = build_masking({"name": "constant", "params": {"colour": colour}}, played, PlayerGrid((8, 12), (2, 3)))
+    values, grand, null = ModelGame(played, masking, "softmax", max_batch=3)(image, COALITIONS)
+    assert values.dtype == torch.float64
+    with torch.no_grad():
+        for b, m in itertools.product(range(3), range(5)):
+            copy = image[b].clone()
+            for p in (~COALITIONS[b, m]).nonzero().flatten().tolist():
+                top, left = 4 * (p // 3), 4 * (p % 3)
+                copy[:, top : top + 4, left : left + 4] = shown.view(3, 1, 1)
+            torch.testing.assert_close(values[b, m], model(copy.unsqueeze(0)).softmax(dim=1)[0])
+        torch.testing.assert_close(grand, model(image).softmax(dim=1))
+        torch.testing.assert_close(null, model(shown.view(1, 3, 1, 1).expand(1, 3, 8, 12)).softmax(dim=1))
+
+
+@pytest.mark.parametrize("masking", removals())
+def test_maskings_of_pixels_serve_modules_that_take_channels_first_alone(masking):
+    def plain(image: Tensor) -> Tensor:
+        return image.view(len(image), -1)[:, :96] + 0  # a view that other layouts do not allow
+
+    game = ModelGame(plain, MASKINGS[masking](plain, PlayerGrid((8, 12), (2, 3))), "logits")
+    torch.testing.assert_close(game.grand(IMAGE), IMAGE.flatten(1)[:, :96])
+    assert not torch.equal(game.values(IMAGE, COALITIONS)[0, 0], game.grand(IMAGE)[0])
+
+
+def test_a_colour_has_a_number_for_each_channel_and_a_mask_channel_needs_a_network_that_knows_it():
+    model, grid = nn.Flatten(), PlayerGrid((8, 12), (2, 3))
+    with pytest.raises(UserError, match="colour: 3 numbers wanted, one per channel, not 2"):
+        ModelGame(model, MASKINGS["constant"](model, grid, [0.5, 0.5])).null(IMAGE)
+    with pytest.raises(UserError, match="mask_channel: only a surrogate's network has a channel for the mask"):
+        MASKINGS["mask_channel"](model, grid)
+    with pytest.raises(UserError, match=r"link=softmaks: unknown, did you mean softmax\?"):
+        ModelGame(model, MASKINGS["constant"](model, grid), "softmaks")
