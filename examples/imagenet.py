@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 
 import skimage.data
-import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from timm.data import ImageNetInfo
 
-import fastshap_lab as fsl  # before timm: it keeps a torchvision that does not fit from breaking the import
+import fastshap_lab as fsl  # before timm, which a torchvision of another PyTorch build would keep from being imported
+
+import timm  # isort: skip
+from timm.data import ImageNetInfo  # isort: skip
 
 PHOTOGRAPHS = ("chelsea", "coffee", "rocket")
 
@@ -66,7 +67,7 @@ def main() -> None:
         class_names=names,
     )
     seconds = time.perf_counter() - start
-    explanation.plot(given.output, max_classes=given.classes)
+    explanation.plot(given.output)
     for name, probabilities, values, stderr in zip(
         PHOTOGRAPHS, explanation.probabilities, explanation.values, explanation.stderr, strict=True
     ):
