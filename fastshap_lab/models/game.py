@@ -100,9 +100,9 @@ def check_determined(link: str, key: str) -> None:
     Raises:
         UserError: The link is unknown, or leaves a constant that the surrogate's training does not determine.
     """
-    lookup(LINKS, key, link)
     if link == "logits":
         raise UserError(
             f"{key}=logits: a surrogate's softmax leaves its logits free up to a constant for each image and "
             "coalition; choose centred_logits, which are the logits less their mean over classes"
         )
+    lookup({name: values for name, values in LINKS.items() if name != "logits"}, key, link)

@@ -27,6 +27,7 @@ ASKED = [
     "evaluate.methods.leave_one_out.params.grid=[2,2]",
     "evaluate.methods.kernel_shap.params.budget=2",
     "evaluate.metrics.segmentation.params.confidence=0",
+    "evaluate.metrics={blurred: {name: insertion, params: {removal: {name: blur, params: {width: 2}}}}}",
     "evaluate.images=20",
     r"evaluate.published={methods-deletion: {A\, rise: {probability: 0.25}}}",
     "evaluate.pipelines={A: {classifier: resnet_slim, surrogate: resnet_slim, explainer: unet_slim}, "
@@ -81,6 +82,8 @@ def test_what_has_a_unit_is_measured_in_it_and_nothing_else(tables):
 def test_the_report_says_what_was_measured_and_how(runs, tables):
     page = (runs[-1].folder / "report.html").read_text(encoding="utf-8")
     assert "With step=1, units=players, removal=surrogate." in page
+    assert "With step=1, units=players, removal=blur (width=2)." in page
+    assert set(tables["methods-blurred"]["model"]) == {"A", "B"}  # the latter has no surrogate, and needs none
     assert "With confidence=0, threshold=None." in page
     assert "With link=softmax." in page
     assert "Of images whose most probable class is their label, where they have one." in page

@@ -102,7 +102,7 @@ class Pipeline:
     def removal_game(self, grid: PlayerGrid, removal: str | Mapping[str, Any], max_batch: int) -> ModelGame:
         """Return the game of the classifier's own logits, whose absent units one of ``maskings.removals`` shows."""
         masking = build_masking(removal, self._asked, grid, "params.removal")
-        return ModelGame(self._asked, masking, "logits", max_batch)
+        return ModelGame(self._asked, masking, "logits", max_batch).to(self.classifier.mean.device)
 
     @torch.inference_mode()
     def amortized(self, image: Tensor, classes: Tensor) -> Tensor:
