@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 from fastshap_lab import _torchvision
 
 if TYPE_CHECKING:
-    from fastshap_lab.inference import load_classifier, load_explainer, load_surrogate
+    from fastshap_lab.inference import Explanation, load_classifier, load_explainer, load_surrogate
 
 __version__ = "0.1.0"
-__all__ = ["load_classifier", "load_explainer", "load_surrogate"]
+__all__ = ["Explanation", "load_classifier", "load_explainer", "load_surrogate"]
 
 _torchvision.install()
 
