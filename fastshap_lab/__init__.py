@@ -7,10 +7,10 @@ from fastshap_lab import _torchvision
 
 if TYPE_CHECKING:
     from fastshap_lab.any_model import shapley_values
-    from fastshap_lab.inference import load_classifier, load_explainer, load_surrogate
+    from fastshap_lab.inference import Explanation, load_classifier, load_explainer, load_surrogate
 
 __version__ = "0.1.0"
-__all__ = ["load_classifier", "load_explainer", "load_surrogate", "shapley_values"]
+__all__ = ["Explanation", "load_classifier", "load_explainer", "load_surrogate", "shapley_values"]
 
 _torchvision.install()
 

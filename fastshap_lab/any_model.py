@@ -1,5 +1,6 @@
 """Shapley values of any image classifier, estimated image by image; nothing is trained."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,13 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.inference import Explanation
 from fastshap_lab.models import Classifier, ModelGame
-from fastshap_lab.models.freezing import evaluating
+from fastshap_lab.models.freezing import evaluating, frozen, takes_channels_last
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.progress import Progress
 from fastshap_lab.shapley import LINKS, PlayerGrid
 from fastshap_lab.shapley.estimators import ESTIMATORS
 
-_STEPS = 16  # of the progress bar for each image
+_STEPS = 16  # of the progress bar for each image, at most
 
 
 def shapley_values(
@@ -80,27 +81,27 @@ def shapley_values(
             f"evaluations={evaluations}: too few for {grid.num_players} players; {smallest} or more will do"
         )
     kind.check_budget(grid.num_players, evaluations)
+    pixels = _pixel_statistics(model, mean, std, normalized, stated)
     batch = to_tensor(images, size)
-    first = next(model.parameters(), torch.empty(0))
-    with evaluating(model), torch.no_grad():
-        network = _Logits(model)
-        classifier = _normalizing(network, model, mean, std, normalized, stated, size).to(first.device)
-        logits = classifier(batch[:1].to(first.device))
-        if class_names is not None and len(class_names) != logits.shape[1]:
-            raise UserError(f"class_names: {len(class_names)} names for the model's {logits.shape[1]} classes")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with evaluating(model), torch.inference_mode():
+        classifier, num_classes = _classifier(model, pixels, batch[:1].to(device))
+        if class_names is not None and len(class_names) != num_classes:
+            raise UserError(f"class_names: {len(class_names)} names for the model's {num_classes} classes")
         masking = build_masking(removal, classifier, grid, key="removal")
         if not isinstance(masking, tuple(removals().values())):
             raise UserError(f"removal={removal}: not at the pixels; one of {', '.join(removals())} is wanted")
-        game = ModelGame(classifier, masking.to(first.device), link, max_batch)
+        game = ModelGame(classifier, masking.to(device), link, max_batch)
+        step = max_batch * math.ceil(evaluations / (_STEPS * max_batch))  # whole passes
         parts = []
-        with Progress("Shapley values", len(batch) * _STEPS) as progress:
+        with Progress("Shapley values", len(batch) * math.ceil(evaluations / step)) as progress:
             for image in batch.split(1):
-                estimate = kind(game, image.to(first.device), seed)
-                for step in range(1, _STEPS + 1):
-                    estimate.advance(step * evaluations // _STEPS - estimate.granted)
+                run = kind(game, image.to(device), seed)
+                while run.granted < evaluations:
+                    run.advance(min(step, evaluations - run.granted))
                     progress.advance()
-                found = estimate.estimate()
-                logits = classifier(image.to(first.device)).cpu().float()
+                found = run.estimate()
+                logits = classifier(image.to(device)).cpu().float()
                 parts.append((found.phi.float(), found.stderr.float(), logits, torch.tensor([found.evaluations])))
     phi, stderr, logits, spent = (torch.cat(part) for part in zip(*parts, strict=True))
     names = [str(k) for k in range(logits.shape[1])] if class_names is None else list(class_names)
@@ -118,37 +119,52 @@ def shapley_values(
 
 
 class _Logits(nn.Module):
-    """A model of which logits are taken out, and checked once."""
+    """A model of unknown modules: takes pixels channel after channel, and may wrap its logits into an object."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        answer = self.model(pixels)
-        logits = getattr(answer, "logits", answer)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(answer).__name__
-            raise UserError(f"model: answers with {shape}; logits (images, classes) of two or more classes are wanted")
-        return logits
+        answer = self.model(pixels.contiguous())
+        return getattr(answer, "logits", answer)
 
 
-def _normalizing(
-    network: nn.Module,
+def _classifier(
+    model: nn.Module, pixels: tuple[Sequence[float], Sequence[float]], image: Tensor
+) -> tuple[Classifier, int]:
+    """Return the model behind its pixel normalization, and its number of classes, which the answer to an image tells.
+
+    Networks of modules that are known to allow it are copied and made faster.
+    """
+    size = (image.shape[2], image.shape[3])
+    known = takes_channels_last(model)
+    classifier = model if isinstance(model, Classifier) else Classifier(_Logits(model), *pixels, size, 0).to(image)
+    try:
+        logits = classifier(image)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"model: does not take images of {size[0]}×{size[1]}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+        shape = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"model: answers with {shape}; logits (images, classes) of two or more classes are wanted")
+    if known and not isinstance(model, Classifier):
+        classifier = Classifier(model, *pixels, size, logits.shape[1]).to(image)
+    return (frozen(classifier) if known else classifier), logits.shape[1]
+
+
+def _pixel_statistics(
     model: nn.Module,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     normalized: bool,
     stated: Mapping[str, Any],
-    size: tuple[int, int],
-) -> Classifier:
-    """Return the network behind the pixel normalization that was given, or that the model states."""
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation to normalize pixels with, as they were given or as the model states them."""
     if isinstance(model, Classifier) or normalized:
         if mean is not None or std is not None:
             raise UserError("mean, std: the model normalizes pixels itself")
-        mean, std = [0.0] * 3, [1.0] * 3
-        if isinstance(model, Classifier):
-            return model
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if mean is None and std is None:
         mean, std = stated.get("mean"), stated.get("std")
     if mean is None or std is None:
@@ -158,7 +174,7 @@ def _normalizing(
         )
     if len(mean) != 3 or len(std) != 3 or not all(deviation > 0 for deviation in std):
         raise UserError(f"mean={mean}, std={std}: three numbers each are wanted, and std above 0")
-    return Classifier(network, mean, std, size, 0)
+    return mean, std
 
 
 def _image_size(images: Images, given: tuple[int, int] | None, stated: Mapping[str, Any]) -> tuple[int, int]:

@@ -22,19 +22,19 @@ from rich.console import Console
 from fastshap_lab.config import Config, did_you_mean, validated
 from fastshap_lab.errors import Interrupted, UserError
 
-_ROOM, _RIGHTS = "make room, or choose another runs_dir", "allow it, or choose another runs_dir"
-# What a disk can refuse, and what would be right.
+_ROOM, _RIGHTS = "make room, or choose another {place}", "allow it, or choose another {place}"
+# What a disk can refuse, and what would be right, of the setting that says where files are written.
 _DISK = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
-    errno.EFBIG: "allow larger files (ulimit -f), or choose another runs_dir",
+    errno.EFBIG: "allow larger files (ulimit -f), or choose another {place}",
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
-    errno.EROFS: "choose a runs_dir where files can be written",
-    errno.ENOTDIR: "choose a runs_dir that is a folder, or can become one",
-    errno.EEXIST: "choose a runs_dir that is a folder, or can become one",
+    errno.EROFS: "choose a {place} where files can be written",
+    errno.ENOTDIR: "choose a {place} that is a folder, or can become one",
+    errno.EEXIST: "choose a {place} that is a folder, or can become one",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EIO: "see to the disk, or choose another runs_dir",
+    errno.EIO: "see to the disk, or choose another {place}",
 }
 
 
@@ -53,11 +53,8 @@ def main(config_dir: Path) -> None:
     """
     ConfigStore.instance().store(name="schema", node=Config)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed as tracebacks
-    # PyTorch's threads spin while they wait for each other: on cores that others use too, small networks ran at a
-    # twentieth of their speed.
-    # A short spin is faster there, and alone, too. Read when PyTorch is first imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    with _one_line_errors(), _signals_interrupt():
+    quiet_threads()
+    with one_line_errors(), signals_interrupt():
         sys.argv[1:] = [as_hydra_wants(argument) for argument in sys.argv[1:]]
         hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name="config")(_run)()
 
@@ -78,7 +75,7 @@ def as_hydra_wants(override: str) -> str:
 
 
 def _run(config: DictConfig) -> None:
-    with _one_line_errors():  # here too: Hydra announces exceptions of its job in its own way
+    with one_line_errors():  # here too: Hydra announces exceptions of its job in its own way
         from fastshap_lab.stages import pipeline  # imports slowly: --help and mistyped keys need not wait for it
 
         given = list(HydraConfig.get().overrides.task)
@@ -93,10 +90,20 @@ def _run(config: DictConfig) -> None:
         pipeline.show(runs, console)
         if not config.dry_run:
             pipeline.execute(runs, console)
+            pipeline.conclude(runs, console)
+
+
+def quiet_threads() -> None:
+    """Let PyTorch's threads wait for each other with less ado; must be called before PyTorch is first imported.
+
+    They spin meanwhile: on cores that others use too, small networks ran at a twentieth of their speed. A short spin is
+    faster there, and alone, too.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
+def signals_interrupt() -> Iterator[None]:
     """Let SIGINT and SIGTERM raise ``Interrupted``."""
 
     def interrupt(number: int, _: object) -> None:
@@ -111,23 +118,28 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors(place: str = "runs_dir") -> Iterator[None]:
+    """Make one line on standard error, and an exit status, of mistakes that the user can mend and of signals.
+
+    Args:
+        place: The setting that says where files are written.
+    """
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, HydraException) and error.errno not in _DISK:
             raise
         _trace()
-        _say(f"error: {one_line(error)}")
+        say(f"error: {one_line(error, place)}")
         sys.exit(2)
     except AssertionError as error:
         if not str(error).startswith("Unexpected type"):  # OmegaConf's, of a key within what is null
             raise
         _trace()
-        _say("error: classifier.pretrain: this classifier is not pretrained; classifier=mae_vit is")
+        say("error: classifier.pretrain: this classifier is not pretrained; classifier=mae_vit is")
         sys.exit(2)
     except Interrupted as end:
-        _say(str(end))
+        say(str(end))
         sys.exit(end.status)
 
 
@@ -136,17 +148,18 @@ def _trace() -> None:
         traceback.print_exc()
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line on standard error."""
     Console(stderr=True, highlight=False).print(line, soft_wrap=True, markup=False)
 
 
-def one_line(error: Exception) -> str:
-    """Return an error as one line that says what, where, and what would be right."""
+def one_line(error: Exception, place: str = "runs_dir") -> str:
+    """Return an error as one line that says what, where, and what would be right; ``place`` as for the above."""
     text = str(error)
     if isinstance(error, UserError):
         return text
     if isinstance(error, OSError) and error.errno in _DISK:
-        return f"{error.filename or 'a file'}: {error.strerror}; {_DISK[error.errno]}"
+        return f"{error.filename or 'a file'}: {error.strerror}; {_DISK[error.errno].format(place=place)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         folders = [Path(folder, group) for folder in re.findall(r"path=file://(.*)", text)]  # that Hydra has searched

@@ -18,14 +18,16 @@ T = TypeVar("T")
 STAGES = ("pretrain", "classifier", "surrogate", "labels", "explainer", "evaluate")
 GROUPS = ("classifier", "surrogate", "explainer")  # of the configuration: what a pipeline is made of
 TRAINED = ("pretrain", *GROUPS)
+_LISTED = 60  # words in an error line
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error line: the nearest known word if one is near, and all that are known."""
+    """Return the end of an error line: the nearest known word if one is near, and what is known, of hundreds a part."""
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"{hint}known: {', '.join(known)}"
+    rest = f", and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return f"{hint}known: {', '.join(known[:_LISTED])}{rest}"
 
 
 def _one_of(*known: str) -> AfterValidator:

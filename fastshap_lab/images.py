@@ -20,6 +20,9 @@ from fastshap_lab.files import open_file
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is opened, whatever a file is called. Others Pillow may hand to a program, as EPS to Ghostscript."""
 
+EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""Of files that a folder's pictures are looked for among."""
+
 MAX_PIXELS = 64_000_000
 """Of an image, which takes 12 bytes a pixel while it is decoded: enough for what 35 mm cameras give. Else settable."""
 
@@ -80,6 +83,15 @@ def _check_pixels(pixels: int) -> None:
 
 def _too_many_pixels() -> str:
     return f"more than {max_pixels():,} pixels; the environment variable FASTSHAP_LAB_MAX_PIXELS sets the limit"
+
+
+def images_in(folder: Path) -> Iterator[Path]:
+    """Yield the images in a folder and the folders in it, unordered; links are followed."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield Path(parent, name)
 
 
 @contextmanager
@@ -216,7 +228,7 @@ def to_pixels(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
 
 
 def to_tensor(images: Images, size: tuple[int, int]) -> Tensor:
-    """Return one image or several as a float batch (B, 3, H, W) in [0, 1].
+    """Return one image or several as a new float batch (B, 3, H, W) in [0, 1].
 
     Args:
         images: uint8 or [0, 1] float tensors of the right size, (3, H, W) or (B, 3, H, W); PIL images or paths, which
@@ -253,7 +265,7 @@ def _checked(images: Tensor, size: tuple[int, int]) -> Tensor:
         return batch.float() / 255
     if not batch.is_floating_point() or not (batch.isfinite().all() and batch.min() >= 0 and batch.max() <= 1):
         raise UserError("an image tensor: must be uint8, or float between 0 and 1")
-    return batch.float()
+    return batch.to(torch.float32, copy=True)  # the caller may go on to change theirs
 
 
 def normalize_map(maps: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch rows columns"]:

@@ -1,10 +1,16 @@
 """The public front door: load a trained model, explain images."""
 
+import json
+import os
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
@@ -13,6 +19,7 @@ from torch import Tensor, nn
 from fastshap_lab.checkpoints import load_model
 from fastshap_lab.config import lookup
 from fastshap_lab.errors import UserError, check_max_batch
+from fastshap_lab.files import open_file, replacing
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.models import (
     Classifier,
@@ -24,9 +31,12 @@ from fastshap_lab.models import (
     build_surrogate,
 )
 from fastshap_lab.models.freezing import evaluating, frozen
-from fastshap_lab.models.targets import Targets, class_of_each
-from fastshap_lab.report import class_maps, save_figure
+from fastshap_lab.models.targets import Classes, Targets, chosen_classes, class_of_each
+from fastshap_lab.records import model_folder
+from fastshap_lab.report import class_maps, figure_format, inline_figure, save_figure
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, Kriging, Refinement, efficiency_gap, relative_error
+
+_LISTED, _SHOWN = 10, 8  # images in a text and in a notebook
 
 
 @dataclass(frozen=True)
@@ -55,25 +65,153 @@ class Explanation:
     stderr: Tensor | None
     evaluations: Tensor
 
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, which: int | slice) -> "Explanation":
+        """Return the part about some of the images, a batch of one for a number."""
+        if not isinstance(which, slice):
+            first = range(len(self))[which]
+            which = slice(first, first + 1)
+        tensors = {name: value[which] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+    def __repr__(self) -> str:
+        best = self.probabilities.max(dim=1)
+        top = [
+            f"  {index:>4}  {_brief(self.classes[number], 60)}  {probability:.3f}"
+            for index, (number, probability) in enumerate(
+                zip(best.indices[:_LISTED].tolist(), best.values[:_LISTED].tolist(), strict=True)
+            )
+        ]
+        more = [f"        and {len(self) - _LISTED} more"] if len(self) > _LISTED else []
+        return "\n".join([self._summary(), f"  most probable by the {self.source}:", *top, *more])
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the first images with the maps of their most probable classes."""
+        first, summary = self[:_SHOWN], self._summary()
+        rest = "" if len(self) == len(first) else f" The first {len(first)}:"
+        return f"<p>{escape(summary + rest)}</p>{inline_figure(first._drawn(max_classes=4), summary)}"
+
+    def _summary(self) -> str:
+        rows, columns = self.values.shape[2:]
+        names = _brief(", ".join(self.classes), 100)
+        refined = "not refined"
+        if self.stderr is not None:
+            least, most = (int(end) for end in self.evaluations.aminmax())
+            refined = f"refined with {most}{'' if least == most else f' or fewer (at least {least})'} evaluations each"
+        return (
+            f"Explanation of {len(self)} image{'s' * (len(self) != 1)}: Shapley values of {rows}×{columns} players for "
+            f"{len(self.classes)} classes ({names}), link {self.link}, {refined}"
+        )
+
     def maps(self) -> Float[Tensor, "B K H W"]:
         """Return the values at image size; every pixel carries its player's value, undivided."""
         return nn.functional.interpolate(self.values, size=self.images.shape[-2:], mode="nearest-exact")
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, classes: Classes | None = None) -> Figure:
         """Return each image drawn beside one map per class, and save it if a path is given.
 
         Blue lowers the class's value, red raises it, zero is white; one scale per image.
+
+        Args:
+            path: The file to make or replace: PNG, or what its suffix says (``.svg``, ``.pdf``, …).
+            classes: Names or numbers of the classes to show, one or several, in this order; by default all, of more
+                than 10 the most probable of each image.
+
+        Raises:
+            UserError: There is no such class, or the suffix is no figure's.
         """
-        figure = class_maps(
+        if path is not None:
+            figure_format(path)
+        figure = self._drawn(classes=None if classes is None else chosen_classes(classes, self.classes))
+        if path is not None:
+            save_figure(figure, path)
+        return figure
+
+    def _drawn(self, **options: Any) -> Figure:
+        return class_maps(
             self.images.permute(0, 2, 3, 1).cpu().numpy(),
             self.values.cpu().numpy(),
             self.probabilities.cpu().numpy(),
             self.classes,
             value_name=f"Shapley value ({self.link})",
+            **options,
         )
-        if path is not None:
-            save_figure(figure, path)
-        return figure
+
+    def save(self, path: str | Path) -> None:
+        """Write it as one ``.npz`` file, whole or not at all.
+
+        Tensors are arrays under their names; ``description`` is JSON text of the rest: ``classes``, ``link``,
+        ``source``, and null for what there is not. NumPy reads it, without this package and without unpickling.
+
+        Args:
+            path: The file to make or replace.
+        """
+        arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        rest = {name: value for name, value in vars(self).items() if name not in arrays}
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, description=np.array(json.dumps(rest)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Explanation":
+        """Return what ``save`` has written; a stranger's file costs no more memory than it takes on disk.
+
+        Raises:
+            UserError: The file is missing, damaged, or something else.
+        """
+        try:
+            with open_file(path) as file, ZipFile(file) as archive:
+                parts, size = archive.infolist(), os.fstat(file.fileno()).st_size
+                if any(part.compress_type != ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
+                    raise ValueError("it is compressed")
+                file.seek(0)
+                arrays = dict(np.load(file, allow_pickle=False))
+            described = json.loads(str(arrays.pop("description")))
+            loaded = cls(**described, **{name: torch.from_numpy(array) for name, array in arrays.items()})
+            loaded._check()
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            MemoryError,
+            EOFError,
+            BadZipFile,
+        ) as error:
+            reason = getattr(error, "strerror", None) or _brief(str(error), 200) or type(error).__name__
+            raise UserError(f"{path}: no explanation as Explanation.save writes it: {reason}") from None
+        return loaded
+
+    def _check(self) -> None:
+        """Raise a ``ValueError`` where the parts do not fit together."""
+        num_images, num_classes, *grid = self.values.shape
+        expected = {
+            "values": (num_images, num_classes, *grid),
+            "images": (num_images, 3, *self.images.shape[2:]),
+            "probabilities": (num_images, num_classes),
+            "efficiency_gap": (num_images, num_classes),
+            "stderr": (num_images, num_classes, *grid),
+            "evaluations": (num_images,),
+        }
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            if value is None and name == "stderr":
+                continue
+            if value.shape != shape or len(self.images.shape) != 4 or len(grid) != 2:
+                raise ValueError(f"its {name} have shape {tuple(value.shape)}")
+            if value.is_floating_point() == (name == "evaluations") or value.is_complex():
+                raise ValueError(f"its {name} are of {value.dtype}")
+        names = [*self.classes, self.link, self.source]
+        if not isinstance(self.classes, list) or len(self.classes) != num_classes or {*map(type, names)} != {str}:
+            raise ValueError(f"its names are not those of {num_classes} classes")
+
+
+def _brief(text: str, width: int) -> str:
+    """Return text in one line of so many characters at most."""
+    return textwrap.shorten(text, width, placeholder=" …")
 
 
 class AmortizedExplainer(nn.Module):
@@ -256,17 +394,24 @@ def _refinement(description: dict[str, Any] | None) -> Refinement | None:
 def load_classifier(folder: str | Path) -> Classifier:
     """Return a trained classifier, in evaluation mode on the CPU.
 
+    Args:
+        folder: A run folder, or the model folder in it.
+
     Raises:
         UserError: The folder is missing, damaged, or holds another kind of model.
     """
-    return load_model(folder, "classifier", lambda description: build_classifier(**description["network"]))
+    return load_model(
+        model_folder(folder), "classifier", lambda description: build_classifier(**description["network"])
+    )
 
 
 def load_surrogate(folder: str | Path) -> Surrogate:
-    """Return a trained surrogate, in evaluation mode on the CPU; errors as for ``load_classifier``."""
-    return load_model(folder, "surrogate", lambda description: build_surrogate(**description["surrogate"]))
+    """Return a trained surrogate, in evaluation mode on the CPU; folder and errors as for ``load_classifier``."""
+    return load_model(
+        model_folder(folder), "surrogate", lambda description: build_surrogate(**description["surrogate"])
+    )
 
 
 def load_explainer(folder: str | Path) -> AmortizedExplainer:
-    """Return a trained explainer, in evaluation mode on the CPU; errors as for ``load_classifier``."""
-    return load_model(folder, "explainer", build_amortized)
+    """Return a trained explainer, in evaluation mode on the CPU; folder and errors as for ``load_classifier``."""
+    return load_model(model_folder(folder), "explainer", build_amortized)

@@ -147,3 +147,4 @@ def test_build_says_what_is_wrong(name, params, expected):
 def test_did_you_mean():
     assert did_you_mean("stag", ["stage", "seed"]) == "did you mean stage? known: stage, seed"
     assert did_you_mean("qqq", ["stage", "seed"]) == "known: stage, seed"
+    assert did_you_mean("c99", [f"c{number}" for number in range(500)]).endswith("c58, c59, and 440 more")

@@ -1,3 +1,13 @@
+import errno
+import json
+from base64 import b64decode
+from dataclasses import fields, replace
+from html import unescape
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -5,7 +15,7 @@ from PIL import Image
 from fastshap_lab import inference
 from fastshap_lab.checkpoints import save_model
 from fastshap_lab.errors import UserError
-from fastshap_lab.inference import AmortizedExplainer, Explanation, load_explainer
+from fastshap_lab.inference import AmortizedExplainer, Explanation, load_classifier, load_explainer, load_surrogate
 from fastshap_lab.metrics.value_function import coalition_values
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import LINKS, exact_shapley_values
@@ -245,6 +255,127 @@ def test_plot_writes_a_picture(tmp_path):
         assert picture.width > picture.height > 100
 
 
+@pytest.mark.parametrize(("classes", "shown"), [(None, ["cat", "dog", "eel"]), (["eel", 0], ["eel", "cat"])])
+def test_plot_draws_the_classes_it_is_asked_for_in_the_format_of_the_suffix(classes, shown, tmp_path):
+    figure = small.explainer().explain(IMAGE[:2]).plot(tmp_path / "maps.svg", classes)
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == shown
+    assert "<svg" in (tmp_path / "maps.svg").read_text(encoding="utf-8")
+
+
+def test_an_explanation_keeps_its_images_when_the_callers_change():
+    given = IMAGE.clone()
+    explanation = small.explainer().explain(given)
+    given.zero_()
+    assert torch.equal(explanation.images, IMAGE)
+
+
+def test_a_part_of_an_explanation_is_the_explanation_of_some_images():
+    explanation = small.explainer().explain(IMAGE, refine=8)
+    assert (len(explanation), len(explanation[1:3]), [len(one) for one in explanation]) == (5, 2, [1] * 5)
+    assert_same(explanation[-1], explanation[4:], rtol=0, atol=0)
+    assert torch.equal(explanation[1:3].stderr, explanation.stderr[1:3])
+    with pytest.raises(IndexError):
+        explanation[5]
+
+
+@pytest.mark.parametrize("refine", [0, 8])
+def test_a_saved_explanation_comes_back_as_it_was(refine, tmp_path):
+    explanation = small.explainer().explain(IMAGE, refine=refine)[1:4]
+    path = tmp_path / "new" / "explanation.npz"
+    explanation.save(path)
+    loaded = Explanation.load(path)
+    for field in fields(Explanation):
+        expected, found = getattr(explanation, field.name), getattr(loaded, field.name)
+        assert torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected
+    arrays = np.load(path, allow_pickle=False)  # without this package
+    assert np.array_equal(arrays["values"], explanation.values)
+    assert json.loads(str(arrays["description"]))["classes"] == ["cat", "dog", "eel"]
+    assert ("stderr" in arrays) == bool(refine)
+    assert [file.name for file in path.parent.iterdir()] == ["explanation.npz"]
+
+
+def test_an_explanation_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    explanation, path = small.explainer().explain(IMAGE), tmp_path / "explanation.npz"
+    explanation.save(path)
+    before = path.read_bytes()
+
+    def half(file: BinaryIO, **_: np.ndarray) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", half)
+    with pytest.raises(OSError, match="No space"):
+        explanation[:2].save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def arrays_of(explanation: Explanation, **changes: np.ndarray) -> dict[str, np.ndarray]:
+    explanation.save("whole.npz")
+    return dict(np.load("whole.npz")) | changes
+
+
+@pytest.mark.parametrize(
+    ("write", "line"),
+    [
+        (lambda whole: None, "No such file"),
+        (lambda whole: Path("it.npz").write_text("no archive"), "File is not a zip file"),
+        (lambda whole: Path("it.npz").write_bytes(Path("whole.npz").read_bytes()[:-30]), "not a zip file"),
+        (lambda whole: np.savez_compressed("it.npz", **whole), "it is compressed"),
+        (lambda whole: np.savez("it.npz", values=whole["values"]), "description is not a file in the archive|descr"),
+        (lambda whole: np.savez("it.npz", **whole, more=whole["values"]), "more"),
+        (lambda whole: np.savez("it.npz", **whole | {"values": np.array([{}])}), "allow_pickle=False"),
+        (lambda whole: np.savez("it.npz", **whole | {"images": whole["images"][:1]}), "its images have shape"),
+        (lambda whole: np.savez("it.npz", **whole | {"values": whole["values"][:, 0]}), "values"),
+        (lambda whole: np.savez("it.npz", **whole | {"probabilities": whole["evaluations"]}), "probabilities"),
+        (lambda whole: np.savez("it.npz", **whole | {"description": np.array("{")}), "Expecting property name"),
+        (
+            lambda whole: np.savez("it.npz", **whole | {"description": np.array('{"classes": ["a"], "link": "softmax",'
+            ' "source": "surrogate", "stderr": null}')}),
+            "its names are not those of 3 classes",
+        ),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_explanation_is_refused_in_one_line(write, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(arrays_of(small.explainer().explain(IMAGE)))
+    with pytest.raises(UserError, match=line) as error:
+        Explanation.load("it.npz")
+    assert str(error.value).startswith("it.npz: no explanation as Explanation.save writes it: ")
+    assert "\n" not in str(error.value)
+
+
+def test_an_explanation_says_in_words_what_it_is():
+    explanation = small.explainer().explain(small.images(12))
+    best = explanation.probabilities.max(dim=1)
+    lines = repr(explanation).splitlines()
+    assert lines[0] == (
+        "Explanation of 12 images: Shapley values of 2×3 players for 3 classes (cat, dog, eel), link softmax, "
+        "not refined"
+    )
+    assert lines[2].split() == ["0", explanation.classes[best.indices[0]], f"{best.values[0]:.3f}"]
+    assert lines[-1].strip() == "and 2 more"
+    assert len(lines) == 13
+    refined = replace(explanation[:1], stderr=explanation.values[:1], evaluations=torch.tensor([40]))
+    assert "1 image:" in repr(refined)
+    assert "refined with 40 evaluations each" in repr(refined)
+
+
+def test_a_notebook_shows_the_first_images_and_runs_nothing_of_a_strangers():
+    attack = "\"><script>alert('x')</script>"
+    explanation = replace(small.explainer().explain(small.images(12)), classes=["cat", attack, "eel"])
+    html = explanation._repr_html_()
+    assert "<script" not in html
+    assert html.count("<img") == 1
+    assert "The first 8:" in html
+    text, png = (part.split('"')[0] for part in (html.partition('alt="')[2], html.partition("base64,")[2]))
+    assert attack in unescape(text)
+    assert png == explanation[:8]._repr_html_().partition("base64,")[2].split('"')[0]
+    with Image.open(BytesIO(b64decode(png))) as picture:
+        assert picture.width < 1000
+    assert len(html) < 300_000
+
+
 REFINEMENT = {
     "evaluations": [2, 16, 60],
     "error": [0.02, 0.2, 1.0],
@@ -331,3 +462,44 @@ def test_an_explainer_without_references_refines_with_the_posteriors_own_errors(
         errors.append(error.square().mean().item())
     assert errors == sorted(errors, reverse=True)
     assert (error.abs() <= 4 * stderr).double().mean() > 0.9  # of random weights, whose answer knows nothing
+
+
+def test_run_folders_load_as_their_model_folders_do(tmp_path):
+    explainer = small.explainer()
+    described = small.explainer_description()
+    parts = {
+        "classifier": (load_classifier, explainer.classifier, {"network": described["classifier"]}),
+        "surrogate": (load_surrogate, explainer.surrogate, {"surrogate": described["surrogate"]}),
+        "explainer": (load_explainer, explainer, described),
+    }
+    for kind, (load, module, description) in parts.items():
+        run = tmp_path / kind
+        save_model(run / "model", module, description | {"kind": kind})
+        (run / "run.json").write_text(json.dumps({"stage": kind, "status": "finished"}))
+        for folder in (run, str(run), run / "model"):
+            for name, tensor in load(folder).state_dict().items():
+                assert torch.equal(tensor, module.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("run", "run: a run of stage 'evaluate', status 'finished', without a model; a finished run of the stage"),
+        ("empty", "empty: no model folder"),
+        ("google/vit-base-patch16-224", "google/vit-base-patch16-224: no model folder"),
+        ("https://huggingface.co/google/vit", "no model folder"),
+        ("hf-hub:timm/resnet18", "no model folder"),
+        ("nul\0", "no model folder"),
+        ("long" * 2000, "cannot be read: File name too long"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_classifier, load_surrogate, load_explainer])
+def test_what_is_no_folder_of_a_model_is_one_line(load, given, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run", "empty"):
+        Path(folder).mkdir()
+    Path("run/run.json").write_text(json.dumps({"stage": "evaluate", "status": "finished"}))
+    with pytest.raises(UserError) as error:
+        load(given)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -15,10 +16,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from fastshap_lab.cli import main
 from fastshap_lab.config import STAGES, TRAINED
+from fastshap_lab.inference import load_explainer
 from tests.runs import CONFIGS, RESNET, TINY, UNET
 
 TRAIN = str(CONFIGS.parent / "train.py")
@@ -47,7 +50,7 @@ def test_everything_is_made_and_said_quietly(two_pipelines):
     _, _, done = two_pipelines
     assert (done.returncode, done.stderr) == (0, "")
     said = without_warnings(done.stdout)
-    lines = [line.split() for line in said]
+    lines = [line.split() for line in said[:-4]]
     stages = 2 * ["classifier", "surrogate", "labels", "explainer"] + ["evaluate"]
     verbs = dict.fromkeys(TRAINED, ("train", "trained"))
     assert [words[:2] for words in lines[:9]] == [[stage, verbs.get(stage, ("make",))[0]] for stage in stages]
@@ -55,6 +58,23 @@ def test_everything_is_made_and_said_quietly(two_pipelines):
     assert all(len(line) <= 80 for line in said if "runs/" not in line)
     for measure in ("accuracy", "masked_kl", "additive_r2"):
         assert f"  {measure} " in done.stdout
+
+
+def test_the_end_says_how_true_the_values_are_and_what_to_paste(two_pipelines):
+    folder, _, done = two_pipelines
+    said, lines = done.stdout.splitlines()[-4:], []
+    (metrics,) = (folder / "runs" / "evaluate").glob("*/metrics.json")
+    measures = json.loads(metrics.read_text())
+    for name in ("A", "B"):
+        r2, low, high = (measures[f"{name}/r2{end}"] for end in ("", "_low", "_high"))
+        assert low <= r2 <= high
+        lines.append(
+            f"{name}, against true Shapley values: R² {r2:.3f} [{low:.3f}, {high:.3f}]  beyond the equal split "
+        )
+    assert [line.startswith(start) for line, start in zip(said[::2], lines, strict=True)] == [True, True]
+    for line in said[1::2]:
+        place = re.fullmatch(r'explainer = fsl\.load_explainer\("(runs/explainer/[^"]+)"\)', line)[1]
+        assert load_explainer(folder / place).explain(torch.rand(1, 3, 16, 16)).values.shape == (1, 3, 2, 2)
 
 
 def test_the_files_are_there(two_pipelines):
@@ -97,7 +117,7 @@ def test_again_nothing_is_made(two_pipelines, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     main(CONFIGS)
     said = capsys.readouterr()
-    assert [line.split()[1] for line in without_warnings(said.out)] == ["reuse"] * 9 + ["reused"] * 9
+    assert [line.split()[1] for line in without_warnings(said.out)[:-4]] == ["reuse"] * 9 + ["reused"] * 9
     assert not said.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
 

@@ -13,15 +13,12 @@ from torch import Tensor, nn
 from fastshap_lab.config import Count
 from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.models.classifier import Classifier
-from fastshap_lab.models.freezing import evaluating
+from fastshap_lab.models.freezing import evaluating, takes_channels_last
 from fastshap_lab.models.targets import Targets, as_classes, class_of_each
 
 Kind = Literal["attribution", "score", "saliency"]
 Choice = TypeVar("Choice", bound=str)
 
-# Whose modules take images channels-last, which makes convolutions faster. Another's may ``view`` what follows as it
-# can only be where channels come first.
-_FLEXIBLE = {"fastshap_lab", "timm", "torch", "torchvision"}
 _FEW = 4  # images, below which it makes them slower on a processor
 
 
@@ -244,13 +241,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     twice. Images reach it channels-last where that is faster, and all of its modules are known to
     take them so.
     """
-    modules = list(model.modules())
     changes: list[tuple[Any, str, Any]] = [
-        (module, "grad_checkpointing", False) for module in modules if vars(module).get("grad_checkpointing")
+        (module, "grad_checkpointing", False) for module in model.modules() if vars(module).get("grad_checkpointing")
     ]
     changes += [(parameter, "requires_grad", False) for parameter in model.parameters() if parameter.requires_grad]
-    flexible = {kind.__module__.partition(".")[0] for kind in {type(module) for module in modules}} <= _FLEXIBLE
-    hooks = [partial(model.register_forward_pre_hook, _channels_last)] if flexible else []
+    hooks = [partial(model.register_forward_pre_hook, _channels_last)] if takes_channels_last(model) else []
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model), changed(changes), hooked(hooks):
         yield
 

@@ -14,9 +14,8 @@ from fastshap_lab.data.base import Split
 from fastshap_lab.data.decoded import DecodedDataModule
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
-from fastshap_lab.images import opened, read_rgb, resized
+from fastshap_lab.images import EXTENSIONS, images_in, opened, read_rgb, resized
 
-EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 NOTHING: Mapping[Split, Sequence[Path]] = MappingProxyType({})
 
 
@@ -136,12 +135,3 @@ def listed(parent: Path, class_names: list[str], unknown: str) -> tuple[list[Pat
     if not files:
         raise UserError(f"{parent}: needs a folder of images for each class, has none")
     return files, labels
-
-
-def images_in(folder: Path) -> Iterator[Path]:
-    """Yield the images in a folder and the folders in it, unordered; links are followed."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield Path(parent, name)

@@ -17,6 +17,15 @@ from fastshap_lab.models.tokens import is_token_network, token_grid
 
 M = TypeVar("M", bound=nn.Module)
 
+# Whose modules take images channels-last, which makes convolutions faster. Another's may ``view`` what follows as it
+# can only be where channels come first.
+_FLEXIBLE = {"fastshap_lab", "timm", "torch", "torchvision"}
+
+
+def takes_channels_last(model: nn.Module) -> bool:
+    """Return whether all of a model's modules are known to take images with channels last in memory."""
+    return {kind.__module__.partition(".")[0] for kind in {type(module) for module in model.modules()}} <= _FLEXIBLE
+
 
 def frozen(module: M) -> M:
     """Return a copy for inference: evaluation mode, no gradients, BatchNorm folded into convolutions, channels-last.

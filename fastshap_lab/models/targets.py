@@ -8,10 +8,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from fastshap_lab.config import did_you_mean
 from fastshap_lab.errors import UserError
 
 Targets = int | np.integer | Sequence[Any] | np.ndarray | Tensor
 """Numbers of classes, of one or of several images."""
+
+Classes = str | Targets
+"""Names or numbers of classes, of one or several."""
 
 
 def as_classes(target: Any, num_classes: int | None = None) -> Int[Tensor, "*shape"]:
@@ -57,3 +61,31 @@ def class_of_each(target: Any, num_images: int, num_classes: int | None = None) 
         shape = tuple(classes.shape)
         raise UserError(f"target of shape {shape}: must be one class for all images, or one for each of {num_images}")
     return classes.expand(num_images)
+
+
+def chosen_classes(chosen: Classes, class_names: Sequence[str]) -> list[int]:
+    """Return the numbers of some classes.
+
+    Args:
+        chosen: Names or numbers, one or several; a word that is no name but a number counts as this.
+        class_names: Of all K classes.
+
+    Raises:
+        UserError: There is no such class, or several have the name; or none is given.
+    """
+    several: list[Any] = [chosen]
+    if not isinstance(chosen, str | int) and np.ndim(chosen):
+        several = list(chosen)  # type: ignore[arg-type]  # NumPy's numbers have no dimension
+    numbers = []
+    for one in several:
+        places = [number for number, name in enumerate(class_names) if name == one]
+        if len(places) > 1:
+            raise UserError(f"class {one}: classes {', '.join(map(str, places))} are called so; give the number")
+        if not places and isinstance(one, str) and not (one.isdecimal() and len(one) < 10):
+            raise UserError(f"class {one}: unknown, {did_you_mean(one, class_names)}")
+        numbers.append(
+            places[0] if places else int(as_classes(int(one) if isinstance(one, str) else one, len(class_names)))
+        )
+    if not numbers:
+        raise UserError("no class given: name one, or leave classes out")
+    return numbers

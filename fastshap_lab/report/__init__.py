@@ -1,7 +1,16 @@
 """Results in, figures and tables out: numpy arrays and data frames, no models."""
 
 from fastshap_lab.report.curves import budget_curves, method_curves, relations, removal_curves, scatter, training_curves
-from fastshap_lab.report.maps import class_maps, comparison, gallery, image_rows, save_figure, subset_maps
+from fastshap_lab.report.maps import (
+    class_maps,
+    comparison,
+    figure_format,
+    gallery,
+    image_rows,
+    inline_figure,
+    save_figure,
+    subset_maps,
+)
 from fastshap_lab.report.methods import densities, layer_maps, overlays, setting_curves
 from fastshap_lab.report.page import Section, write_page
 from fastshap_lab.report.tables import render_html, write_table
@@ -12,8 +21,10 @@ __all__ = [
     "class_maps",
     "comparison",
     "densities",
+    "figure_format",
     "gallery",
     "image_rows",
+    "inline_figure",
     "layer_maps",
     "method_curves",
     "overlays",

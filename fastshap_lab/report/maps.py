@@ -1,8 +1,11 @@
 """Heatmaps beside the images they explain: zero is white, red speaks for the class, blue against it."""
 
 import textwrap
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from io import BytesIO
 from math import sqrt
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
+from fastshap_lab.errors import UserError
 from fastshap_lab.files import replacing
 
 # ColorBrewer's RdBu, reversed, with its light grey centre made white. An odd number of colours, so that zero has one of
@@ -22,6 +26,8 @@ BLUE_WHITE_RED = LinearSegmentedColormap.from_list(
     ["#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b"],
     N=257,
 ).with_extremes(bad="0.6")
+
+FIGURE_FORMATS = ("png", "svg", "pdf", "jpg", "jpeg", "webp")
 
 KEY = "Red speaks for the class, blue against it, white is zero; each row has its own scale."
 
@@ -65,6 +71,7 @@ def class_maps(
     row_names: Sequence[str] | None = None,
     value_name: str = "Shapley value",
     max_classes: int = 10,
+    classes: Sequence[int] | None = None,
 ) -> Figure:
     """Return a figure with one row per image: the image, then the map of each class, on one colour scale per row.
 
@@ -80,18 +87,20 @@ def class_maps(
         row_names: What to call each image.
         value_name: What the colours stand for.
         max_classes: Most maps in a row.
+        classes: The ones to show instead, in this order.
     """
     num_classes = maps.shape[1]
-    all_shown = num_classes <= max_classes
+    if classes is None and num_classes <= max_classes:
+        classes = range(num_classes)
     rows = []
     for index, (image, image_maps, row_probabilities) in enumerate(zip(images, maps, probabilities, strict=True)):
         predicted = int(row_probabilities.argmax())
         label = None if labels is None else int(labels[index])
-        order = np.arange(num_classes) if all_shown else np.argsort(-row_probabilities, kind="stable")[:max_classes]
+        order = np.argsort(-row_probabilities, kind="stable")[:max_classes] if classes is None else classes
         cells = [
             _Cell(
                 image_maps[k],
-                title=class_names[k] if index == 0 or not all_shown else "",
+                title=class_names[k] if index == 0 or classes is None else "",
                 caption=f"p = {row_probabilities[k]:.2f}",
                 frame="predicted" if k == predicted else "label" if k == label else "plain",
             )
@@ -198,17 +207,41 @@ def image_rows(rows: Mapping[str, Float[np.ndarray, "B H W 3"]], key: str) -> Fi
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure, whole or not at all.
 
     At 150 dots per inch, fewer where a side would grow beyond 8000 pixels.
 
     Args:
         figure: Any matplotlib figure.
-        path: The file to make or replace.
+        path: The file to make or replace. Its suffix says the format, one of ``FIGURE_FORMATS``; without one, PNG.
+
+    Raises:
+        UserError: The suffix is another.
     """
+    format_ = figure_format(path)
     dpi = min(150.0, 8000 / max(figure.get_size_inches()))
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi)
+        figure.savefig(temporary, format=format_, dpi=dpi)
+
+
+def figure_format(path: Path | str) -> str:
+    """Return the format of a figure's file; path and errors as for ``save_figure``."""
+    format_ = Path(path).suffix.lower().removeprefix(".") or "png"
+    if format_ not in FIGURE_FORMATS:
+        raise UserError(f"{path}: figures are written as {', '.join(f'.{known}' for known in FIGURE_FORMATS)}")
+    return format_
+
+
+def inline_figure(figure: Figure, text: str) -> str:
+    """Return a figure as an HTML element that needs nothing but itself: a small PNG.
+
+    Args:
+        figure: Any matplotlib figure.
+        text: For those who do not see it.
+    """
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=min(96.0, 2000 / max(figure.get_size_inches())))
+    return f'<img src="data:image/png;base64,{b64encode(png.getvalue()).decode()}" alt="{escape(text)}">'
 
 
 def _draw(rows: list[_Row], image_size: tuple[int, int], key: str) -> Figure:

@@ -1,5 +1,6 @@
 """Which stages a run needs, and making them: reuse what is finished, resume what was begun, make the rest."""
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from rich.console import Console
 from fastshap_lab.config import GROUPS, STAGES, Config, PipelineConfig, build, lookup
 from fastshap_lab.data import DATASETS, ImageDataModule
 from fastshap_lab.errors import UserError
+from fastshap_lab.records import REPORT, true_value_measures
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages import classifier, evaluate, explainer, labels, pretrain, surrogate
@@ -22,7 +24,7 @@ from fastshap_lab.stages.common import build_trainer
 from fastshap_lab.stages.judgements import warnings_of
 from fastshap_lab.stages.optim import OPTIMIZERS, SCHEDULES
 from fastshap_lab.stages.references import reference_settings
-from fastshap_lab.stages.runs import REPORT_FILE, Run
+from fastshap_lab.stages.runs import Run
 from fastshap_lab.stages.sources import with_sources
 from fastshap_lab.stages.tracking import tracked
 
@@ -129,6 +131,20 @@ def execute(runs: list[Run], console: Console) -> None:
             time.sleep(_PATIENCE)
 
 
+def conclude(runs: list[Run], console: Console) -> None:
+    """Say of each explainer that was asked for how true its values are, where that was measured, and how to load it."""
+    evaluation = next((run for run in runs if run.stage == "evaluate"), None)
+    measured = {} if evaluation is None else true_value_measures(evaluation.measures())
+    ends = [("", run) for run in runs] if evaluation is None else evaluation.parents.items()
+    for name, run in ends:
+        if run.stage == "explainer":
+            if name in measured:
+                said = f"{name}, against true Shapley values: {measured[name]}"
+                console.print(said, soft_wrap=True, markup=False)
+            place = json.dumps(run.folder.as_posix(), ensure_ascii=False)
+            console.print(f"explainer = fsl.load_explainer({place})", soft_wrap=True, markup=False)
+
+
 def _check_parents(left: list[Run]) -> None:
     """Raise a ``UserError`` where nobody is going to make what a run builds on."""
     to_be_made = {run.fingerprint for run in left}
@@ -144,7 +160,7 @@ def _say(run: Run, done: str, seconds: float, console: Console) -> None:
     said = [
         f"{name.removeprefix('test/')} {measures[name]:{form}}" for name, form in _HEADLINES.items() if name in measures
     ]
-    result = str(run.folder / REPORT_FILE) if run.stage == "evaluate" else "  ".join(said)
+    result = str(run.folder / REPORT) if run.stage == "evaluate" else "  ".join(said)
     console.print(f"{run.stage:<10}  {done:<7}  {seconds:7.1f} s  {result}", soft_wrap=True)
     for line in warnings_of(run, measures):
         console.print(f"{run.stage:<10}  warning  {line}", soft_wrap=True, markup=False)

@@ -29,9 +29,10 @@ from fastshap_lab.files import (
     write_atomically,
     write_tensors,
 )
+from fastshap_lab.records import MEASURES, RECORD, REPORT, read_record
 
-METRICS_FILE, REPORT_FILE = "metrics.csv", "report.html"
-_RECORD, _MEASURES, _BEST, _LAST = "run.json", "metrics.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt"
+METRICS_FILE = "metrics.csv"
+_BEST, _LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 _MODEL = ("model/config.json", "model/model.safetensors")
 _PACKAGES = ("fastshap-lab", "torch", "lightning", "timm", "numpy")
 
@@ -79,11 +80,11 @@ class Run:
         for digits in (8, 16):
             tail = f"-{self.fingerprint[:digits]}"
             places = [*sorted(stage.glob(f"*{tail}")), stage / f"{self.name}{tail}"]
-            owners = [_read_record(place).get("fingerprint") for place in places]
+            owners = [read_record(place).get("fingerprint") for place in places]
             for owner in (self.fingerprint, None):  # one that says nothing was begun, or its record is damaged
                 if owner in owners:
                     return places[owners.index(owner)]
-        raise UserError(f"{places[-1] / _RECORD}: of another run; move its folder away")
+        raise UserError(f"{places[-1] / RECORD}: of another run; move its folder away")
 
     @property
     def model(self) -> Path:
@@ -92,7 +93,7 @@ class Run:
 
     def record(self) -> dict[str, Any]:
         """Return ``run.json``, empty where the run was never started, or the file is damaged."""
-        return _read_record(self.folder)
+        return read_record(self.folder)
 
     @property
     def finished(self) -> bool:
@@ -103,12 +104,12 @@ class Run:
     def flaw(self) -> str | None:
         """What of the run is missing or damaged, for which it is made again, and which file it is."""
         folder, record = self.folder, self.record()
-        if (folder / _RECORD).is_file() and not record:
-            return f"{folder / _RECORD}: damaged"
+        if (folder / RECORD).is_file() and not record:
+            return f"{folder / RECORD}: damaged"
         if record.get("status") == "finished":
             # Those of runs from before they were listed: by name alone.
-            files = {_MEASURES: None} | dict.fromkeys(_MODEL if self.trains else ())
-            files |= {REPORT_FILE: None} if self.stage == "evaluate" else {}
+            files = {MEASURES: None} | dict.fromkeys(_MODEL if self.trains else ())
+            files |= {REPORT: None} if self.stage == "evaluate" else {}
             for name, digest in (files | record.get("files", {})).items():
                 if not (folder / name).is_file():
                     return f"{folder / name}: missing"
@@ -132,7 +133,7 @@ class Run:
         """
         if self.finished:
             return "reuse"
-        for name in (_RECORD, _MEASURES, METRICS_FILE, REPORT_FILE, _BEST, _LAST):
+        for name in (RECORD, MEASURES, METRICS_FILE, REPORT, _BEST, _LAST):
             refuse_folder(self.folder / name)
         if is_intact(self.folder / _LAST):
             return "resume"
@@ -158,9 +159,9 @@ class Run:
         Small files that later stages read are listed with their digests: that of a model's description covers the
         weights, whose digest it holds. The rest by name: each says itself whether it was changed, or is the report.
         """
-        write_atomically(self.folder / _MEASURES, json.dumps(measures, indent=2) + "\n")
+        write_atomically(self.folder / MEASURES, json.dumps(measures, indent=2) + "\n")
         files: dict[str, str | None] = {}
-        for pattern in (_MEASURES, METRICS_FILE, REPORT_FILE, "model/[!.]*", "labels/[!.]*"):
+        for pattern in (MEASURES, METRICS_FILE, REPORT, "model/[!.]*", "labels/[!.]*"):
             for path in sorted(self.folder.glob(pattern)):
                 digest = sha256(path.read_bytes()) if path.suffix in (".json", ".csv") else None
                 files[path.relative_to(self.folder).as_posix()] = digest
@@ -172,7 +173,7 @@ class Run:
         Raises:
             UserError: Their file is damaged.
         """
-        return self._parsed(_MEASURES, lambda path: json.loads(path.read_text(encoding="utf-8")))
+        return self._parsed(MEASURES, lambda path: json.loads(path.read_text(encoding="utf-8")))
 
     def history(self) -> pd.DataFrame:
         """Return the measures of a training, a row per epoch.
@@ -211,7 +212,7 @@ class Run:
             return parse(self.folder / name)
         except ValueError:
             raise UserError(
-                f"{self.folder / name}: damaged; delete {self.folder / _RECORD}, and the same command makes it again"
+                f"{self.folder / name}: damaged; delete {self.folder / RECORD}, and the same command makes it again"
             ) from None
 
     def _write(self, status: str, seconds: float = 0.0, **more: Any) -> None:
@@ -227,15 +228,7 @@ class Run:
             "hardware": _hardware(),
             **more,
         }
-        write_atomically(self.folder / _RECORD, json.dumps(record, indent=2) + "\n")
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        write_atomically(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 @cache

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fastshap_lab.errors import UserError
-from fastshap_lab.models.targets import as_classes, class_of_each
+from fastshap_lab.models.targets import as_classes, chosen_classes, class_of_each
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,37 @@ def test_what_is_no_class_is_one_line(target, line):
 def test_negative_classes_are_refused_before_their_number_is_known():
     with pytest.raises(UserError, match="target=-1: classes are numbered from 0"):
         as_classes([[0, 1], [2, -1]])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ("dog", [2]),
+        (1, [1]),
+        (np.int64(3), [3]),
+        (["dog", 0, "3"], [2, 0, 3]),
+        (torch.tensor([3, 1]), [3, 1]),
+        ("1", [0]),  # a name before it is a number
+    ],
+    ids=repr,
+)
+def test_classes_are_chosen_by_name_or_number(chosen, expected):
+    assert chosen_classes(chosen, ["1", "cat", "dog", "cat"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "line"),
+    [
+        ("dgo", "class dgo: unknown, did you mean dog? known: 1, cat, dog, cat"),
+        ("cat", "class cat: classes 1, 3 are called so; give the number"),
+        (4, "target=4: classes are numbered 0 to 3"),
+        ("4", "target=4: classes are numbered 0 to 3"),
+        ([1.5], "target of type float32: must be whole numbers"),
+        ([], "no class given"),
+    ],
+    ids=repr,
+)
+def test_a_class_that_is_not_there_is_named(chosen, line):
+    with pytest.raises(UserError) as error:
+        chosen_classes(chosen, ["1", "cat", "dog", "cat"])
+    assert str(error.value).startswith(line)

@@ -4,6 +4,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from fastshap_lab.errors import UserError
 from fastshap_lab.report import class_maps, comparison, save_figure, subset_maps
 
 WHITE = (255, 255, 255)
@@ -119,6 +120,13 @@ def test_many_classes_show_the_most_probable_of_each_row():
     assert shown == [1.0, 3.0, 2.0, 3.0]
 
 
+def test_chosen_classes_stand_in_the_order_they_are_named_in():
+    maps = np.arange(4.0).reshape(1, 4, 1, 1) * np.ones((2, 1, 2, 2))
+    figure = class_maps(black(2), maps, np.full((2, 4), 0.25), ["a", "b", "c", "d"], classes=[3, 1])
+    assert [axes.get_title() for axes in figure.axes if axes.images] == ["", "d", "b", "", "", ""]
+    assert [axes.images[0].get_array()[0, 0] for axes in figure.axes if axes.get_title()] == [3.0, 1.0]
+
+
 def test_names_are_no_formulas():
     names = ["$\\frac", "cost in $"]
     drawn(class_maps(black(1), np.zeros((1, 2, 2, 2)), np.array([[0.5, 0.5]]), names, row_names=["$x_"]))
@@ -151,6 +159,20 @@ def test_saved_figures_are_png_of_a_sensible_size(tmp_path, inches, pixels):
     with Image.open(tmp_path / "figure.png") as image:
         assert image.format == "PNG"
         assert image.size == pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("a.svg", b"<?xml"), ("a.PDF", b"%PDF"), ("a.jpg", b"\xff\xd8"), ("a.b.png", b"\x89PNG"), ("plain", b"\x89PNG")],
+)
+def test_the_suffix_says_the_format(tmp_path, name, start):
+    save_figure(Figure(figsize=(1, 1)), tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_a_suffix_that_is_no_figures_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"a\.txt: figures are written as \.png, \.svg"):
+        save_figure(Figure(), tmp_path / "a.txt")
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_no_file(tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
 from fastshap_lab.stages.evaluate import comparison
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline, Report
@@ -14,7 +15,7 @@ from fastshap_lab.stages.evaluate.subsets import subsets
 from fastshap_lab.stages.evaluate.surrogates import surrogates
 from fastshap_lab.stages.judgements import warnings_of
 from fastshap_lab.stages.references import check_references
-from fastshap_lab.stages.runs import REPORT_FILE, Run
+from fastshap_lab.stages.runs import Run
 from fastshap_lab.stages.tracking import log_results
 
 # In the order of the page. Each adds to the report; what it returns are measures of the run.
@@ -52,7 +53,7 @@ def make(run: Run) -> dict[str, float]:
     }
     report = evaluation.report
     warnings = [*_warnings(pipelines), *warnings_of(run, measures)]
-    write_page(run.folder / REPORT_FILE, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
+    write_page(run.folder / REPORT, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
     log_results(run, report.tables, report.figures)
     return measures
 

@@ -55,10 +55,11 @@ def shapley_errors(evaluation: Evaluation) -> dict[str, float]:
                 row: dict[str, str | float] = {"pipeline": name, "explanation": explanation, "classes": classes}
                 for key, value in errors[classes].items():
                     low, high = intervals[classes][key]
-                    row |= {key: value, f"{key}_low": low, f"{key}_high": high}
+                    bounded = {key: value, f"{key}_low": low, f"{key}_high": high}
+                    row |= bounded
+                    if (explanation, classes) == ("explainer", "all"):
+                        measures |= {f"{name}/{key}": value for key, value in bounded.items()}
                 rows.append(row)
-            if explanation == "explainer":
-                measures |= {f"{name}/{key}": value for key, value in errors["all"].items()}
         beside = f"{name}: one forward pass, and {reference.evaluations:,} coalitions"
         figures[f"exact-{name}", beside] = _beside_exact(evaluation, pipeline, indices, phi, truth)
         figures[f"scatter-{name}", f"{name}: every player, class and reference image"] = scatter(

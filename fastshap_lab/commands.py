@@ -1,0 +1,358 @@
+"""``fastshap-lab``: explain pictures, find reports, look at the machine. What trains is ``train.py``."""
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from importlib.metadata import version
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from fastshap_lab.cli import one_line_errors, quiet_threads, say, signals_interrupt
+from fastshap_lab.errors import Interrupted, UserError, check_max_batch
+from fastshap_lab.progress import Progress
+from fastshap_lab.records import MEASURES, RECORD, REPORT, read_record, true_value_measures
+
+# What imports PyTorch takes seconds: functions import it when they need it.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastshap_lab.inference import AmortizedExplainer, Explanation
+
+_PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "safetensors", "datasets", "matplotlib")
+_MOST_CLASSES = 10  # listed and drawn, if the user names none
+_EXACT = 1e-3  # largest error of the self-test, as a share of the largest value; rounding makes a thousandth of it
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``fastshap-lab``.
+
+    Exit status: 0 when everything asked for is done, also where some of the pictures could not be read; 1 when the
+    self-test of ``doctor`` fails; 2 where no picture could be read, and after a mistake the user can mend or a file
+    that cannot be written, which is one line on standard error; 130 after SIGINT (Ctrl-C), 143 after SIGTERM, also one
+    line; 141 when nobody reads any more what is printed.
+
+    Args:
+        arguments: The words after the program's name; by default those it was started with.
+    """
+    quiet_threads()
+    with one_line_errors("--out"), signals_interrupt():
+        try:
+            chosen = parser().parse_args(arguments)
+            status: int = chosen.run(chosen)
+            sys.stdout.flush()
+        except Interrupted as end:
+            say("interrupted; every file that was written is whole")
+            sys.exit(end.status)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+            sys.exit(141)
+    sys.exit(status)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help says what there is")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line, and says in one line what is wrong with it."""
+    whole = _Parser(prog="fastshap-lab", description="Explain pictures, find reports, look at the machine.")
+    commands = whole.add_subparsers(metavar="COMMAND", required=True)
+
+    explain = commands.add_parser(
+        "explain",
+        help="write a figure and the Shapley values of each picture",
+        description="Writes a figure (.png) and the Shapley values (.npz, which Explanation.load reads) of each "
+        "picture, and prints a line of JSON about it.",
+    )
+    explain.set_defaults(run=_explain)
+    explain.add_argument("model", metavar="MODEL", type=Path, help="run folder or model folder of an explainer")
+    explain.add_argument("images", metavar="IMAGES", nargs="+", type=Path, help="pictures, or folders of pictures")
+    explain.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the files go")
+    explain.add_argument("--refine", metavar="N", type=int, default=0, help="model calls to spend on each picture")
+    spread = "fewer where no standard error is above this share of the values' spread"
+    explain.add_argument("--tolerance", metavar="SHARE", type=float, help=spread)
+    default = f"names or numbers to draw and list; default: all, of more than {_MOST_CLASSES} the most probable"
+    explain.add_argument("--classes", metavar="CLASS", nargs="+", help=default)
+    explain.add_argument("--batch", metavar="N", type=int, default=32, help="pictures at once; default: 32")
+    explain.add_argument("--device", help="such as cpu or cuda:1; default: a CUDA device if there is one")
+
+    report = commands.add_parser("report", help="print where reports are, and how true explainers' values are")
+    report.set_defaults(run=_report)
+    report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="an evaluate run, or a folder of runs")
+
+    doctor = commands.add_parser("doctor", help="print versions, devices and paths, and test that values are exact")
+    doctor.set_defaults(run=_doctor)
+    return whole
+
+
+def _explain(chosen: argparse.Namespace) -> int:
+    check_max_batch(chosen.batch)
+    if chosen.tolerance is not None and not chosen.refine:
+        raise UserError("--tolerance: says when to stop refining; give --refine, too")
+    for path in (chosen.model, *chosen.images):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+    pictures = _named(chosen.images, chosen.out)
+    from fastshap_lab.inference import load_explainer
+    from fastshap_lab.models.targets import chosen_classes
+
+    explainer = _placed(load_explainer(chosen.model), chosen.device)
+    classes = None if chosen.classes is None else chosen_classes(chosen.classes, explainer.class_names)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    # Taken now: a bar on a terminal catches what is printed. Where the lines go there, they say how far it is.
+    lines, failed = sys.stdout, 0
+    progress = None if lines.isatty() else Progress("explain", len(pictures))
+    with progress or nullcontext():
+        for first in range(0, len(pictures), chosen.batch):
+            for row in _rows(explainer, pictures[first : first + chosen.batch], classes, chosen):
+                lines.write(json.dumps(row) + "\n")
+                lines.flush()
+                failed += "error" in row
+                if progress:
+                    progress.advance()
+    if failed:
+        say(f"{failed:,} of {len(pictures):,} pictures could not be read")
+    return 2 if failed == len(pictures) else 0
+
+
+def _named(given: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Return pictures, each with the path of its files but for the suffix: no two share one, none is a picture's.
+
+    Args:
+        given: Pictures, or folders of them.
+        out: Where the files go. Pictures in there, which may be of an earlier start, are none of a folder around it.
+    """
+    from fastshap_lab.images import EXTENSIONS, images_in
+
+    found: list[tuple[Path, Path]] = []
+    for path in given:
+        if not path.is_dir():
+            found.append((path, out / path.stem))
+            continue
+        if out.resolve() == path.resolve():
+            raise UserError(f"--out {out}: holds the pictures; choose another folder")
+        around = out.resolve().is_relative_to(path.resolve())
+        inside = sorted(one for one in images_in(path) if not (around and one.resolve().is_relative_to(out.resolve())))
+        if not inside:
+            raise UserError(f"{path}: no picture in it ({' '.join(sorted(EXTENSIONS))})")
+        found += [(one, (out / one.relative_to(path)).with_suffix("")) for one in inside]
+    pictures, taken = {path.resolve() for path, _ in found}, set[str]()
+    named = []
+    for path, wanted in found:
+        target, number = wanted, 1
+        while str(target).casefold() in taken or target.with_name(f"{target.name}.png").resolve() in pictures:
+            number += 1
+            target = wanted.with_name(f"{wanted.name}-{number}")
+        taken.add(str(target).casefold())
+        named.append((path, target))
+    return named
+
+
+def _placed(explainer: "AmortizedExplainer", device: str | None) -> "AmortizedExplainer":
+    """Return an explainer on a device that works."""
+    import torch
+
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {next(iter(str(error).splitlines()), 'cannot be used')}") from None
+    return explainer.to(name)
+
+
+def _rows(
+    explainer: "AmortizedExplainer",
+    pictures: Sequence[tuple[Path, Path]],
+    classes: list[int] | None,
+    chosen: argparse.Namespace,
+) -> Iterator[dict[str, Any]]:
+    """Write the files of some pictures, and yield what there is to print about each, in order."""
+    import torch
+
+    from fastshap_lab.images import to_tensor
+
+    read: list[Tensor | str] = []
+    for path, _ in pictures:
+        try:
+            read.append(to_tensor(path, explainer.grid.image_size))
+        except UserError as error:
+            read.append(str(error).removeprefix(f"{path}: "))
+    images = [image for image in read if not isinstance(image, str)]
+    explained = iter(())
+    if images:
+        explained = iter(explainer.explain(torch.cat(images), chosen.batch, chosen.refine, chosen.tolerance))
+    for (path, target), image in zip(pictures, read, strict=True):
+        if isinstance(image, str):
+            say(_printable(f"{path}: {image}"))
+            yield {"path": str(path), "error": image}
+        else:
+            yield {"path": str(path), **_written(next(explained), target, classes)}
+
+
+def _written(explanation: "Explanation", target: Path, classes: list[int] | None) -> dict[str, Any]:
+    """Write the files of one picture, and return what they are called and the numbers of some classes."""
+    probabilities = explanation.probabilities[0]
+    order = probabilities.argsort(descending=True, stable=True).tolist()
+    if classes is None:
+        classes = sorted(order) if len(order) <= _MOST_CLASSES else order[:_MOST_CLASSES]
+    figure, values = (target.with_name(f"{target.name}.{suffix}") for suffix in ("png", "npz"))
+    explanation.plot(figure, classes)
+    explanation.save(values)
+    row = {
+        "predicted": explanation.classes[order[0]],
+        "classes": [explanation.classes[number] for number in classes],
+        "probabilities": _numbers(probabilities[classes]),
+        "efficiency_gap": _numbers(explanation.efficiency_gap[0, classes]),
+    }
+    if explanation.stderr is not None:
+        row["evaluations"] = int(explanation.evaluations[0])
+        row["stderr"] = _numbers(explanation.stderr[0, classes].square().mean(dim=(1, 2)).sqrt())
+    return row | {"figure": str(figure), "values": str(values)}
+
+
+def _numbers(values: "Tensor") -> list[float | None]:
+    """Return numbers as JSON takes them: with the digits that float32 has, null for what is not finite."""
+    return [float(f"{value:.7g}") if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _printable(text: str) -> str:
+    """Return text in one line, whatever a file is called."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    for folder in [folder for place in chosen.runs for folder in _evaluations(place)]:
+        try:
+            measures = json.loads((folder / MEASURES).read_text(encoding="utf-8"))
+            said = true_value_measures(measures)
+        except (OSError, ValueError, TypeError, AttributeError):
+            raise UserError(f"{folder / MEASURES}: missing or damaged; the command of the run makes it again") from None
+        if not (folder / REPORT).is_file():
+            raise UserError(f"{folder / REPORT}: missing; the command of the run makes it again")
+        lines = [f"  {name}: {text}" for name, text in said.items()] or ["  not measured against true Shapley values"]
+        sys.stdout.write("\n".join([str(folder / REPORT), *lines, ""]))
+    return 0
+
+
+def _evaluations(place: Path) -> list[Path]:
+    """Return a finished evaluate run, or those in a folder of runs."""
+    record = read_record(place)
+    if record:
+        stage, status = (_printable(str(record.get(key))) for key in ("stage", "status"))
+        if stage != "evaluate":
+            raise UserError(f"{place}: a run of the stage {stage}; reports are made by the stage evaluate")
+        if status != "finished":
+            raise UserError(f"{place}: {status}, not finished; the same command as before goes on with it")
+        return [place]
+    finished = {"stage": "evaluate", "status": "finished"}
+    folders = [path.parent for pattern in ("*", "*/*") for path in place.glob(f"{pattern}/{RECORD}")]
+    found = [folder for folder in folders if finished.items() <= read_record(folder).items()]
+    if not found:
+        raise UserError(f"{place}: no finished evaluate run; python train.py makes one in runs/evaluate")
+    return sorted(found)
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    for key, value in (*_software(), *_hardware(), *_places()):
+        sys.stdout.write(f"{key:<12}  {value}\n")
+    import torch
+
+    failed = False
+    for device in ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))):
+        start = time.perf_counter()
+        error = _self_test(device)
+        failed |= not error <= _EXACT
+        verdict = "exact" if error <= _EXACT else "WRONG"
+        took = f"off by {error:.1e} of the largest value, {time.perf_counter() - start:.1f} s"
+        sys.stdout.write(f"{'self-test':<12}  {device}: Shapley values are {verdict} ({took})\n")
+    return int(failed)
+
+
+def _software() -> Iterator[tuple[str, str]]:
+    yield "fastshap-lab", version("fastshap-lab")
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    for package in _PACKAGES:
+        yield package, version(package)
+
+
+def _hardware() -> Iterator[tuple[str, str]]:
+    import torch
+
+    known = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    own = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
+    in_hardware = own or platform.machine().lower() not in ("x86_64", "amd64")  # where it is emulated
+    bf16 = "no" if not known else "in hardware" if in_hardware else "emulated, slower than float32"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield "cpu", f"{cores} cores to use, {torch.backends.cpu.get_cpu_capability()}, bfloat16: {bf16}"
+    yield "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS: {os.environ.get('OMP_NUM_THREADS', 'not set')})"
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        yield f"cuda:{index}", f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
+    if not torch.cuda.is_available():
+        yield (
+            "cuda",
+            f"none (PyTorch is built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'without it'})",
+        )
+
+
+def _places() -> Iterator[tuple[str, str]]:
+    """Yield where files are written, and whether they can be."""
+    places = {
+        "runs": Path("runs").resolve(),
+        "temporary": Path(tempfile.gettempdir()),
+        "downloads": Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser(),
+    }
+    for name, place in places.items():
+        there = next(parent for parent in (place, *place.parents) if parent.exists())  # the rest can be made in it
+        writable = "writable" if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else "NOT writable"
+        yield name, f"{place}: {writable}, {shutil.disk_usage(there).free / 2**30:.1f} GiB free"
+
+
+def _self_test(device: str) -> float:
+    """Return how far explanations of a tiny game are from the definition of Shapley values, relative to the largest.
+
+    The game is an untrained network's, of six players; all coalitions refine the explanation, which leaves no error.
+    """
+    import torch
+
+    from fastshap_lab.inference import build_amortized
+
+    pixels = {"image_size": [8, 12], "num_classes": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+    network = {"name": "resnet", "params": {"channels": [4, 4, 8, 8], "depths": [1, 1, 1, 1]}, **pixels}
+    description = {
+        "network": {"name": "unet", "params": {"channels": [4, 8]}, **pixels, "grid": [2, 3]},
+        "surrogate": {"classifier": network, "masking": "mask_channel", "grid": [2, 3]},
+        "classifier": None,
+        "link": "softmax",
+        "normalization": "additive",
+        "class_names": ["a", "b", "c"],
+    }
+    generator = torch.Generator().manual_seed(0)
+    explainer = build_amortized(description).eval()
+    with torch.no_grad():
+        for parameter in explainer.parameters():  # as they are built, networks may not look at all of the picture
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    image = torch.rand(1, 3, 8, 12, generator=generator)
+    explainer.to(device)
+    explained = explainer.explain(image, refine=2**6).values[0].flatten(1).T.double()
+    # The mean, over all orders in which the players can come, of what each changes when it comes.
+    coalitions = (torch.arange(2**6).unsqueeze(1) >> torch.arange(6)) % 2 == 1
+    values = explainer.game().values(image.to(device), coalitions.unsqueeze(0).to(device))[0].double().cpu()
+    truth = torch.zeros_like(explained)
+    for order in permutations(range(6)):
+        present = 0
+        for player in order:
+            truth[player] += values[present | 1 << player] - values[present]
+            present |= 1 << player
+    truth /= math.factorial(6)
+    return float((explained - truth).abs().max() / truth.abs().max())

@@ -1,0 +1,118 @@
+"""Shapley values of anybody's module: against exact ones, whatever the module is made of; and mistakes in one line."""
+
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import fastshap_lab as fsl
+from fastshap_lab.errors import UserError
+from fastshap_lab.models import Classifier, ModelGame
+from fastshap_lab.models.maskings import MASKINGS
+from fastshap_lab.shapley import PlayerGrid, exact_shapley_values
+from tests import small
+
+IMAGES = small.images(3)
+PLAYERS = (2, 3)
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+
+
+class Own(nn.Module):
+    """A module of one's own, which ``view`` shows to need channels first, and which returns an object or not."""
+
+    def __init__(self, wrapped: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        height, width = small.IMAGE_SIZE
+        self.convolution, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.head, self.wrapped = nn.Linear(4 * height * width, 3), wrapped
+
+    def forward(self, pixels: Tensor) -> Tensor | SimpleNamespace:
+        features = self.norm(self.convolution(pixels)).relu()
+        logits = self.head(features.view(len(pixels), -1))
+        return SimpleNamespace(logits=logits) if self.wrapped else logits
+
+
+def known() -> nn.Module:
+    """A network whose modules are all PyTorch's."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    return nn.Sequential(*layers).train()
+
+
+@pytest.mark.parametrize("removal", ["constant", "mean", {"name": "blur", "params": {"width": 2.0}}])
+@pytest.mark.parametrize("make", [Own, lambda: Own(wrapped=True), known], ids=["own", "object", "known"])
+def test_all_evaluations_give_the_exact_values_of_the_removal(make, removal):
+    model, grid = make().train(), PlayerGrid(small.IMAGE_SIZE, PLAYERS)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = fsl.shapley_values(model, IMAGES, PLAYERS, evaluations=62, removal=removal, mean=MEAN, std=STD, max_batch=5)
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+    def logits(pixels: Tensor) -> Tensor:
+        answer = model(pixels.contiguous())
+        return getattr(answer, "logits", answer)
+
+    model.eval()
+    behind = Classifier(model, MEAN, STD, small.IMAGE_SIZE, 3)
+    colour = {"colour": list(MEAN)} if removal == "constant" else {}
+    name, params = (removal, colour) if isinstance(removal, str) else (removal["name"], removal["params"])
+    seen = MASKINGS[name](lambda image: logits(behind.normalize(image)), grid, **params)
+    game = ModelGame(lambda image: logits(behind.normalize(image)), seen)
+    exact = exact_shapley_values(game, IMAGES)
+    torch.testing.assert_close(found.values, grid.to_grid(exact).float(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.probabilities, game.grand(IMAGES), rtol=0, atol=1e-5)
+    assert not found.stderr.any()
+    assert found.classes == ["0", "1", "2"]
+
+
+def test_some_evaluations_come_with_errors_and_neighbours_change_nothing():
+    model = known()
+    given = {"evaluations": 40, "normalized": True, "class_names": ["a", "b", "c"]}
+    together, exact = (fsl.shapley_values(model, IMAGES, PLAYERS, **given | more) for more in ({}, {"evaluations": 62}))
+    assert ((together.values - exact.values).abs() <= 4 * together.stderr).double().mean() > 0.9
+    assert (together.evaluations == 40).all()
+    alone = fsl.shapley_values(model, IMAGES[1], PLAYERS, **given, max_batch=7)
+    torch.testing.assert_close(alone.values[0], together.values[1], rtol=0, atol=1e-5)
+    assert together.classes == ["a", "b", "c"]
+    assert together.source == "classifier"
+
+
+def test_a_timm_model_states_how_its_pixels_are_normalized():
+    model = timm.create_model("resnet10t", num_classes=4).eval()
+    stated = model.pretrained_cfg
+    told = fsl.shapley_values(model, torch.rand(1, 3, 64, 64), (2, 2), evaluations=14)
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 64, 64)
+    told, given = (
+        fsl.shapley_values(model, image, (2, 2), evaluations=14, **pixels)
+        for pixels in ({}, {"mean": stated["mean"], "std": stated["std"]})
+    )
+    assert torch.equal(told.values, given.values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"mean": None}, "mean, std: how are pixels normalized"),
+        ({"std": (0.1, 0.0, 0.1)}, "three numbers each are wanted, and std above 0"),
+        ({"normalized": True}, "mean, std: the model normalizes pixels itself"),
+        ({"players": (3, 3)}, "3×3 players do not divide an image of 8×12"),
+        ({"evaluations": 1}, "evaluations=1: too few for 6 players; 2 or more will do"),
+        ({"estimator": "kernel_shap", "evaluations": 19}, "evaluations=19: too few for 6 players; 20 or more"),
+        ({"estimator": "nosuch"}, "estimator=nosuch: unknown"),
+        ({"link": "nosuch"}, "link=nosuch: unknown"),
+        ({"removal": "nosuch"}, "removal=nosuch: unknown"),
+        ({"removal": "mask_channel"}, "removal=mask_channel: "),
+        ({"class_names": ["a"]}, "class_names: 1 names for the model's 3 classes"),
+        ({"model": nn.Flatten(0)}, r"model: answers with a tensor of shape \(288,\)"),
+        ({"model": nn.LSTM(12, 3)}, "model: does not take images of 8×12: LSTM"),
+        ({"images": ["missing.png"]}, "image_size: height and width"),
+    ],
+)
+def test_mistakes_are_one_line(changes, line):
+    given = {"model": known(), "images": IMAGES, "players": PLAYERS, "evaluations": 30, "mean": MEAN, "std": STD}
+    with pytest.raises(UserError, match=line):
+        fsl.shapley_values(**given | changes)
