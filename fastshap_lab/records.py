@@ -41,8 +41,8 @@ def model_folder(folder: str | Path) -> Path:
     )
 
 
-def true_value_measures(measures: Mapping[str, float]) -> dict[str, str]:
-    """Return what an evaluation says of each pipeline's explainer against true Shapley values, by pipeline.
+def true_value_measures(measures: Mapping[str, float]) -> dict[str, list[str]]:
+    """Return what an evaluation says of each pipeline's explainer against true Shapley values, R² first, by pipeline.
 
     Args:
         measures: Of a run of the stage evaluate.
@@ -56,4 +56,4 @@ def true_value_measures(measures: Mapping[str, float]) -> dict[str, str]:
                 continue
             interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"  # older runs have none
             found.setdefault(name, []).append(f"{word} {value:.3f}{interval}")
-    return {name: "  ".join(parts) for name, parts in found.items()}
+    return found

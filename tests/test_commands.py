@@ -203,8 +203,8 @@ def test_the_doctor_says_what_there_is_and_that_values_are_exact(capsys):
 
 
 def test_the_doctor_fails_where_values_are_wrong(capsys, monkeypatch):
-    explain = commands.permutations
-    monkeypatch.setattr(commands, "permutations", lambda players: list(explain(players))[1:])  # an order is left out
+    orders = commands.permutations
+    monkeypatch.setattr(commands, "permutations", lambda players: list(orders(players))[20:])  # some are left out
     assert status("doctor") == 1
     assert "Shapley values are WRONG" in capsys.readouterr().out
 

@@ -139,8 +139,7 @@ def conclude(runs: list[Run], console: Console) -> None:
     for name, run in ends:
         if run.stage == "explainer":
             if name in measured:
-                said = f"{name}, against true Shapley values: {measured[name]}"
-                console.print(said, soft_wrap=True, markup=False)
+                console.print(f"{name}: {measured[name][0]} against true values", soft_wrap=True, markup=False)
             place = json.dumps(run.folder.as_posix(), ensure_ascii=False)
             console.print(f"explainer = fsl.load_explainer({place})", soft_wrap=True, markup=False)
 
