@@ -255,7 +255,7 @@ def measure(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
     explainer = explainer.to(device)
     game, sampler = explainer.game(run.config.trainer.max_batch), SAMPLERS["paired"](explainer.grid.num_players)
     generator, additive_fit, gaps = torch.Generator().manual_seed(0), AdditiveFit(), []
-    total = squares = torch.zeros(game.num_players, game.num_classes, dtype=torch.float64)
+    total = squares = torch.zeros(1, dtype=torch.float64)
     for image, _ in batches(run, "test"):
         coalitions, _ = sampler(len(image), 16, generator, device)
         values, grand, null = game(image, coalitions)
