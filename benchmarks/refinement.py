@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from fastshap_lab.config import build
 from fastshap_lab.data import DATASETS
 from fastshap_lab.inference import load_explainer
-from fastshap_lab.shapley import ESTIMATORS, KernelSHAP, additive_normalization, shapley_values
+from fastshap_lab.shapley import ESTIMATORS, Kriging, additive_normalization, shapley_values
 from fastshap_lab.stages.references import reference_order
 
 
@@ -26,7 +26,6 @@ def curves(run: Path, images: int, seeds: int, budgets: list[int], reference_bud
     explainer = load_explainer(run / "model")
     game, players = explainer.game(), explainer.grid.num_players
     refine = explainer.refinement
-    assert refine is not None
     exact = 2**players <= reference_budget
     parts = [
         shapley_values(game, one, "exact" if exact else "kernel_shap", budget=reference_budget, seed=10**6)
@@ -50,7 +49,7 @@ def curves(run: Path, images: int, seeds: int, budgets: list[int], reference_bud
         row: dict[str, float] = {"evaluations": budget}
         found: dict[str, list[float]] = {}
         for seed in range(seeds):
-            estimator = KernelSHAP(game, image, seed)
+            estimator = Kriging(game, image, seed)
             estimator.advance(budget)
             refined = refine(estimator, prior, target)
             inside = (refined.phi - truth).square() <= 1.96**2 * (refined.stderr.square() + noise.square())
@@ -62,7 +61,7 @@ def curves(run: Path, images: int, seeds: int, budgets: list[int], reference_bud
                     continue
                 estimate = shapley_values(game, image, name, budget=budget, seed=seed)
                 known = bool(estimate.phi.isfinite().all()) and (
-                    name != "kernel_shap" or bool(estimate.stderr.isfinite().all())
+                    name != "kernel_shap" or budget >= ESTIMATORS[name].smallest_budget(players)
                 )
                 found.setdefault(name, []).append(r2(estimate.phi) if known else float("nan"))
         rows.append(row | {name: sum(values) / len(values) for name, values in found.items()})

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import fastshap_lab as fsl  # before timm, which a torchvision of another PyTorch build would keep from being imported
+from fastshap_lab.report import class_maps, save_figure
 
 import timm  # isort: skip
 from timm.data import ImageNetInfo  # isort: skip
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="a safetensors file of timm's names, instead of the package")
     parser.add_argument("--players", type=int, default=7, help="rows and columns of the grid; divides 224")
     parser.add_argument("--evaluations", type=int, default=512, help="passes of the network for each photograph")
-    parser.add_argument("--classes", type=int, default=3, help="most probable classes to draw")
+    parser.add_argument("--classes", type=int, default=4, help="how many of the most probable classes to draw")
     parser.add_argument("--output", type=Path, default=Path("imagenet.png"))
     given = parser.parse_args()
 
@@ -67,7 +68,15 @@ def main() -> None:
         class_names=names,
     )
     seconds = time.perf_counter() - start
-    explanation.plot(given.output)
+    figure = class_maps(
+        explanation.images.permute(0, 2, 3, 1).numpy(),
+        explanation.values.numpy(),
+        explanation.probabilities.numpy(),
+        names,
+        value_name="Shapley value (probability)",
+        max_classes=given.classes,
+    )
+    save_figure(figure, given.output)
     for name, probabilities, values, stderr in zip(
         PHOTOGRAPHS, explanation.probabilities, explanation.values, explanation.stderr, strict=True
     ):

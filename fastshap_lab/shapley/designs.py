@@ -80,12 +80,15 @@ def leverage_allocation(num_players: int) -> Float[np.ndarray, " strata"]:
 
 
 def mixed_allocation(num_players: int, pairs: float) -> Float[np.ndarray, " strata"]:
-    """Return how many of so many pairs have each size: as the kernel has them at first, as leverage scores later.
+    """Return how many of so many pairs have each size: first as the kernel has them, later more of the middle ones.
 
-    Interactions are told by pairs of middle sizes, once the small ones have told what single players do.
+    Small coalitions tell what single players do, and middle sizes what interacts. The later pairs are allocated by the
+    geometric mean of kernel and leverage scores: more of the middle sizes served some networks better, fewer others.
     """
     first = min(pairs, _KERNEL_FIRST * num_players)
-    return first * kernel_allocation(num_players) + (pairs - first) * leverage_allocation(num_players)
+    kernel, leverage = kernel_allocation(num_players), leverage_allocation(num_players)
+    between = np.sqrt(kernel * leverage)
+    return first * kernel + (pairs - first) * between / between.sum()
 
 
 # Expected pairs of each size, given the number of players and of all pairs.

@@ -269,7 +269,7 @@ def test_layers_without_positive_gradients_share_equally():
         ("raw_attention", {"layer": -4}, "layer=-4: blocks are numbered 0 to 2"),
         ("raw_attention", {"head": 3}, "head=3: heads are numbered 0 to 2"),
         ("tam", {"steps": 1}, "steps=1: at least 2"),
-        ("cgw2", {"max_batch": 0}, "max_batch=0: at least one"),
+        ("cgw2", {"max_batch": 0}, "max_batch=0: must be a whole number of 1 or more"),
     ],
 )
 def test_impossible_options_are_named(name, options, line):
@@ -279,6 +279,6 @@ def test_impossible_options_are_named(name, options, line):
 
 def test_classes_are_numbered():
     method = METHODS["cgw2"](family("vit"))
-    for target in (NUM_CLASSES, -1, torch.tensor([0, 1, 4])):
-        with pytest.raises(UserError, match="classes are numbered 0 to 3"):
+    for target, known in ((NUM_CLASSES, "0 to 3"), (-1, "from 0"), (torch.tensor([0, 1, 4]), "0 to 3")):
+        with pytest.raises(UserError, match=f"classes are numbered {known}"):
             method.attribute(images(), target)

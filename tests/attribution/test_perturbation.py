@@ -85,7 +85,7 @@ def test_sides_that_nothing_divides_are_occluded_all_the_same():
 
 def test_some_classes_are_some_of_all():
     model, classes = family("resnet").double(), torch.tensor([[3, 0], [1, 2]])
-    for method in (RISE(model, 6), Occlusion(model), LeaveOneOut(model, GRID), KernelSHAPValues(model, GRID, 16)):
+    for method in (RISE(model, 6), Occlusion(model), LeaveOneOut(model, GRID), KernelSHAPValues(model, GRID, 20)):
         every = method.attribute_all(IMAGES[:2])
         expected = torch.stack([maps[wanted] for maps, wanted in zip(every, classes, strict=True)])
         torch.testing.assert_close(method.attribute_classes(IMAGES[:2], classes), expected)
