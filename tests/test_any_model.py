@@ -93,6 +93,17 @@ def test_a_timm_model_states_how_its_pixels_are_normalized():
     assert torch.equal(told.values, given.values)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("make", [Own, known], ids=["own", "known"])
+def test_a_models_precision_is_its_own(make, dtype):
+    model = make().to(dtype)
+    found = fsl.shapley_values(model, IMAGES, PLAYERS, evaluations=30, mean=MEAN, std=STD)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    single = fsl.shapley_values(make(), IMAGES, PLAYERS, evaluations=30, mean=MEAN, std=STD)
+    tolerance = 1e-5 if dtype == torch.float64 else 0.05
+    torch.testing.assert_close(found.values, single.values, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
@@ -104,6 +115,8 @@ def test_a_timm_model_states_how_its_pixels_are_normalized():
         ({"estimator": "kernel_shap", "evaluations": 19}, "evaluations=19: too few for 6 players; 20 or more"),
         ({"estimator": "nosuch"}, "estimator=nosuch: unknown"),
         ({"link": "nosuch"}, "link=nosuch: unknown"),
+        ({"estimator": "exact", "players": (4, 6)}, "estimator=exact: 24 players; 20 are the most"),
+        ({"std": (1e-45, 0.1, 0.1)}, "model: answers with numbers that are not finite"),
         ({"removal": "nosuch"}, "removal=nosuch: unknown"),
         ({"removal": "mask_channel"}, "removal=mask_channel: "),
         ({"class_names": ["a"]}, "class_names: 1 names for the model's 3 classes"),

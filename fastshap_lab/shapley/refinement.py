@@ -14,6 +14,9 @@ from fastshap_lab.shapley.designs import num_pairs
 from fastshap_lab.shapley.estimators.base import Estimate
 from fastshap_lab.shapley.estimators.kriging import Kriging
 
+# Evaluations beyond which an explainer's answer changes little, so that nothing more is told about it.
+_MOST_EVALUATIONS = 2048
+
 # Candidates for the variance of an explainer's error, relative to its values' spread.
 _ERRORS = (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0)
 
@@ -70,9 +73,9 @@ def calibrated_refinement(
 ) -> Refinement:
     """Return the refinement that comes closest to references, with intervals that hold for them.
 
-    For every power of two up to ``most`` evaluations, the error of the explainer with the least squared error of the
-    refined values over images, players and classes; then, for the predicted class and the others apart, the factor
-    with which 95 % of the references lie within 1.96 standard errors, the references' own counted in.
+    For every power of two up to ``most`` evaluations, and 2,048: the error of the explainer with the least squared
+    error of the refined values over images, players and classes; then, for the predicted class and the others apart,
+    the factor with which 95 % of the references lie within 1.96 standard errors, the references' own counted in.
 
     Args:
         estimator: Fresh, of the reference images; a seed other than the references', or its errors were theirs.
@@ -84,7 +87,8 @@ def calibrated_refinement(
     truth, noise = reference.phi, reference.stderr.square()
     is_target = _is_target(target, answer).expand_as(truth)
     rows = []
-    highest = min(most, 2 * num_pairs(estimator.num_players) - 1)  # of all pairs, nothing is left to learn
+    # Of all pairs, nothing is left to learn.
+    highest = min(most, 2 * num_pairs(estimator.num_players) - 1, _MOST_EVALUATIONS)
     for budget in (2**power for power in range(1, max(2, highest).bit_length())):
         estimator.advance(budget - estimator.granted)
         estimates = estimator.refine(answer, _ERRORS)

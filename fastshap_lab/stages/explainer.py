@@ -223,8 +223,8 @@ def _calibrated(
     """Return how to refine the explainer's answers, from those to validation images."""
     image, model = references.image, explainer.classifier
     target = (game.grand(image) if model is None else model(image)).argmax(dim=-1)
-    # Fewer evaluations than the references had, and other ones.
-    estimator, most = Kriging(game, image, seed=1), max(2, run.config.references.val_evaluations // 4)
+    # Fewer evaluations than the references had, and other ones: they take seeds 0 and 1.
+    estimator, most = Kriging(game, image, seed=2), max(2, run.config.references.val_evaluations // 4)
     return calibrated_refinement(estimator, explainer(image), references.estimate, target, most)
 
 

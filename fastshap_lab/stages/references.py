@@ -125,8 +125,10 @@ def _by_two_designs(game: ModelGame, image: Tensor, evaluations: int, tolerance:
     phi, difference = (first.phi + second.phi) / 2, first.phi - second.phi
     spread = (phi - phi.mean(dim=1, keepdim=True)).square().mean().sqrt()
     if difference.square().mean().sqrt() <= tolerance * spread:
-        # The mean's error is half of the difference's, which a class has the same of for all players.
-        stderr = (difference.square().mean(dim=1, keepdim=True).sqrt() / 2).expand_as(phi)
+        # The mean's error is half of the difference's, which a class has the same of for all players; and no smaller
+        # than the two say: they share a prior, and of a class that never changes they know nothing.
+        posterior = (first.stderr.square() + second.stderr.square()).sqrt() / 2
+        stderr = torch.maximum(difference.square().mean(dim=1, keepdim=True).sqrt() / 2, posterior)
         return Estimate(phi, stderr, evaluations), True
     first, second = (KernelSHAP.from_pairs(run).estimate() for run in runs)
     stderr = (first.stderr.square() + second.stderr.square()).sqrt() / 2

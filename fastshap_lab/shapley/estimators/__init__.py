@@ -90,7 +90,7 @@ def shapley_values(
             break
         while look <= run.granted:
             look *= 2
-        run.advance(min(look, budget) - run.granted)
+        run.advance(run.next_look(game.num_players, look, budget) - run.granted)
         if state is not None:
             state.update(run.state_dict())
         if progress is not None:

@@ -71,6 +71,11 @@ class Estimator(ABC):
         """Raise a ``UserError`` if there is no use for so many evaluations; here, there is one for any number."""
         return
 
+    @classmethod
+    def next_look(cls, num_players: int, wanted: int, budget: int) -> int:
+        """Return after how many evaluations to look at a tolerance next, not before ``wanted`` or ``budget``."""
+        return min(wanted, budget)
+
     @property
     def complete(self) -> bool:
         """Whether nothing is left to learn: the values are exact."""

@@ -20,7 +20,7 @@ from fastshap_lab.shapley.estimators.regression import PairRegression
 INTERACTIONS = (0.05, 0.2, 0.45, 0.8)
 ADDITIVITIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
-# Pairs whose covariance is factorized, once for each interaction. So many take 0.5 GB and some seconds; both grow, with
+# Pairs whose covariance is factorized, once for each interaction. So many take 2.2 GB and some seconds; both grow, with
 # the square and with the cube.
 MAX_PAIRS = 8192
 
@@ -33,7 +33,7 @@ _NUGGET = 1e-8
 # Columns (images times classes) that are worked on at a time, which bounds the memory.
 _COLUMNS = 1024
 
-# Pairs up to which factorizations are remembered, since images are often explained one by one: 34 MB each at most.
+# Pairs up to which factorizations are remembered, since images are often explained one by one: 40 to 220 MB each.
 _REMEMBERED = 1024
 
 
@@ -136,8 +136,9 @@ class PairKriging:
             differences: See ``fit``.
             total: See ``fit``.
             answer: Efficient values.
-            errors: Variances of the answer's error, relative to the mean square of its deviations from the equal split;
-                each makes a pair of values and standard errors.
+            errors: Variances of the answer's error, relative to the mean square of its deviations from the equal split,
+                or of what the evaluations tell of these, whichever is larger; each makes a pair of values and
+                standard errors.
         """
         return self._averaged(differences, total, answer, errors)
 
@@ -187,7 +188,9 @@ class _Posterior:
             return self.evidence, self.mean, self.covariance.diagonal().clamp_min(0).unsqueeze(1) * self.scale
         values, basis = torch.linalg.eigh(self.covariance)
         before = values.clamp_min(0).unsqueeze(1) * self.scale  # (P, N)
-        noise = (error * answer.square().mean(dim=0)).clamp_min(torch.finfo(torch.float64).tiny)  # (N,)
+        # An answer that is flatter than the evaluations allow is no better known for that.
+        spread = torch.maximum(answer.square().mean(dim=0), self.mean.square().mean(dim=0) + before.mean(dim=0))
+        noise = (error * spread).clamp_min(torch.finfo(torch.float64).tiny)  # (N,)
         surprise = basis.T @ (answer - self.mean)
         evidence = self.evidence - (surprise.square() / (before + noise) + (before + noise).log()).sum(dim=0) / 2
         share = before / (before + noise)
@@ -286,6 +289,11 @@ class Kriging(PairEstimator):
                 f"most, {otherwise}"
             )
 
+    @classmethod
+    def next_look(cls, num_players: int, wanted: int, budget: int) -> int:
+        """Return where to look at a tolerance next: where more cannot be made use of, not before all pairs are in."""
+        return min(wanted, budget) if wanted // 2 <= MAX_PAIRS else budget
+
     def estimate(self) -> Estimate:
         """Return the posterior."""
         return self._estimates(None, [0.0])[0]
@@ -320,4 +328,4 @@ def _kriging(num_players: int, pairs: int, allocation: str, seed: int) -> PairKr
     return PairKriging(pair_design(num_players, pairs, allocation, seed).coalitions)
 
 
-_remembered = lru_cache(maxsize=8)(_kriging)
+_remembered = lru_cache(maxsize=4)(_kriging)

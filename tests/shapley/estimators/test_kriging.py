@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.shapley import all_coalitions, equal_split, pair_design, shapley_values
-from fastshap_lab.shapley.estimators import KernelSHAP, Kriging, PairKriging
+from fastshap_lab.shapley.estimators import KernelSHAP, Kriging, PairKriging, kriging
 from fastshap_lab.shapley.estimators.kriging import ADDITIVITIES, INTERACTIONS, mean_products, order_variances
 from tests.oracles import TableGame, UnanimityGame, subset_shapley_values
 
@@ -67,7 +67,8 @@ def by_hand(
         likely = -len(odd) / 2 * np.log(scale) - np.linalg.slogdet(covariance)[1] / 2
         if answer is not None:
             given = answer.numpy()
-            joint = left + error * np.mean((given - split) ** 2) * np.eye(num_players)
+            spread = max(np.mean((given - split) ** 2), np.mean((mean - split) ** 2 + np.diag(left)))
+            joint = left + error * spread * np.eye(num_players)
             likely -= (given - mean) @ np.linalg.solve(joint, given - mean) / 2 + np.linalg.slogdet(joint)[1] / 2
             mean = mean + left @ np.linalg.solve(joint, given - mean)
             left = left - left @ np.linalg.solve(joint, left)
@@ -224,3 +225,22 @@ def test_too_many_pairs_are_refused_before_the_first_is_evaluated():
         shapley_values(game, game.image, "kriging", budget=20000)
     assert math.isinf(float(Kriging(game, game.image).estimate().stderr.max()))
     KernelSHAP.check_budget(24, 20000)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1])
+def test_a_flat_answer_does_not_overrule_evidence(share):
+    game = UnanimityGame.random(2, 20, 3)
+    estimator = Kriging(game, game.image)
+    estimator.advance(400)
+    alone = estimator.estimate()
+    split = equal_split(game.grand(game.image), game.null(game.image), 20)
+    (refined,) = estimator.refine(split + share * (game.phi - split), [0.3])
+    assert (refined.phi - game.phi).square().mean() < 1.5 * (alone.phi - game.phi).square().mean()
+    assert ((refined.phi - game.phi).abs() <= 4 * refined.stderr).double().mean() > 0.95
+
+
+def test_looks_at_a_tolerance_pass_over_what_cannot_be_factorized(monkeypatch):
+    monkeypatch.setattr(kriging, "MAX_PAIRS", 64)
+    game = TableGame.random(1, 10, 2)
+    found = shapley_values(game, game.image, "kriging", budget=1022, tolerance=1e-9)
+    torch.testing.assert_close(found.phi, subset_shapley_values(game.table), rtol=0, atol=1e-9)
