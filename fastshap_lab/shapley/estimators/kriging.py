@@ -1,9 +1,9 @@
 """Kriging: Shapley values by Gaussian-process regression on the part of a game that they depend on."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -172,21 +172,23 @@ class _Posterior:
         evidence: Logarithm of the likelihood of the values, but for a constant.
         mean: Shapley values less the equal split.
         scale: The likeliest factor of all variances.
-        covariance: Covariance of the players' Shapley values, times the scale.
+        variance: Variance of each player's Shapley value, in units of the scale.
+        covariance: Computes the covariance (P, P) of all of them, in units of the scale.
     """
 
     evidence: Float[Tensor, " N"]
     mean: Float[Tensor, "P N"]
     scale: Float[Tensor, " N"]
-    covariance: Float[Tensor, "P P"]
+    variance: Float[Tensor, " P"]
+    covariance: Callable[[], Tensor]
 
     def with_answer(
         self, answer: Float[Tensor, "P N"] | None, error: float
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, "P N"], Float[Tensor, "P N"]]:
         """Return evidence, mean and variances, once an answer with an error of its own is known, too."""
         if answer is None:
-            return self.evidence, self.mean, self.covariance.diagonal().clamp_min(0).unsqueeze(1) * self.scale
-        values, basis = torch.linalg.eigh(self.covariance)
+            return self.evidence, self.mean, self.variance.clamp_min(0).unsqueeze(1) * self.scale
+        values, basis = torch.linalg.eigh(self.covariance())
         before = values.clamp_min(0).unsqueeze(1) * self.scale  # (P, N)
         # An answer that is flatter than the evaluations allow is no better known for that.
         spread = torch.maximum(answer.square().mean(dim=0), self.mean.square().mean(dim=0) + before.mean(dim=0))
@@ -249,19 +251,31 @@ class _Factorization:
         values = self._whitened(odd)
         along, squares = self.additive.T @ values, values.square().sum(dim=0)  # (P, N), (N,)
         mean, log_determinant = self.players.T @ values, 2 * self.factor.diagonal().log().sum()
-        prior = 4 / num_players * torch.eye(num_players, dtype=torch.float64)
         for additivity in ADDITIVITIES:
             added = additivity - ADDITIVITIES[0]
-            denominator = 1 + added * self.eigenvalues  # (P,)
-            lift = 2 * added / num_players**0.5 * self.basis  # what the players' covariance with the values gains
+            lift, denominator, reached = self._terms(additivity)
             weights = (lift - added * self.shared) / denominator
             scale = (squares - (added / denominator) @ along.square()).clamp_min(0) / rows
             log_scale = scale.clamp_min(torch.finfo(torch.float64).tiny).log()
             evidence = -(rows * log_scale + log_determinant + denominator.log().sum()) / 2
-            reached = self.shared + lift * self.eigenvalues  # (P, P)
-            told = self.shared @ lift.T + lift @ reached.T - (reached * added / denominator) @ reached.T
-            covariance = self.covariance + additivity * prior - told
-            yield _Posterior(evidence, mean + weights @ along, scale, (covariance + covariance.T) / 2)
+            told = lift * (self.shared + reached) - reached.square() * added / denominator
+            variance = self.covariance.diagonal() + 4 / num_players * additivity - told.sum(dim=1)
+            covariance = partial(self._covariance, additivity)
+            yield _Posterior(evidence, mean + weights @ along, scale, variance, covariance)
+
+    def _terms(self, additivity: float) -> tuple[Float[Tensor, "P P"], Float[Tensor, " P"], Float[Tensor, "P P"]]:
+        """Return what the players' covariance with the values gains, Woodbury's divisor, and that covariance."""
+        added = additivity - ADDITIVITIES[0]
+        lift = 2 * added / len(self.basis) ** 0.5 * self.basis
+        return lift, 1 + added * self.eigenvalues, self.shared + lift * self.eigenvalues
+
+    def _covariance(self, additivity: float) -> Float[Tensor, "P P"]:
+        lift, denominator, reached = self._terms(additivity)
+        added = additivity - ADDITIVITIES[0]
+        told = self.shared @ lift.T + lift @ reached.T - (reached * added / denominator) @ reached.T
+        covariance = self.covariance - told
+        covariance.diagonal().add_(4 / len(covariance) * additivity)
+        return (covariance + covariance.T) / 2
 
     def _whitened(self, columns: Float[Tensor, "rows N"]) -> Float[Tensor, "rows N"]:
         return torch.linalg.solve_triangular(self.factor, columns, upper=False)
