@@ -6,13 +6,13 @@ r"""Which estimator comes closest to Shapley values for its evaluations: ours an
     python benchmarks/front.py --output front.csv --tables                    # of what is there, nothing is run
 
 Every method gets 4, 8, 16 and 32 evaluations per player, grand and null beside them. Other libraries count these two
-among a budget, and get it larger by two; what was really asked stands in the file. Those that explain one output at a
+among a budget, and get it larger by two; the file tells how many they spent. Those that explain one output at a
 time are called for every class with the same seed, and the budget is each class's: where they ask the same coalitions
 again, values are remembered, as a model of many outputs would have them. Ours explain all images in one call, as they
 are made to. The file has one line per image and what produced it, appended as it is found; lines that are there are not
 made again, so that another ``--truth`` wants another file. Own time is what passes outside of the game; that of one
 class leaves out what was prepared for all of them before. A method that takes more of it than ``--limit`` seconds for
-one image (and class) is noted as a miss, and not asked again for as many evaluations of that game.
+one image (and class) is noted as a miss, and left out for as many evaluations of that game.
 
 Games, of which ten classes are explained, or the first of them alone (of a network, the most probable):
 
@@ -21,7 +21,7 @@ Games, of which ten classes are explained, or the first of them alone (of a netw
   probability that a player tips the scales is a polynomial of when it comes, and integrated exactly.
 - unanimity: sums of four times as many terms as players, each a normal number that a random group of 1 to 5 players is
   worth once all of it is present, and of which each member has an equal share.
-- surrogates: as trained, or with ``@rows x columns`` the same network asked about other players. Exact to 16 players,
+- surrogates: as trained, or with ``@rows x columns`` the same network with other players. Exact to 16 players,
   else by ``stratified``, which is unbiased, with ``--truth`` evaluations; what that may be off is told beside.
 - EfficientNet-Lite0 on photographs of scikit-image, 14×14 players, absent ones grey; the ten most probable classes.
 
@@ -109,7 +109,7 @@ class Meter(Counted):
     """A game on some images that counts, takes its time, and evaluates no coalition twice.
 
     Args:
-        game: Of all classes.
+        game: Game whose values have all classes.
         image: Those it is played on; whatever image a method hands over stands for them.
         classes: (B, K), those explained; ``shown`` of them are told.
     """
