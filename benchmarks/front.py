@@ -65,6 +65,7 @@ from torch import Tensor
 from fastshap_lab.checkpoints import fill, read_description, read_state
 from fastshap_lab.config import build
 from fastshap_lab.data import DATASETS
+from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.files import read_tensors, sha256, write_tensors
 from fastshap_lab.images import to_tensor
 from fastshap_lab.inference import load_surrogate
@@ -72,7 +73,6 @@ from fastshap_lab.models import ModelGame, build_surrogate
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import ESTIMATORS, shapley_values
-from fastshap_lab.stages.references import reference_order
 
 CLASSES = 10
 FIELDS = [

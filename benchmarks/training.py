@@ -36,11 +36,11 @@ from torchvision import transforms
 from fastshap_lab.cli import as_hydra_wants
 from fastshap_lab.config import Config, validated
 from fastshap_lab.models import build_classifier
+from fastshap_lab.runs.run import Run
 from fastshap_lab.stages import pipeline
 from fastshap_lab.stages.classifier import ClassifierTraining
-from fastshap_lab.stages.common import build_trainer, fit, network_description
-from fastshap_lab.stages.optim import build_optimizer
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.training.optim import build_optimizer
+from fastshap_lab.training.training import build_trainer, fit, network_description
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NETWORKS = {"resnet18": 128, "resnet_slim": 2048, "vit": 128}  # images per epoch where nothing else is said: for a CPU

@@ -118,7 +118,7 @@ class AugmentConfig:
 
 @dataclass
 class OptimConfig:
-    """Optimizer and schedule; see ``stages/optim.py``."""
+    """Optimizer and schedule; see ``training/optim.py``."""
 
     name: str = "adamw"
     lr: Positive = 1e-3

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from fastshap_lab.checkpoints import save_model
 from fastshap_lab.cli import main
 from tests import small
-from tests.runs import CONFIGS
+from tests.small_runs import CONFIGS
 
 ROOT = CONFIGS.parent
 

@@ -21,7 +21,7 @@ from fastshap_lab.commands import main, parser
 from fastshap_lab.images import to_tensor
 from fastshap_lab.inference import Explanation
 from tests import small
-from tests.runs import CONFIGS
+from tests.small_runs import CONFIGS
 
 ROOT = CONFIGS.parent
 REFINEMENT = {"evaluations": [2, 60], "error": [0.1, 0.1], "target_factor": [1.0, 1.0], "others_factor": [1.0, 1.0]}

@@ -9,10 +9,10 @@ import yaml
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.config import build, did_you_mean
 from fastshap_lab.errors import UserError
-from fastshap_lab.stages.evaluate.checks import CHECKS
-from fastshap_lab.stages.evaluate.comparison import check
-from fastshap_lab.stages.evaluate.measures import MEASURES
-from tests.runs import CONFIGS, configured, planned
+from fastshap_lab.evaluation.checks import CHECKS
+from fastshap_lab.evaluation.measures import MEASURES
+from fastshap_lab.evaluation.sections.comparison import check
+from tests.small_runs import CONFIGS, configured, planned
 
 GROUPS = ("data", "classifier", "surrogate", "explainer", "trainer", "logger", "experiment")
 LISTS = {"method": METHODS.keys() | {"explainer"}, "metric": MEASURES.keys(), "check": CHECKS.keys()}

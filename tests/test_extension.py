@@ -18,7 +18,7 @@ from fastshap_lab.models.explainers import EXPLAINERS, Explainer
 from fastshap_lab.models.maskings import MASKINGS
 from fastshap_lab.models.maskings.pixels import PixelMasking
 from fastshap_lab.shapley.grid import PlayerGrid
-from tests.runs import CONFIGS, RESNET, TINY
+from tests.small_runs import CONFIGS, RESNET, TINY
 
 
 class Stripes(ImageDataModule):

@@ -22,7 +22,7 @@ import yaml
 from fastshap_lab.cli import main
 from fastshap_lab.config import STAGES, TRAINED
 from fastshap_lab.inference import load_explainer
-from tests.runs import CONFIGS, RESNET, TINY, UNET
+from tests.small_runs import CONFIGS, RESNET, TINY, UNET
 
 TRAIN = str(CONFIGS.parent / "train.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}

@@ -1,1 +1,1 @@
-"""One stage per file, and what they share. The only place, beside data, that knows Lightning."""
+"""One stage per file, and the planning of what a command needs."""

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from fastshap_lab.checkpoints import fill, load_model, read_description, read_state, save_model
 from fastshap_lab.config import ClassifierConfig
@@ -17,69 +15,17 @@ from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
 from fastshap_lab.models import Classifier, build_classifier
 from fastshap_lab.models.freezing import frozen, load_matching
-from fastshap_lab.stages.common import (
-    Training,
+from fastshap_lab.runs.run import Run
+from fastshap_lab.training.classifier import ClassifierTraining
+from fastshap_lab.training.training import (
     batches,
     check_images,
     device_of,
     fit,
     network_description,
 )
-from fastshap_lab.stages.runs import Run
 
 _CHECKPOINT = "checkpoint"
-
-
-class ClassifierTraining(Training):
-    """Fit a classifier to labels and, if it has a teacher, to that one's answers.
-
-    Batches hold ``image`` (B, C, H, W) and ``label`` (B,).
-
-    Reference: Touvron et al., Training data-efficient image transformers & distillation through attention, ICML 2021,
-    arXiv:2012.12877, section 4, on hard-label distillation.
-    """
-
-    network: Classifier
-
-    def __init__(
-        self, network: Classifier, config: ClassifierConfig, seed: int, teacher: Classifier | None = None
-    ) -> None:
-        super().__init__(network, config.optim, seed, monitor="val/cross_entropy")
-        self.label_smoothing = config.label_smoothing
-        self._teacher = [] if teacher is None else [frozen(teacher)]  # neither trained nor saved with this module
-        self.two_heads = teacher is not None and hasattr(network.network, "set_distilled_training")
-        if self.two_heads:
-            network.network.set_distilled_training(True)  # two answers while it trains, their mean otherwise
-
-    def on_fit_start(self) -> None:
-        """Bring the teacher along."""
-        for teacher in self._teacher:
-            teacher.to(self.device)
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the cross-entropy against smoothed labels, or the mean of it and of that against the teacher's class.
-
-        A network with two heads learns the one in the first and the other in the second.
-        """
-        image, label = batch["image"], batch["label"]
-        if self.two_heads:
-            logits, distilled = self.network.network(self.network.normalize(image))
-        else:
-            logits = distilled = self.network(image)
-        loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
-        for teacher in self._teacher:
-            with torch.no_grad():
-                taught = teacher(image).argmax(dim=-1)
-            loss = (loss + F.cross_entropy(distilled, taught)) / 2
-        accuracy = _accuracy((logits + distilled) / 2, label)
-        self.log_epoch({"train/loss": loss, "train/accuracy": accuracy}, len(label))
-        return loss
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log plain cross-entropy and accuracy."""
-        logits, label = self.network(batch["image"]), batch["label"]
-        logged = {"val/cross_entropy": F.cross_entropy(logits, label), "val/accuracy": _accuracy(logits, label)}
-        self.log_epoch(logged, len(logits))
 
 
 def content(config: ClassifierConfig) -> dict[str, Any]:
@@ -148,10 +94,6 @@ def make(run: Run) -> dict[str, float]:
         metric.update(logits.unsqueeze(1).cpu(), label.cpu(), logits.cpu())
     measures = metric.compute()
     return {"test/accuracy": measures["accuracy"], "test/cross_entropy": measures["cross_entropy"]}
-
-
-def _accuracy(logits: Tensor, label: Tensor) -> Tensor:
-    return (logits.argmax(dim=-1) == label).float().mean()
 
 
 def pixel_statistics(run: Run) -> dict[str, list[float]]:

@@ -9,11 +9,13 @@ from torch import Tensor
 from fastshap_lab.checkpoints import read_description, save_model
 from fastshap_lab.config import Config, ExplainerConfig, lookup
 from fastshap_lab.errors import UserError
+from fastshap_lab.evaluation.references import check_references, reference_order, reference_settings, reference_values
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_surrogate
 from fastshap_lab.metrics import AdditiveFit
 from fastshap_lab.models import Explainer, ModelGame, build_explainer, takes_backbone
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.game import check_determined
+from fastshap_lab.runs.run import Run
 from fastshap_lab.shapley import (
     NORMALIZATIONS,
     SAMPLERS,
@@ -27,10 +29,8 @@ from fastshap_lab.shapley import (
     pair_regression_loss,
     shapley_regression_loss,
 )
-from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
 from fastshap_lab.stages.labels import Labels, load_labels
-from fastshap_lab.stages.references import check_references, reference_order, reference_settings, reference_values
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.training.training import Training, batches, check_images, device_of, fit, network_description
 
 # Coalitions per image of the validation loss: always the same, so that all trainings' losses can be compared.
 _VALIDATED = 32

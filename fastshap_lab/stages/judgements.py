@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from fastshap_lab.config import ClassifierConfig
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.runs.run import Run
 
 # Additive R² is 0 where an explainer knows no more than the equal split, which is where it starts: below -1 its errors
 # are more than twice as large, and it is not just untrained. So little above 0 is rounding, and luck with the images.

@@ -15,10 +15,10 @@ from fastshap_lab.models import ModelGame
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.game import check_determined
 from fastshap_lab.progress import track
+from fastshap_lab.runs.run import Run
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
-from fastshap_lab.stages.common import device_of
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.training.training import device_of
 
 # Images that share a design: it is drawn and kept once for them, and sizes that all rows share make full rectangles
 # where tokens are dropped. They are a random few, so that like images meet different designs.

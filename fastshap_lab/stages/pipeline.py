@@ -16,17 +16,17 @@ from rich.console import Console
 from fastshap_lab.config import GROUPS, STAGES, Config, PipelineConfig, build, lookup
 from fastshap_lab.data import DATASETS, ImageDataModule
 from fastshap_lab.errors import UserError
+from fastshap_lab.evaluation.references import reference_settings
 from fastshap_lab.records import REPORT, true_value_measures
+from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.tracking import tracked
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages import classifier, evaluate, explainer, labels, pretrain, surrogate
-from fastshap_lab.stages.common import build_trainer
 from fastshap_lab.stages.judgements import warnings_of
-from fastshap_lab.stages.optim import OPTIMIZERS, SCHEDULES
-from fastshap_lab.stages.references import reference_settings
-from fastshap_lab.stages.runs import Run
 from fastshap_lab.stages.sources import with_sources
-from fastshap_lab.stages.tracking import tracked
+from fastshap_lab.training.optim import OPTIMIZERS, SCHEDULES
+from fastshap_lab.training.training import build_trainer
 
 _MODULES: dict[str, ModuleType] = dict(
     zip(STAGES, (pretrain, classifier, surrogate, labels, explainer, evaluate), strict=True)

@@ -12,10 +12,10 @@ from fastshap_lab.config import ClassifierConfig, TrainingConfig, build
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import PRETRAININGS, MaskedAutoencoder, build_classifier
 from fastshap_lab.report import image_rows, save_figure
+from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.tracking import log_results
 from fastshap_lab.stages.classifier import pixel_statistics
-from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
-from fastshap_lab.stages.runs import Run
-from fastshap_lab.stages.tracking import log_results
+from fastshap_lab.training.training import Training, batches, check_images, device_of, fit, network_description
 
 _SHOWN = 8  # images in the figure
 

@@ -11,15 +11,15 @@ from typing import Any
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.data import DATASETS
 from fastshap_lab.errors import UserError
+from fastshap_lab.evaluation.checks import CHECKS
+from fastshap_lab.evaluation.measures import MEASURES
 from fastshap_lab.files import sha256
 from fastshap_lab.metrics import METRICS
 from fastshap_lab.models import CLASSIFIERS, PRETRAININGS
 from fastshap_lab.models.explainers import EXPLAINERS
 from fastshap_lab.models.maskings import MASKINGS
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, SAMPLERS
-from fastshap_lab.stages.evaluate.checks import CHECKS
-from fastshap_lab.stages.evaluate.measures import MEASURES
-from fastshap_lab.stages.optim import OPTIMIZERS
+from fastshap_lab.training.optim import OPTIMIZERS
 
 _TABLES: dict[str, Mapping[str, Any]] = {
     "CHECKS": CHECKS,

@@ -11,9 +11,9 @@ from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation, constant_kl
 from fastshap_lab.models import Classifier, Surrogate, build_surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.runs.run import Run
 from fastshap_lab.shapley import UniformSizeSampler, reverse_surrogate_kl, surrogate_kl
-from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.training.training import Training, batches, check_images, device_of, fit, network_description
 
 
 class SurrogateTraining(Training):

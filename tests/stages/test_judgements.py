@@ -16,7 +16,7 @@ from fastshap_lab.stages.judgements import (
     further_than_equal_split,
     weights_without_pixels,
 )
-from tests.runs import executed, planned
+from tests.small_runs import executed, planned
 
 IMAGENET = [0.485, 0.456, 0.406]
 SPREAD = [0.229, 0.224, 0.225]

@@ -13,7 +13,7 @@ from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import Refinement, exact_shapley_values, pair_regression_loss
 from fastshap_lab.stages import pipeline, runs
 from fastshap_lab.stages.labels import load_labels
-from tests.runs import executed, planned
+from tests.small_runs import executed, planned
 from tests.stages.test_resume import Killed, kill_at
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from fastshap_lab.models import MaskedAutoencoder, build_classifier
 from fastshap_lab.stages import classifier, pretrain
 from fastshap_lab.stages.pretrain import PretrainTraining
 from tests import small
-from tests.runs import TINY, configured, executed, planned
+from tests.small_runs import TINY, configured, executed, planned
 from tests.stages.test_interrupts import signal_at
 from tests.stages.test_resume import assert_same_result, stop_and_go_on
 

@@ -10,9 +10,9 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from fastshap_lab.errors import UserError
+from fastshap_lab.runs.run import Run
 from fastshap_lab.stages import classifier, common, explainer, pipeline, surrogate
-from fastshap_lab.stages.runs import Run
-from tests.runs import RESNET, TINY, UNET, executed, planned, pretend_cross_entropies
+from tests.small_runs import RESNET, TINY, UNET, executed, planned, pretend_cross_entropies
 
 STAGES: dict[str, tuple[ModuleType, type[common.Training]]] = {
     "classifier": (classifier, classifier.ClassifierTraining),

@@ -13,7 +13,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.models import CLASSIFIERS
 from fastshap_lab.stages import pipeline
 from fastshap_lab.stages.sources import _TABLES, with_sources
-from tests.runs import configured
+from tests.small_runs import configured
 
 NETWORK = """
 from bases_of_mine import Base

@@ -1,0 +1,1 @@
+"""What an evaluation consists of: pipelines, metrics, sections and checks."""

@@ -1,0 +1,155 @@
+"""How far explainers are from true Shapley values, and how near evaluations of the game bring them."""
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fastshap_lab.evaluation.base import Evaluation, Pipeline, Report
+from fastshap_lab.evaluation.references import reference_values
+from fastshap_lab.metrics import ShapleyError
+from fastshap_lab.models import ModelGame
+from fastshap_lab.report import budget_curves, comparison, scatter
+from fastshap_lab.shapley import Estimate, KernelSHAP, Kriging, additive_normalization, equal_split
+
+_MOST_REFINED = 1024  # evaluations of each image in the curve of refinement
+
+
+def shapley_errors(evaluation: Evaluation) -> dict[str, float]:
+    """Add the errors against reference values, and return those of each pipeline's explainer."""
+    title, run, report = "Errors against true Shapley values", evaluation.run, evaluation.report
+    config = run.config.references
+    indices = evaluation.order[: config.test]
+    if not evaluation.explained:
+        return {}
+    if not len(indices):
+        report.add(title, "Not measured: references.test=0.")
+        return {}
+    rows, figures, measures, noise = [], {}, {}, []
+    kinds: dict[str, None] = {}  # in the order they come
+    refinements: dict[str, pd.DataFrame] = {}
+    image = evaluation.images(indices)
+    for pipeline in evaluation.explained:
+        name, explainer = pipeline.name, pipeline.explainer
+        assert explainer is not None
+        game = pipeline.game(explainer.link, run.config.trainer.max_batch)
+        surrogate = pipeline.runs["surrogate"]
+        reference = reference_values(surrogate, game, "test", indices.tolist(), explainer.link, config)
+        kinds[reference.kind] = None
+        truth = reference.phi
+        noise.append(float(reference.stderr.square().mean() / (truth - truth.mean()).square().mean()))
+        with torch.inference_mode():
+            phi = explainer(image).cpu().double()
+            grand, null = game.grand(image).cpu().double(), game.null(image).cpu().double()
+        random = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0), dtype=truth.dtype) * truth.std()
+        explanations = {
+            "explainer": phi,
+            "equal split": equal_split(grand, null, truth.shape[1]),
+            "Random": additive_normalization(random, grand, null),
+        }
+        for explanation, values in explanations.items():
+            metric = ShapleyError()
+            metric.update(values, truth, grand, null, pipeline.predictions[indices])
+            errors, intervals = metric.compute(), metric.intervals(run.config.evaluate.bootstrap)
+            for classes in errors:
+                row: dict[str, str | float] = {"pipeline": name, "explanation": explanation, "classes": classes}
+                for key, value in errors[classes].items():
+                    low, high = intervals[classes][key]
+                    bounded = {key: value, f"{key}_low": low, f"{key}_high": high}
+                    row |= bounded
+                    if (explanation, classes) == ("explainer", "all"):
+                        measures |= {f"{name}/{key}": value for key, value in bounded.items()}
+                rows.append(row)
+        beside = f"{name}: one forward pass, and {reference.evaluations:,} coalitions"
+        figures[f"exact-{name}", beside] = _beside_exact(evaluation, pipeline, indices, phi, truth)
+        figures[f"scatter-{name}", f"{name}: every player, class and reference image"] = scatter(
+            truth.flatten().numpy(), phi.flatten().numpy(), name
+        )
+        refinements[name] = _refinement(pipeline, game, image, phi, reference, pipeline.predictions[indices])
+    known = "; ".join(kinds) + (f" and known but for {max(noise):.1%} of their variance" if any(noise) else "")
+    report.add(
+        title,
+        f"Over {len(indices)} test images, whose Shapley values are {known}. Target: the class that the classifier "
+        "predicts. R² is pooled over images, players and classes. Giving every player the same share scores high "
+        "already: R² beyond the equal split says how much of the rest is explained. Cosine and Spearman correlation "
+        "are means over images and classes. Intervals: 95 %, from resampling images.",
+        {("shapley_errors", "Errors of one forward pass, and of knowing nothing"): pd.DataFrame(rows)},
+        figures,
+    )
+    _refinements(report, refinements)
+    return measures
+
+
+def _refinement(
+    pipeline: Pipeline, game: ModelGame, image: Tensor, phi: Tensor, reference: Estimate, target: Tensor
+) -> pd.DataFrame:
+    """Return how close to the references a pipeline's explainer comes with evaluations, and others with as many."""
+    assert pipeline.explainer is not None
+    refine, truth = pipeline.explainer.refinement, reference.phi
+    # Fewer evaluations than the references had, and other ones.
+    estimator, most = Kriging(game, image, seed=2), min(reference.evaluations // 4, _MOST_REFINED)
+    is_target = torch.nn.functional.one_hot(target, truth.shape[2]).bool().unsqueeze(1).expand_as(truth)
+
+    def r2(values: Tensor) -> float:
+        return 1 - float((values - truth).square().sum() / (truth - truth.mean()).square().sum())
+
+    rows = [{"evaluations": 0, "explainer": r2(phi)}]
+    for budget in (2**power for power in range(4, most.bit_length())):
+        estimator.advance(budget - estimator.granted)
+        alone, refined = estimator.estimate(), refine(estimator, phi, target)
+        kernel = KernelSHAP.from_pairs(estimator).estimate()
+        inside = (refined.phi - truth).square() <= 1.96**2 * (refined.stderr.square() + reference.stderr.square())
+        rows.append(
+            {
+                "evaluations": budget,
+                "explainer": r2(refined.phi),
+                "kriging": r2(alone.phi),
+                "KernelSHAP": r2(kernel.phi) if kernel.stderr.isfinite().all() else float("nan"),
+                "coverage, target": inside[is_target].double().mean().item(),
+                "coverage, others": inside[~is_target].double().mean().item(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
+    """Add what evaluations of the game add to an explainer's answer."""
+    figures = {}
+    for name, table in refinements.items():
+        spent = table.set_index("evaluations")
+        curves = {
+            "explainer alone": spent["explainer"].iloc[:1],
+            "explainer, refined": spent["explainer"].iloc[1:],
+            **{name: spent[name].iloc[1:] for name in ("kriging", "KernelSHAP") if name in spent},
+        }
+        figures[f"refinement-{name}", name] = budget_curves(curves, name)
+    tables = [table.assign(pipeline=name) for name, table in refinements.items()]
+    if tables:
+        joined = pd.concat(tables)
+        joined.insert(0, "pipeline", joined.pop("pipeline"))
+        report.add(
+            "Refinement",
+            "R² against the same references of the explainer's answer refined with evaluations of the game "
+            "(explain(images, refine=N)), and of kriging and KernelSHAP without the explainer from the same "
+            "evaluations. Coverage: how many of the true values lie within the refined ones' 95 % intervals.",
+            {("refinement", "One pass, and more"): joined},
+            figures,
+        )
+
+
+def _beside_exact(evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, phi: Tensor, exact: Tensor) -> Figure:
+    """Return the first reference images with the explainer's and the exact map of the predicted class."""
+    maps: dict[str, list[Tensor]] = {"explainer": [], "exact": []}
+    texts, notes = [], []
+    for place, index in enumerate(indices[: evaluation.run.config.evaluate.images_shown].tolist()):
+        target = int(pipeline.predictions[index])
+        predicted, truth = phi[place, :, target], exact[place, :, target]
+        maps["explainer"].append(predicted)
+        maps["exact"].append(truth)
+        r2 = 1 - (predicted - truth).square().sum() / (truth - truth.mean()).square().sum()
+        notes.append(f"R² {r2:.2f}")
+        texts.append(evaluation.caption(index, target))
+    assert pipeline.explainer is not None
+    shape = pipeline.explainer.grid.shape
+    columns = {name: torch.stack(values).unflatten(1, shape).numpy() for name, values in maps.items()}
+    return comparison(evaluation.pictures(indices[: len(texts)]), columns, texts, {"explainer": notes})

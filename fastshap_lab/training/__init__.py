@@ -1,0 +1,1 @@
+"""Lightning trainings that resume to the bit: modules, trainer, callbacks, optimizers."""
