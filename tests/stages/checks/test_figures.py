@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.attribution.raw_attention import RawAttention
 from fastshap_lab.attribution.vit_cx import ViTCX
-from fastshap_lab.config import build
+from fastshap_lab.components import build
 from fastshap_lab.models import Classifier
 from fastshap_lab.report import densities, layer_maps, overlays
 from fastshap_lab.stages import pipeline

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fastshap_lab.config import Component, Count, in_words
+from fastshap_lab.components import Component, Count, in_words
 from fastshap_lab.metrics import coalition_values
 from fastshap_lab.stages.evaluate.base import Evaluation, Pipeline, check_removal
 from fastshap_lab.stages.evaluate.checks.base import Builder, Check

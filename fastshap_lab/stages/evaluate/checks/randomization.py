@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import hooked
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.metrics import Similarity
 from fastshap_lab.models import Classifier
 from fastshap_lab.progress import track

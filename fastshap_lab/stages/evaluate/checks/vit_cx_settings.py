@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fastshap_lab.config import Component, Count, NotNegative, in_words
+from fastshap_lab.components import Component, Count, NotNegative, in_words
 from fastshap_lab.metrics import Deletion, Insertion
 from fastshap_lab.report import setting_curves
 from fastshap_lab.shapley import PlayerGrid
