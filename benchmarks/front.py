@@ -63,7 +63,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastshap_lab.checkpoints import fill, read_description, read_state
-from fastshap_lab.config import build
+from fastshap_lab.components import build
 from fastshap_lab.data import DATASETS
 from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.files import read_tensors, sha256, write_tensors

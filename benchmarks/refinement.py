@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
-from fastshap_lab.config import build
+from fastshap_lab.components import build
 from fastshap_lab.data import DATASETS
 from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.inference import load_explainer

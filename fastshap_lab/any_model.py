@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.config import lookup
+from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.inference import Explanation

@@ -19,7 +19,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fastshap_lab.config import Config, did_you_mean, validated
+from fastshap_lab.components import did_you_mean
+from fastshap_lab.config import Config, validated
 from fastshap_lab.errors import Interrupted, UserError
 
 _ROOM, _RIGHTS = "make room, or choose another {place}", "allow it, or choose another {place}"

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fastshap_lab.checkpoints import load_model
-from fastshap_lab.config import lookup
+from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.files import open_file, replacing
 from fastshap_lab.images import Images, to_tensor

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.freezing import evaluating, takes_channels_last

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.perturbation_method import MOST, Classes, PerturbationMethod, default_grid, finest_grid
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.shapley.grid import PlayerGrid
 

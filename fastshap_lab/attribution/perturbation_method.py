@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind, baseline_colour, hooked
 from fastshap_lab.attribution.recording import find_token_network
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.game import ModelGame
 from fastshap_lab.models.maskings import Constant

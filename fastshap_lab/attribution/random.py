@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind
 from fastshap_lab.attribution.perturbation_method import MOST, finest_grid
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.seeding import derive_seed
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import Kind, upsample
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 
 

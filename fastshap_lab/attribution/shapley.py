@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, default_grid
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.shapley.estimators import ESTIMATORS, shapley_values
 from fastshap_lab.shapley.grid import PlayerGrid

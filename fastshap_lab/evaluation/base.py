@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastshap_lab.config import arguments, lookup, name_and_params
+from fastshap_lab.components import arguments, lookup, name_and_params
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_explainer, load_surrogate

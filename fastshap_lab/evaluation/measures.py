@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fastshap_lab.attribution import upsample
-from fastshap_lab.config import Component, Count, Share, in_words
+from fastshap_lab.components import Component, Count, Share, in_words
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.base import Evaluation, Pipeline, check_removal
 from fastshap_lab.evaluation.references import reference_values

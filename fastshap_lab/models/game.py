@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fastshap_lab.config import lookup
+from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings import Masking

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fastshap_lab.checkpoints import read_description, save_model
-from fastshap_lab.config import Config, ExplainerConfig, lookup
+from fastshap_lab.components import lookup
+from fastshap_lab.config import Config, ExplainerConfig
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.references import check_references, reference_order, reference_settings, reference_values
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_surrogate

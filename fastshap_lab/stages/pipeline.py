@@ -13,7 +13,8 @@ import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from fastshap_lab.config import GROUPS, STAGES, Config, PipelineConfig, build, lookup
+from fastshap_lab.components import build, lookup
+from fastshap_lab.config import GROUPS, STAGES, Config, PipelineConfig
 from fastshap_lab.data import DATASETS, ImageDataModule
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.references import reference_settings

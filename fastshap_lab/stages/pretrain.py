@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastshap_lab.checkpoints import save_model
-from fastshap_lab.config import ClassifierConfig, TrainingConfig, build
+from fastshap_lab.components import build
+from fastshap_lab.config import ClassifierConfig, TrainingConfig
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import PRETRAININGS, MaskedAutoencoder, build_classifier
 from fastshap_lab.report import image_rows, save_figure

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from fastshap_lab.data.loader import Batch, ImageLoader
-from fastshap_lab.stages import common
+from fastshap_lab.training import training
 from tests.small_runs import executed
 
 
@@ -41,7 +41,7 @@ def test_no_step_waits_for_the_device_and_networks_are_compiled(loss, tmp_path, 
             yield batch
 
     monkeypatch.setattr(ImageLoader, "__iter__", batches)
-    monkeypatch.setattr(common, "EpochBar", lambda *_: NoWaiting())
+    monkeypatch.setattr(training, "EpochBar", lambda *_: NoWaiting())
     monkeypatch.setattr(NoWaiting, "steps", 0)
     compiled, used = torch.compile, set()
 

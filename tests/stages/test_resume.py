@@ -11,10 +11,11 @@ from rich.console import Console
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.runs.run import Run
-from fastshap_lab.stages import classifier, common, explainer, pipeline, surrogate
+from fastshap_lab.stages import classifier, explainer, pipeline, surrogate
+from fastshap_lab.training import training
 from tests.small_runs import RESNET, TINY, UNET, executed, planned, pretend_cross_entropies
 
-STAGES: dict[str, tuple[ModuleType, type[common.Training]]] = {
+STAGES: dict[str, tuple[ModuleType, type[training.Training]]] = {
     "classifier": (classifier, classifier.ClassifierTraining),
     "surrogate": (surrogate, surrogate.SurrogateTraining),
     "explainer": (explainer, explainer.ExplainerTraining),

@@ -17,7 +17,8 @@ from torch import nn
 from fastshap_lab.config import OptimConfig, TrainerConfig
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import CLASSIFIERS, ModelGame
-from fastshap_lab.stages import common, explainer
+from fastshap_lab.stages import explainer
+from fastshap_lab.training import training
 from fastshap_lab.training.classifier import ClassifierTraining
 from fastshap_lab.training.optim import OPTIMIZERS, SCHEDULES, build_optimizer
 from tests.small_runs import executed, planned, pretend_cross_entropies
@@ -194,7 +195,7 @@ def test_lightning_writes_nothing_of_its_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize("settings", [{"precision": "7"}, {"accelerator": "x"}, {"strategy": "x"}, {"devices": "x"}])
 def test_a_trainer_that_lightning_refuses(settings):
     with pytest.raises(UserError, match="trainer: ") as error:
-        common.build_trainer(TrainerConfig(**{"accelerator": "cpu"} | settings))
+        training.build_trainer(TrainerConfig(**{"accelerator": "cpu"} | settings))
     assert "\n" not in str(error.value)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.attribution.raw_attention import RawAttention
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.base import Evaluation
 from fastshap_lab.evaluation.checks.base import Builder, Check

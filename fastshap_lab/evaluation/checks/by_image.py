@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.vit_cx import ViTCX
-from fastshap_lab.config import build
+from fastshap_lab.components import build
 from fastshap_lab.evaluation.base import Evaluation, Pipeline
 
 _PART = 8  # images whose results are kept together

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution.base import undisturbed
 from fastshap_lab.attribution.features import find_layers, look
 from fastshap_lab.attribution.vit_cx import ViTCX, cluster, plane_masks
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.evaluation.base import Evaluation, Pipeline
 from fastshap_lab.evaluation.checks.base import Builder, Check
 from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fastshap_lab.config import Count, Positive
+from fastshap_lab.components import Count, Positive
 from fastshap_lab.evaluation.base import RANDOM, Evaluation, Pipeline
 from fastshap_lab.evaluation.checks.base import Builder, Check
 from fastshap_lab.evaluation.checks.by_method import (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import hooked
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.evaluation.base import Evaluation, Pipeline
 from fastshap_lab.evaluation.checks.base import Builder, Check
 from fastshap_lab.evaluation.statistics import with_intervals

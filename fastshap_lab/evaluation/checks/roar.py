@@ -12,7 +12,7 @@ from skimage.filters import sobel
 from torch import Tensor
 
 from fastshap_lab.checkpoints import read_description
-from fastshap_lab.config import Count, did_you_mean
+from fastshap_lab.components import Count, did_you_mean
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.base import SPLITS, Split
 from fastshap_lab.data.loader import ImageLoader

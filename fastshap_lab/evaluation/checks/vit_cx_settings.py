@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fastshap_lab.config import Component, Count, NotNegative, in_words
+from fastshap_lab.components import Component, Count, NotNegative, in_words
 from fastshap_lab.evaluation.base import Evaluation, Pipeline, check_removal
 from fastshap_lab.evaluation.checks.base import Builder, Check
 from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, with_vit_cx

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution import METHODS, AttributionMethod
-from fastshap_lab.config import ComponentConfig, EvaluateConfig, arguments, build, in_words
+from fastshap_lab.components import arguments, build, in_words
+from fastshap_lab.config import ComponentConfig, EvaluateConfig
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.base import EXPLAINER, RANDOM, Evaluation, Pipeline
 from fastshap_lab.evaluation.checks import CHECKS, Builder

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from fastshap_lab.config import in_words
+from fastshap_lab.components import in_words
 from fastshap_lab.evaluation.base import Evaluation, Pipeline
 from fastshap_lab.report import training_curves
 from fastshap_lab.runs.run import METRICS_FILE

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.models.explainers.base import Explainer, small
 from fastshap_lab.shapley.grid import PlayerGrid
 

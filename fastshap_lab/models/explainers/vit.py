@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from fastshap_lab.config import Positive
+from fastshap_lab.components import Positive
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.explainers.base import Explainer, small
 from fastshap_lab.models.freezing import load_matching

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastshap_lab.config import build, lookup, name_and_params
+from fastshap_lab.components import build, lookup, name_and_params
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings.attention import AttentionMask
 from fastshap_lab.models.maskings.base import Masking

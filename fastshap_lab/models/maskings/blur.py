@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastshap_lab.config import Positive
+from fastshap_lab.components import Positive
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings.pixels import PixelMasking
 from fastshap_lab.shapley.grid import PlayerGrid

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastshap_lab.config import Color
+from fastshap_lab.components import Color
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier, Model
 from fastshap_lab.models.maskings.pixels import PixelMasking

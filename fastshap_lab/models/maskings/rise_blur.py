@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from fastshap_lab.config import Color
+from fastshap_lab.components import Color
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings.constant import Constant
 from fastshap_lab.shapley.grid import PlayerGrid

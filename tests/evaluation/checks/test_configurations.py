@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from fastshap_lab.config import build
+from fastshap_lab.components import build
 from fastshap_lab.evaluation.checks import CHECKS
 from tests.small_runs import configured
 

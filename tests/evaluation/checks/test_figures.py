@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.attribution.raw_attention import RawAttention
 from fastshap_lab.attribution.vit_cx import ViTCX
-from fastshap_lab.config import build
+from fastshap_lab.components import build
 from fastshap_lab.evaluation.base import Evaluation, Pipeline, Report
 from fastshap_lab.evaluation.checks import CHECKS, attention_layers, coverage, segmentation_overlay
 from fastshap_lab.evaluation.checks.mask_similarity import MaskSimilarity, similarities
