@@ -5,12 +5,12 @@ import torch
 
 from fastshap_lab.config import ReferencesConfig
 from fastshap_lab.errors import UserError
+from fastshap_lab.evaluation import references
 from fastshap_lab.evaluation.references import reference_values
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import ModelGame
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import exact_shapley_values
-from fastshap_lab.stages import references
 from tests.small_runs import executed, planned
 
 

@@ -10,8 +10,9 @@ from rich.console import Console
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_explainer, load_surrogate
 from fastshap_lab.models.freezing import frozen
+from fastshap_lab.runs import run as runs
 from fastshap_lab.shapley import Refinement, exact_shapley_values, pair_regression_loss
-from fastshap_lab.stages import pipeline, runs
+from fastshap_lab.stages import pipeline
 from fastshap_lab.stages.labels import load_labels
 from tests.small_runs import executed, planned
 from tests.stages.test_resume import Killed, kill_at
