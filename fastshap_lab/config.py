@@ -163,6 +163,7 @@ class PipelineConfig:
     surrogate: str | None = None
     explainer: str | None = None
     overrides: list[str] = field(default_factory=list)
+    classifier_name: str | None = None
 
 
 @dataclass
@@ -170,6 +171,7 @@ class EvaluateConfig:
     """What to measure and draw."""
 
     pipelines: dict[FolderName, PipelineConfig] = field(default_factory=dict)
+    sections: list[str] | None = None
     images_shown: Count = 8
     bootstrap: Count = 1000
     methods: dict[FolderName, ComponentConfig] = field(default_factory=dict)

@@ -20,11 +20,13 @@ from fastshap_lab.attribution.scorecam import ScoreCAM
 from fastshap_lab.attribution.shapley import KernelSHAPValues, KrigingValues, LeverageSHAPValues, PermutationValues
 from fastshap_lab.attribution.smoothgrad import SmoothGrad
 from fastshap_lab.attribution.tam import TAM
+from fastshap_lab.attribution.trained import TrainedExplainer
 from fastshap_lab.attribution.vit_cx import ViTCX
 
 __all__ = ["METHODS", "AttributionMethod", "upsample"]
 
 METHODS: dict[str, type[AttributionMethod]] = {
+    "explainer": TrainedExplainer,
     "raw_attention": RawAttention,
     "score_matrix": ScoreMatrix,
     "rollout": Rollout,

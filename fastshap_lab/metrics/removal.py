@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastshap_lab.components import Count
 from fastshap_lab.metrics.per_image import PerImage
 from fastshap_lab.metrics.value_function import ValueFunction, values_in_chunks
 from fastshap_lab.shapley.game import log_odds
@@ -89,9 +90,10 @@ class Deletion(PerImage):
 
     columns = ("probability", "log_odds", "agreement", "others_probability", "others_log_odds")
     higher_is_better = False
+    feed = "removal"
     insert = False
 
-    def __init__(self, step: int = 1, max_batch: int = 256) -> None:
+    def __init__(self, step: Count = 1, max_batch: int = 256) -> None:
         super().__init__()
         self.step, self.max_batch = step, max_batch
 

@@ -15,21 +15,19 @@ from uuid import uuid4
 import pandas as pd
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from fastshap_lab.config import TRAINED, Config
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import (
     is_intact,
-    read_tensors,
     refuse_folder,
     remove_leftovers,
     sha256,
     write_atomically,
-    write_tensors,
 )
 from fastshap_lab.records import MEASURES, RECORD, REPORT, read_record
+from fastshap_lab.runs.store import Store
 
 METRICS_FILE = "metrics.csv"
 _BEST, _LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
@@ -90,6 +88,11 @@ class Run:
     def model(self) -> Path:
         """The model folder, all that later stages and inference read."""
         return self.folder / "model"
+
+    @property
+    def model_digest(self) -> str:
+        """SHA-256 of the model: of its description, which holds the weights'."""
+        return sha256((self.model / "config.json").read_bytes())
 
     def record(self) -> dict[str, Any]:
         """Return ``run.json``, empty where the run was never started, or the file is damaged."""
@@ -165,7 +168,7 @@ class Run:
             for path in sorted(self.folder.glob(pattern)):
                 digest = sha256(path.read_bytes()) if path.suffix in (".json", ".csv") else None
                 files[path.relative_to(self.folder).as_posix()] = digest
-        self._write("finished", seconds, files=files)
+        self._write("finished", seconds, files=files, **({"uses": sorted(self.store.used)} if self.store.used else {}))
 
     def measures(self) -> dict[str, float]:
         """Return the result's measures.
@@ -183,20 +186,10 @@ class Run:
         """
         return self._parsed(METRICS_FILE, pd.read_csv)
 
-    def kept(self, *place: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return tensors from a file in the folder; made, and written there, where it is missing, changed or another's.
-
-        Args:
-            place: Folders and the file's name, without its suffix; with the fingerprint, what the tensors are of.
-            make: Returns the tensors.
-        """
-        path = self.folder.joinpath(*place[:-1], f"{place[-1]}.safetensors")  # names may hold dots
-        identity = "/".join((self.fingerprint, *place))
-        found = read_tensors(path, identity)
-        if found is None:
-            found = {name: tensor.cpu().contiguous() for name, tensor in make().items()}
-            write_tensors(path, found, identity)
-        return found
+    @cached_property
+    def store(self) -> Store:
+        """What runs share: results by what made them. The run's record lists those that it asked for."""
+        return Store(Path(self.config.runs_dir) / "store")
 
     def summary(self) -> dict[str, Any]:
         """Return what identifies the run."""

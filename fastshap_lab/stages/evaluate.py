@@ -1,61 +1,72 @@
 """The evaluate stage: measure pipelines and other methods, set them side by side, draw their maps, write the report."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from fastshap_lab.evaluation.base import Evaluation, Pipeline, Report
+from fastshap_lab.components import build, lookup
+from fastshap_lab.evaluation.checks import CHECKS
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import check_methods
+from fastshap_lab.evaluation.metrics import choose_metrics
+from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.references import check_references
-from fastshap_lab.evaluation.sections import comparison
-from fastshap_lab.evaluation.sections.errors import shapley_errors
-from fastshap_lab.evaluation.sections.maps import maps
-from fastshap_lab.evaluation.sections.models import models, trainings
-from fastshap_lab.evaluation.sections.shifts import shifts
-from fastshap_lab.evaluation.sections.subsets import subsets
-from fastshap_lab.evaluation.sections.surrogates import surrogates
+from fastshap_lab.evaluation.report import Report
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.evaluation.sections import SECTIONS
 from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
 from fastshap_lab.runs.run import Run
 from fastshap_lab.runs.tracking import log_results
 from fastshap_lab.stages.judgements import warnings_of
-
-# In the order of the page. Each adds to the report; what it returns are measures of the run.
-SECTIONS: tuple[Callable[[Evaluation], dict[str, float] | None], ...] = (
-    models,
-    shapley_errors,
-    maps,
-    subsets,
-    surrogates,
-    shifts,
-    comparison.comparison,
-    trainings,
-)
+from fastshap_lab.training.training import device_of
 
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where something that is asked for is unknown."""
-    comparison.check(run.config.evaluate)
+    check_methods(run.config.evaluate.methods)
+    choose_metrics(run.config.evaluate.metrics)
+    _sections(run)
     for end in run.parents.values():
-        if end.stage == "explainer":
+        if "surrogate" in end.parents:
             # Each pipeline has players of its own; what there is to know about them is asked for by the evaluation.
             check_references(replace(end.config, references=run.config.references), "test")
 
 
 def make(run: Run) -> dict[str, float]:
     """Evaluate a run's pipelines, write its report, and return the main measures."""
-    pipelines = [Pipeline.load(run, name, end) for name, end in run.parents.items()]
-    evaluation = Evaluation(run, pipelines, Report(run.folder, run.config.evaluate.published))
+    config, device = run.config, device_of(run)
+    titles = {name: pipeline.classifier_name for name, pipeline in config.evaluate.pipelines.items()}
+    pipelines = [
+        Pipeline.load(name, end, run.data, device, run.store, config.trainer.max_batch, titles.get(name))
+        for name, end in run.parents.items()
+    ]
+    report = Report(run.folder, config.evaluate.published)
+    evaluation = Evaluation(
+        config.evaluate, config.references, config.trainer, run.data, device, pipelines, run.store, report
+    )
     measures: dict[str, float] = {}
-    for section in SECTIONS:
-        measures |= section(evaluation) or {}
+    for name, section in _sections(run).items():
+        measures |= section(evaluation, name) or {}
+    report.check_published()
     summary = {
-        "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {run.data.num_classes} classes",
+        "Data": f"{config.data.name}, {len(evaluation.test)} test images, {run.data.num_classes} classes",
         "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
     }
-    report = evaluation.report
     warnings = [*_warnings(pipelines), *warnings_of(run, measures)]
     write_page(run.folder / REPORT, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
     log_results(run, report.tables, report.figures)
     return measures
+
+
+def _sections(run: Run) -> dict[str, Section]:
+    """Return the sections that were chosen, in the order of the page: checks before the appendix."""
+    config = run.config.evaluate
+    chosen = {name: lookup(SECTIONS, "evaluate.sections", name)() for name in config.sections or SECTIONS}
+    checks = {
+        name: build(CHECKS, f"evaluate.checks.{name}", check.name, check.params)
+        for name, check in config.checks.items()
+    }
+    appendix = {name: section for name, section in chosen.items() if section.appendix}
+    return {name: one for name, one in chosen.items() if not one.appendix} | checks | appendix
 
 
 def _warnings(pipelines: list[Pipeline]) -> list[str]:

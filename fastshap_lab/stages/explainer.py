@@ -213,8 +213,9 @@ def _references(run: Run, game: ModelGame) -> ValidationReferences | None:
     if not len(indices):
         return None
     link = run.config.explainer.link
-    values = reference_values(run.parents["surrogate"], game, "val", indices.tolist(), link, config)
-    return ValidationReferences(images.images_at(indices).float() / 255, values)
+    chosen = images.images_at(indices)
+    values = reference_values(run.store, run.parents["surrogate"].model_digest, game, chosen, "val", link, config)
+    return ValidationReferences(chosen.float() / 255, values)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.game import check_determined
 from fastshap_lab.progress import track
 from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.store import kept
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
 from fastshap_lab.training.training import device_of
@@ -97,7 +98,8 @@ def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     for name, copy, blocks in track(list(_files(run, len(train))), "labels"):
-        yield run.kept("labels", name, make=partial(make, copy, blocks))
+        path = run.folder / "labels" / f"{name}.safetensors"
+        yield kept(path, f"{run.fingerprint}/labels/{name}", partial(make, copy, blocks))
 
 
 def _files(run: Run, number: int) -> Iterator[tuple[str, int, list[tuple[int, Tensor]]]]:

@@ -87,6 +87,12 @@ def runs_of(configs: dict[str, Config], config: Config) -> list[Run]:
     if config.stage in ("all", "evaluate"):
         settings = asdict(config.evaluate) | {"references": reference_settings(config, "test")}
         del settings["pipelines"]  # the parents say it
+        if names := {
+            name: one.classifier_name for name, one in config.evaluate.pipelines.items() if one.classifier_name
+        }:
+            settings["classifier_names"] = names
+        if settings["sections"] is None:
+            del settings["sections"]
         ends = {name: chain[-1] for name, chain in chains.items()}
         name = config.name or config.data.name
         if not config.evaluate.pipelines:
