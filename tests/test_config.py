@@ -8,12 +8,12 @@ import yaml
 
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.evaluation.checks import CHECKS
-from fastshap_lab.evaluation.measures import MEASURES
-from fastshap_lab.evaluation.sections.comparison import check
+from fastshap_lab.evaluation.metrics import comparable_metrics
+from fastshap_lab.stages.evaluate import check_settings
 from tests.small_runs import CONFIGS, configured, planned
 
 GROUPS = ("data", "classifier", "surrogate", "explainer", "trainer", "logger", "experiment")
-LISTS = {"method": METHODS.keys() | {"explainer"}, "metric": MEASURES.keys(), "check": CHECKS.keys()}
+LISTS = {"method": METHODS.keys(), "metric": comparable_metrics().keys(), "check": CHECKS.keys()}
 SWEEPS = sorted((CONFIGS / "sweep").glob("*.yaml"))
 
 
@@ -44,7 +44,7 @@ def test_every_entry_of_what_is_chosen_in_lists_has_a_file(group):
     assert names == LISTS[group]
     chosen = getattr(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate, f"{group}s")
     assert {name: component.name for name, component in chosen.items()} == {name: name for name in names}
-    check(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate)
+    check_settings(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate)
 
 
 @pytest.mark.parametrize("group", ["method", "metric"])

@@ -138,8 +138,7 @@ class Evaluation:
             indices: Of the test images (N,).
             link: The space of the values.
         """
-        digest = pipeline.digest("surrogate")
-        assert digest is not None
+        digest = pipeline.digests["surrogate"]
         images = self.test.images_at(indices)
         return reference_values(self.store, digest, pipeline.game(link), images, "test", link, self.references)
 
@@ -153,7 +152,7 @@ class Evaluation:
         """
         images = self.test.images_at(self.evaluated[chosen])
         return {
-            "models": {stage: pipeline.digest(stage) for stage in models},
+            "models": {stage: pipeline.digests[stage] for stage in models},
             "grid": pipeline.grid.shape,
             "images": content_digest(images),
             "classes": self.classes(pipeline)[chosen].tolist(),

@@ -136,7 +136,7 @@ class _OfCoalitions(Feeder):
         """Return what the inputs depend on."""
         pipeline = batch.pipeline
         model = "surrogate" if self.removal == _SURROGATE else "classifier"
-        return {"model": pipeline.digest(model), "grid": pipeline.grid.shape, "removal": self.removal}
+        return {"model": pipeline.digests[model], "grid": pipeline.grid.shape, "removal": self.removal}
 
 
 class RemovalFeeder(_OfCoalitions):
@@ -244,7 +244,7 @@ class _OfSurrogate(Feeder):
 
     def key(self, batch: EvaluationBatch) -> Any:
         """Return what the inputs depend on."""
-        return {"surrogate": batch.pipeline.digest("surrogate"), "link": self.space(batch.pipeline)}
+        return {"surrogate": batch.pipeline.digests["surrogate"], "link": self.space(batch.pipeline)}
 
 
 class ReferenceFeeder(_OfSurrogate):
@@ -317,7 +317,7 @@ class RegionFeeder(Feeder):
     def key(self, batch: EvaluationBatch) -> Any:
         """Return what the inputs depend on."""
         regions, right = self._regions(batch)
-        return {"regions": content_digest(regions, right), "classifier": batch.pipeline.digest("classifier")}
+        return {"regions": content_digest(regions, right), "classifier": batch.pipeline.digests["classifier"]}
 
     def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs:
         """Return ``maps`` of the target at image size, ``regions``, ``labels``, ``target`` and ``probability``."""

@@ -120,7 +120,7 @@ def apply_method(name: str, component: ComponentConfig, pipeline: Pipeline, stor
     method = build(METHODS, f"evaluate.methods.{name}", component.name, component.params, **given)
     checked = arguments(METHODS, f"evaluate.methods.{name}", component.name, component.params, *inputs)
     digests = {
-        stage: pipeline.digest(stage)
+        stage: pipeline.digests[stage]
         for stage in ("classifier", "explainer")
         if stage == "classifier" or stage in inputs
     }

@@ -36,6 +36,7 @@ class Pipeline:
         name: What it is called in tables and figures.
         classifier_name: What its classifier is called there, which pipelines may share.
         runs: Those of its stages.
+        digests: Of the stages' models, weights and descriptions.
         grid: The players.
         max_batch: Most images, copies among them, in a pass.
         classifier: What is explained.
@@ -47,6 +48,7 @@ class Pipeline:
     name: str
     classifier_name: str
     runs: dict[str, Run]
+    digests: dict[str, str]
     grid: PlayerGrid
     max_batch: int
     classifier: Classifier
@@ -87,23 +89,20 @@ class Pipeline:
             surrogate = load_surrogate(runs["surrogate"].model).to(device)
         rows, columns = end.config.data.grid
         grid = PlayerGrid(data.image_size, (rows, columns))
-        loaded = cls(
-            name, classifier_name or name, runs, grid, max_batch, classifier, surrogate, explainer, torch.empty(0)
-        )
+        digests = {
+            stage: runs[stage].model_digest for stage in ("classifier", "surrogate", "explainer") if stage in runs
+        }
+        called = classifier_name or name
+        loaded = cls(name, called, runs, digests, grid, max_batch, classifier, surrogate, explainer, torch.empty(0))
 
         def answers() -> dict[str, Tensor]:
             images = data.dataset("test")
             blocks = images.blocks(torch.arange(len(images)).split(_BLOCK))
             return {"logits": torch.cat([loaded.logits(block.float() / 255).cpu() for block in blocks])}
 
-        key = {"classifier": loaded.digest("classifier"), "data": data.digest(), "split": "test"}
+        key = {"classifier": digests["classifier"], "data": data.digest(), "split": "test"}
         loaded.probabilities = store.get("predictions", key, answers)["logits"].softmax(dim=-1)
         return loaded
-
-    def digest(self, stage: str) -> str | None:
-        """Return the digest of a stage's model, weights and description; None where the pipeline ends before it."""
-        run = self.runs.get(stage)
-        return None if run is None else run.model_digest
 
     @torch.inference_mode()
     def logits(self, image: Tensor) -> Tensor:

@@ -104,9 +104,9 @@ def reference_values(
         values = store.get("references", key | {"image": content_digest(image)}, partial(make, image))
         if not values["stderr"].isfinite().all():
             raise UserError(
-                f"references of {split} image {number}: {evaluations} evaluations do not say how far its Shapley "
-                f"values may be off; raise references.{split}_evaluations, or take another explainer.link if its game "
-                "is flat"
+                f"references of {split} image {number + 1} of {len(images)}: {evaluations} evaluations do not say how "
+                f"far its Shapley values may be off; raise references.{split}_evaluations, or take another "
+                "explainer.link if its game is flat"
             )
         found.append(values)
     phi, stderr = (torch.cat([values[name] for values in found]) for name in ("phi", "stderr"))

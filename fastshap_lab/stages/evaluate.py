@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from fastshap_lab.components import build, lookup
+from fastshap_lab.config import EvaluateConfig
 from fastshap_lab.evaluation.checks import CHECKS
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.methods import check_methods
@@ -22,17 +23,22 @@ from fastshap_lab.training.training import device_of
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where something that is asked for is unknown."""
-    check_methods(run.config.evaluate.methods)
-    choose_metrics(run.config.evaluate.metrics)
-    _sections(run)
+    check_settings(run.config.evaluate)
     for end in run.parents.values():
         if "surrogate" in end.parents:
             # Each pipeline has players of its own; what there is to know about them is asked for by the evaluation.
             check_references(replace(end.config, references=run.config.references), "test")
 
 
-def make(run: Run) -> dict[str, float]:
-    """Evaluate a run's pipelines, write its report, and return the main measures."""
+def check_settings(settings: EvaluateConfig) -> None:
+    """Raise a ``UserError`` where a method, metric, section or check is unknown, or has wrong arguments."""
+    check_methods(settings.methods)
+    choose_metrics(settings.metrics)
+    _sections(settings)
+
+
+def evaluation_of(run: Run) -> Evaluation:
+    """Return the evaluation of a run, whose parents are finished, with its pipelines loaded and nothing measured."""
     config, device = run.config, device_of(run)
     titles = {name: pipeline.classifier_name for name, pipeline in config.evaluate.pipelines.items()}
     pipelines = [
@@ -40,15 +46,21 @@ def make(run: Run) -> dict[str, float]:
         for name, end in run.parents.items()
     ]
     report = Report(run.folder, config.evaluate.published)
-    evaluation = Evaluation(
+    return Evaluation(
         config.evaluate, config.references, config.trainer, run.data, device, pipelines, run.store, report
     )
+
+
+def make(run: Run) -> dict[str, float]:
+    """Evaluate a run's pipelines, write its report, and return the main measures."""
+    evaluation = evaluation_of(run)
+    report, pipelines = evaluation.report, evaluation.pipelines
     measures: dict[str, float] = {}
-    for name, section in _sections(run).items():
+    for name, section in _sections(run.config.evaluate).items():
         measures |= section(evaluation, name) or {}
     report.check_published()
     summary = {
-        "Data": f"{config.data.name}, {len(evaluation.test)} test images, {run.data.num_classes} classes",
+        "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {run.data.num_classes} classes",
         "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
     }
     warnings = [*_warnings(pipelines), *warnings_of(run, measures)]
@@ -57,13 +69,12 @@ def make(run: Run) -> dict[str, float]:
     return measures
 
 
-def _sections(run: Run) -> dict[str, Section]:
+def _sections(settings: EvaluateConfig) -> dict[str, Section]:
     """Return the sections that were chosen, in the order of the page: checks before the appendix."""
-    config = run.config.evaluate
-    chosen = {name: lookup(SECTIONS, "evaluate.sections", name)() for name in config.sections or SECTIONS}
+    chosen = {name: lookup(SECTIONS, "evaluate.sections", name)() for name in settings.sections or SECTIONS}
     checks = {
         name: build(CHECKS, f"evaluate.checks.{name}", check.name, check.params)
-        for name, check in config.checks.items()
+        for name, check in settings.checks.items()
     }
     appendix = {name: section for name, section in chosen.items() if section.appendix}
     return {name: one for name, one in chosen.items() if not one.appendix} | checks | appendix

@@ -79,7 +79,7 @@ def test_the_source_of_a_network_counts_or_the_version_that_it_states(mine, monk
         ("EXPLAINERS", "explainer.name=mine", {"explainer", "evaluate"}),
         ("LINKS", "explainer.link=mine", {"labels", "explainer", "evaluate"}),
         ("METHODS", "evaluate.methods={other: {name: mine}}", {"evaluate"}),
-        ("MEASURES", "evaluate.metrics={other: {name: mine}}", {"evaluate"}),
+        ("FEEDERS", "evaluate.metrics={other: {name: mine}}", {"evaluate"}),
         ("CHECKS", "evaluate.checks={other: {name: mine}}", {"evaluate"}),
     ],
 )

@@ -209,7 +209,7 @@ class _Ranking:
 
 def _rankings(evaluation: Evaluation, pipeline: Pipeline) -> dict[str, _Ranking]:
     methods = evaluation.methods(pipeline)
-    digest = {"classifier": pipeline.digest("classifier")}  # whose predictions are explained
+    digest = {"classifier": pipeline.digests["classifier"]}  # whose predictions are explained
     found = {name: _Ranking(method.key | digest, method.method.attribute) for name, method in methods.items()}
     return {_SOBEL: _Ranking(_SOBEL, edges)} | found
 

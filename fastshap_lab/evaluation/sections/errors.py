@@ -100,7 +100,7 @@ class ShapleyErrors(Section):
         """Return how close to the references a pipeline's explainer comes with evaluations, and others with as many."""
         images = evaluation.test.images_at(indices)
         key = {
-            "explainer": pipeline.digest("explainer"),
+            "explainer": pipeline.digests["explainer"],
             "images": content_digest(images),
             "references": content_digest(reference.phi, reference.stderr),
             "estimators": [identity(ESTIMATORS, name, {}) for name in ("kernel_shap", "kriging")],
