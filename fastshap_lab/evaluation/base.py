@@ -22,7 +22,6 @@ from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.report import Section, save_figure, write_table
 from fastshap_lab.runs.run import Run
 from fastshap_lab.shapley import PlayerGrid
-from fastshap_lab.training.training import batches, device_of
 
 EXPLAINER, RANDOM = "explainer", "random"  # methods that are more than entries of a table
 
@@ -58,7 +57,7 @@ class Pipeline:
     @classmethod
     def load(cls, evaluation: Run, name: str, end: Run) -> "Pipeline":
         """Return a pipeline, given the last of its runs."""
-        runs, device = end.parents | {end.stage: end}, device_of(evaluation)
+        runs, device = end.parents | {end.stage.name: end}, evaluation.data.device
         classifier = load_classifier(runs["classifier"].model).to(device)
         surrogate, explainer = None, None
         if "explainer" in runs:  # which brings its surrogate along
@@ -67,7 +66,7 @@ class Pipeline:
         elif "surrogate" in runs:
             surrogate = load_surrogate(runs["surrogate"].model).to(device)
         loaded = cls(name, runs, classifier, surrogate, explainer, torch.empty(0))
-        logits = torch.cat([loaded.logits(image) for image, _ in batches(evaluation, "test")]).cpu()
+        logits = torch.cat([loaded.logits(image) for image, _ in evaluation.data.batches("test")]).cpu()
         loaded.probabilities = logits.softmax(dim=-1)
         return loaded
 

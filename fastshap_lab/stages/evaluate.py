@@ -1,10 +1,12 @@
 """The evaluate stage: measure pipelines and other methods, set them side by side, draw their maps, write the report."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
+from fastshap_lab.config import Config
 from fastshap_lab.evaluation.base import Evaluation, Pipeline, Report
-from fastshap_lab.evaluation.references import check_references
+from fastshap_lab.evaluation.references import check_references, reference_settings
 from fastshap_lab.evaluation.sections import comparison
 from fastshap_lab.evaluation.sections.errors import shapley_errors
 from fastshap_lab.evaluation.sections.maps import maps
@@ -14,9 +16,10 @@ from fastshap_lab.evaluation.sections.subsets import subsets
 from fastshap_lab.evaluation.sections.surrogates import surrogates
 from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
-from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.runs.tracking import log_results
-from fastshap_lab.stages.judgements import warnings_of
+from fastshap_lab.stages.judgements import further_than_equal_split
+from fastshap_lab.stages.sources import with_sources
 
 # In the order of the page. Each adds to the report; what it returns are measures of the run.
 SECTIONS: tuple[Callable[[Evaluation], dict[str, float] | None], ...] = (
@@ -31,11 +34,24 @@ SECTIONS: tuple[Callable[[Evaluation], dict[str, float] | None], ...] = (
 )
 
 
+def settings(config: Config, _: str) -> dict[str, Any]:
+    """Return what can change the result."""
+    plain = asdict(config.evaluate) | {"references": reference_settings(config, "test")}
+    del plain["pipelines"]  # the parents say it
+    return with_sources({"evaluate": plain})
+
+
+def part(config: Config) -> str:
+    """Return what is evaluated, where it has no name."""
+    chosen = config.classifier, config.surrogate, config.explainer
+    return "" if config.evaluate.pipelines else "".join(f"-{one.name}" for one in chosen)
+
+
 def check(run: Run) -> None:
     """Raise a ``UserError`` where something that is asked for is unknown."""
     comparison.check(run.config.evaluate)
     for end in run.parents.values():
-        if end.stage == "explainer":
+        if end.stage.name == "explainer":
             # Each pipeline has players of its own; what there is to know about them is asked for by the evaluation.
             check_references(replace(end.config, references=run.config.references), "test")
 
@@ -52,13 +68,29 @@ def make(run: Run) -> dict[str, float]:
         "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
     }
     report = evaluation.report
-    warnings = [*_warnings(pipelines), *warnings_of(run, measures)]
+    warnings = [*_warnings_of(pipelines), *_warnings(run, measures)]
     write_page(run.folder / REPORT, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
     log_results(run, report.tables, report.figures)
     return measures
 
 
-def _warnings(pipelines: list[Pipeline]) -> list[str]:
+def _warnings_of(pipelines: list[Pipeline]) -> list[str]:
     """Return what there is to say about what is evaluated, once of each run."""
     runs = {run.fingerprint: (pipeline, run) for pipeline in reversed(pipelines) for run in pipeline.runs.values()}
-    return [f"{pipeline.name}: {line}" for pipeline, run in runs.values() for line in warnings_of(run, run.measures())]
+    found = [(pipeline, run.stage.warnings(run, run.measures())) for pipeline, run in runs.values()]
+    return [f"{pipeline.name}: {line}" for pipeline, lines in found for line in lines]
+
+
+def _warnings(_: Run, measures: Mapping[str, float]) -> list[str]:
+    pipelines = dict.fromkeys(key.rpartition("/")[0] for key in measures if key.endswith("/r2_beyond_equal"))
+    found = [
+        further_than_equal_split(
+            name,
+            {key.removeprefix(f"{name}/"): value for key, value in measures.items() if key.startswith(f"{name}/")},
+        )
+        for name in pipelines
+    ]
+    return [line for line in found if line is not None]
+
+
+STAGE = Stage("evaluate", settings, check, make, joins=True, part=part, reports=True, warnings=_warnings)

@@ -23,6 +23,7 @@ from fastshap_lab.metrics.map_statistics import central_share
 from fastshap_lab.models.explainers import Explainer
 from fastshap_lab.runs.run import Run
 from fastshap_lab.shapley import PlayerGrid
+from fastshap_lab.stages.evaluate import STAGE
 from tests.small import IMAGE_SIZE, surrogate
 from tests.small_runs import configured, executed, planned
 
@@ -201,7 +202,7 @@ class Centre(Explainer):
 
 
 def test_slopes_tell_who_follows_the_object(tmp_path):
-    run = Run("evaluate", "blobs", {}, {}, configured("evaluate.images=4"), Blobs())
+    run = Run(STAGE, "blobs", {}, {}, configured("evaluate.images=4"), Blobs())
     pipelines, names = [], run.data.class_names
     for name, kind in {"follows": Brightness, "stays": Centre}.items():
         network = kind(PlayerGrid(IMAGE_SIZE, IMAGE_SIZE), 3, [0.0] * 3, [1.0] * 3)
@@ -239,6 +240,6 @@ def test_what_the_first_paper_publishes_of_surrogates_has_a_place_in_our_table()
     evaluation = planned("experiment=roldan2022", "data=synthetic", base=[])[-1]
     names = set()
     for name, end in evaluation.parents.items():
-        config = (end.parents | {end.stage: end})["surrogate"].config
+        config = (end.parents | {end.stage.name: end})["surrogate"].config
         names.add("{}, {}×{}, {}".format(name, *config.data.grid, config.surrogate.masking))
     assert evaluation.config.evaluate.published["surrogates"].keys() <= names

@@ -20,7 +20,7 @@ from fastshap_lab.evaluation.checks.vit_cx_settings import ViTCXSettings
 from fastshap_lab.evaluation.measures import MEASURES
 from fastshap_lab.models import Classifier
 from fastshap_lab.report import densities, layer_maps, overlays
-from fastshap_lab.stages import pipeline
+from fastshap_lab.runs.execute import execute
 from tests.small_runs import TINY, configured, planned
 
 ASKED = [
@@ -36,7 +36,7 @@ METHODS_OF = {"ViT": {name: METHODS[name] for name in ("random", "rollout")}, "R
 def pipelines(tmp_path_factory):
     """Return the evaluation of a ViT and a ResNet, without surrogates."""
     runs = planned(f"runs_dir={tmp_path_factory.mktemp('runs')}", *ASKED, base=TINY)
-    pipeline.execute(runs[:-1], Console(quiet=True))
+    execute(runs[:-1], Console(quiet=True))
     run = runs[-1]
     return run, [Pipeline.load(run, name, end) for name, end in run.parents.items()]
 

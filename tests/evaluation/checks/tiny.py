@@ -6,7 +6,7 @@ from rich.console import Console
 
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.evaluation.base import Evaluation, Pipeline, Report
-from fastshap_lab.stages import pipeline
+from fastshap_lab.runs.execute import execute
 from tests.small_runs import TINY, UNET, planned
 
 ASKED = [
@@ -27,7 +27,7 @@ METHODS_OF = {
 def tiny_evaluation(runs_dir: Path, *overrides: str) -> Evaluation:
     """Train what is evaluated, and load it."""
     runs = planned(f"runs_dir={runs_dir}", *ASKED, *overrides, base=[*TINY, *UNET])
-    pipeline.execute(runs[:-1], Console(quiet=True))
+    execute(runs[:-1], Console(quiet=True))
     run = runs[-1]
     run.begin()
     pipelines = [Pipeline.load(run, name, end) for name, end in run.parents.items()]
