@@ -36,11 +36,13 @@ from torchvision import transforms
 from fastshap_lab.cli import as_hydra_wants
 from fastshap_lab.config import Config, validated
 from fastshap_lab.models import build_classifier
+from fastshap_lab.runs.plan import plan
 from fastshap_lab.runs.run import Run
-from fastshap_lab.stages import pipeline
-from fastshap_lab.stages.classifier import ClassifierTraining
+from fastshap_lab.stages import STAGES
+from fastshap_lab.stages.base import fit_run, network_description
+from fastshap_lab.training.classifier import ClassifierTraining
 from fastshap_lab.training.optim import build_optimizer
-from fastshap_lab.training.training import build_trainer, fit, network_description
+from fastshap_lab.training.trainer import device_of
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NETWORKS = {"resnet18": 128, "resnet_slim": 2048, "vit": 128}  # images per epoch where nothing else is said: for a CPU
@@ -102,8 +104,8 @@ def planned(network: str, precision: str, folder: str, arguments: argparse.Names
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return validated(hydra.compose("config", [as_hydra_wants(word) for word in given]))
 
-    [run] = pipeline.plan(compose({}, []), compose)
-    run.data.trainer = build_trainer(run.config.trainer)
+    config = compose({}, [])
+    [run] = plan(config, compose, STAGES, device_of(config.trainer))
     return run
 
 
@@ -114,7 +116,7 @@ def by_stage(run: Run) -> tuple[list[float], int, float]:
     torch.manual_seed(0)
     network = build_classifier(**network_description(run, config, {"mean": mean, "std": std}))
     training = TimedTraining(network, config, seed=0)
-    fit(training, run, config)
+    fit_run(run, training, config, "classifier")
     return training.seconds, training.count, training.loss
 
 

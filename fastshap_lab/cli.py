@@ -77,7 +77,11 @@ def as_hydra_wants(override: str) -> str:
 
 def _run(config: DictConfig) -> None:
     with one_line_errors():  # here too: Hydra announces exceptions of its job in its own way
-        from fastshap_lab.stages import pipeline  # imports slowly: --help and mistyped keys need not wait for it
+        # What imports slowly: --help and mistyped keys need not wait for it.
+        from fastshap_lab.runs.execute import conclude, execute
+        from fastshap_lab.runs.plan import plan, show
+        from fastshap_lab.stages import STAGES
+        from fastshap_lab.training.trainer import device_of
 
         given = list(HydraConfig.get().overrides.task)
 
@@ -87,11 +91,12 @@ def _run(config: DictConfig) -> None:
             return validated(hydra.compose("config", chosen + [as_hydra_wants(one) for one in overrides] + kept))
 
         console = Console(highlight=False)
-        runs = pipeline.plan(validated(config), compose)
-        pipeline.show(runs, console)
-        if not config.dry_run:
-            pipeline.execute(runs, console)
-            pipeline.conclude(runs, console)
+        checked = validated(config)
+        runs = plan(checked, compose, STAGES, device_of(checked.trainer))
+        show(runs, console)
+        if not checked.dry_run:
+            execute(runs, console)
+            conclude(runs, console)
 
 
 def quiet_threads() -> None:

@@ -19,10 +19,6 @@ from fastshap_lab.components import (
 )
 from fastshap_lab.errors import UserError
 
-STAGES = ("pretrain", "classifier", "surrogate", "labels", "explainer", "evaluate")
-GROUPS = ("classifier", "surrogate", "explainer")  # of the configuration: what a pipeline is made of
-TRAINED = ("pretrain", *GROUPS)
-
 
 def _one_of(*known: str) -> AfterValidator:
     def check(word: str) -> str:
@@ -207,7 +203,7 @@ class LoggerConfig:
 class Config:
     """The whole of it."""
 
-    stage: Annotated[str, _one_of(*STAGES, "all")] = "all"
+    stage: str = "all"
     name: FolderName | None = None
     seed: int = 0
     runs_dir: str = "runs"

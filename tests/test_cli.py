@@ -332,20 +332,20 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def bug(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("fastshap_lab.stages.pipeline.plan", bug)
+    monkeypatch.setattr("fastshap_lab.runs.plan.plan", bug)
     with pytest.raises(RuntimeError, match="a bug"):
         in_process(monkeypatch, "dry_run=true")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("step", ["plan", "execute"])
+@pytest.mark.parametrize("step", ["plan.plan", "execute.execute"])
 def test_a_signal_between_trainings_is_one_line(monkeypatch, capsys, step, number, status):
     before = signal.getsignal(number)
 
     def interrupt(*_: object) -> None:
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(f"fastshap_lab.stages.pipeline.{step}", interrupt)
+    monkeypatch.setattr(f"fastshap_lab.runs.{step}", interrupt)
     assert in_process(monkeypatch, "stage=classifier") == status
     assert capsys.readouterr().err == "interrupted; the same command goes on from what is saved\n"
     assert signal.getsignal(number) == before

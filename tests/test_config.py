@@ -67,7 +67,12 @@ def test_all_are_all(group):
 def test_the_choices_go_together(size, classifier, surrogate, explainer):
     networks = [f"classifier={classifier}", f"surrogate={surrogate}", f"explainer={explainer}"]
     runs = planned("data=synthetic", f"data.params.image_size={size}", *networks, base=[])
-    assert [run.stage for run in runs if run.stage != "labels"] == ["classifier", "surrogate", "explainer", "evaluate"]
+    assert [run.stage.name for run in runs if run.stage.name != "labels"] == [
+        "classifier",
+        "surrogate",
+        "explainer",
+        "evaluate",
+    ]
 
 
 def commands(sweep: dict[str, Any]) -> list[list[str]]:
@@ -89,7 +94,7 @@ def test_every_trial_of_a_sweep_plans(path):
     assert any(word.endswith("=None") for words in trials for word in words)
     for words in trials:
         runs = planned(*words, base=[])
-        assert runs[-1].stage == path.stem
+        assert runs[-1].stage.name == path.stem
         assert runs[-1].config.logger.name == "wandb"
 
 
@@ -100,5 +105,5 @@ def test_a_later_word_wins_over_an_experiment_and_its_pipelines():
         "explainer.epochs=3",
         base=[],
     )
-    explainers = [run.config.explainer for run in runs if run.stage == "explainer"]
+    explainers = [run.config.explainer for run in runs if run.stage.name == "explainer"]
     assert [(one.name, one.epochs, one.batch_size) for one in explainers] == [("unet", 3, 128), ("vit", 3, 9)]

@@ -20,11 +20,13 @@ import torch
 import yaml
 
 from fastshap_lab.cli import main
-from fastshap_lab.config import STAGES, TRAINED
 from fastshap_lab.inference import load_explainer
+from fastshap_lab.stages import STAGES as DECLARED
 from tests.small_runs import CONFIGS, RESNET, TINY, UNET
 
 TRAIN = str(CONFIGS.parent / "train.py")
+STAGES = [stage.name for stage in DECLARED]
+TRAINED = [stage.name for stage in DECLARED if stage.trains]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 
 
@@ -141,7 +143,7 @@ def test_ten_ends_at_any_moment_change_nothing(tmp_path, record_property, stage,
     words = [*TINY, *RESNET, *UNET, *longer, f"stage={stage}"]
     statuses = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["fastshap_lab.stages.pipeline", __name__])  # imports once what takes seconds
+    processes.set_forkserver_preload(["fastshap_lab.stages", __name__])  # imports once what takes seconds
 
     def start() -> BaseProcess:
         process = processes.Process(target=train_in_child, args=(words, tmp_path))

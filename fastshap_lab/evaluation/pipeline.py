@@ -79,7 +79,7 @@ class Pipeline:
             max_batch: Most images in a pass.
             classifier_name: What its classifier is called; by default as the pipeline.
         """
-        runs = end.parents | {end.stage: end}
+        runs = end.parents | {end.stage.name: end}
         classifier = load_classifier(runs["classifier"].model).to(device)
         surrogate, explainer = None, None
         if "explainer" in runs:  # which brings its surrogate along

@@ -1,10 +1,10 @@
-"""A run: one stage under one configuration, its fingerprint and its folder."""
+"""Stages, as they are declared, and runs: one stage under one configuration, its fingerprint and its folder."""
 
 import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
-from fastshap_lab.config import TRAINED, Config
+from fastshap_lab.config import Config
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import (
@@ -26,13 +26,50 @@ from fastshap_lab.files import (
     sha256,
     write_atomically,
 )
-from fastshap_lab.records import MEASURES, RECORD, REPORT, read_record
+from fastshap_lab.records import MEASURES, METRICS_FILE, RECORD, REPORT, read_record
 from fastshap_lab.runs.store import Store
 
-METRICS_FILE = "metrics.csv"
 _BEST, _LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 _MODEL = ("model/config.json", "model/model.safetensors")
 _PACKAGES = ("fastshap-lab", "torch", "lightning", "timm", "numpy")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage says of itself: whoever plans and runs stages knows none by its name.
+
+    Args:
+        name: Of the stage, and of the folder of its runs.
+        settings: Returns all that can change the result and nothing else, as plain values, of a configuration and the
+            digest of the data. What a parent was made from is not said again: its fingerprint counts.
+        check: Raises a ``UserError`` where a run cannot be made; called on the meta device, before anything starts.
+        make: Makes the result in a run's folder, from finished parents, and returns its measures.
+        group: Group of the configuration that it belongs to: a pipeline without one ends before it.
+        parents: Names of the stages that it builds on, as far as a configuration has them.
+        joins: Whether it builds on the ends of all pipelines instead.
+        wanted: Returns whether a configuration has this stage at all.
+        part: Returns its part of the readable name of folders.
+        trains: Whether the result is a model.
+        reports: Whether the result is a page.
+        headline: Measures that are printed when it is done, and their formats.
+        warnings: Returns what there is to say about a result, a line each, of its run and its measures.
+        loading: Program text that loads the result from ``{place}``, for users to paste.
+    """
+
+    name: str
+    settings: Callable[[Config, str], dict[str, Any]]
+    check: Callable[["Run"], None]
+    make: Callable[["Run"], dict[str, float]]
+    group: str | None = None
+    parents: tuple[str, ...] = ()
+    joins: bool = False
+    wanted: Callable[[Config], bool] = lambda config: True
+    part: Callable[[Config], str] = lambda config: ""
+    trains: bool = False
+    reports: bool = False
+    headline: Mapping[str, str] = field(default_factory=dict)
+    warnings: Callable[["Run", Mapping[str, float]], list[str]] = lambda run, measures: []
+    loading: str | None = None
 
 
 @dataclass
@@ -49,7 +86,7 @@ class Run:
         tracker: The W&B run, while one is open.
     """
 
-    stage: str
+    stage: Stage
     name: str
     settings: dict[str, Any]
     parents: dict[str, "Run"]
@@ -61,7 +98,7 @@ class Run:
     def fingerprint(self) -> str:
         """SHA-256 of the settings and of the parents' fingerprints."""
         parents = {role: parent.fingerprint for role, parent in self.parents.items()}
-        content = json.dumps({"stage": self.stage, "settings": self.settings, "parents": parents}, sort_keys=True)
+        content = json.dumps({"stage": self.stage.name, "settings": self.settings, "parents": parents}, sort_keys=True)
         return sha256(content)
 
     @property
@@ -74,7 +111,7 @@ class Run:
         Raises:
             UserError: There is no folder for this run that is not another's.
         """
-        stage = Path(self.config.runs_dir) / self.stage
+        stage = Path(self.config.runs_dir) / self.stage.name
         for digits in (8, 16):
             tail = f"-{self.fingerprint[:digits]}"
             places = [*sorted(stage.glob(f"*{tail}")), stage / f"{self.name}{tail}"]
@@ -111,8 +148,8 @@ class Run:
             return f"{folder / RECORD}: damaged"
         if record.get("status") == "finished":
             # Those of runs from before they were listed: by name alone.
-            files = {MEASURES: None} | dict.fromkeys(_MODEL if self.trains else ())
-            files |= {REPORT: None} if self.stage == "evaluate" else {}
+            files = {MEASURES: None} | dict.fromkeys(_MODEL if self.stage.trains else ())
+            files |= {REPORT: None} if self.stage.reports else {}
             for name, digest in (files | record.get("files", {})).items():
                 if not (folder / name).is_file():
                     return f"{folder / name}: missing"
@@ -121,11 +158,6 @@ class Run:
         elif (folder / _LAST).is_file() and not is_intact(folder / _LAST):
             return f"{folder / _LAST}: changed since it was written, or damaged; the training starts over"
         return None
-
-    @property
-    def trains(self) -> bool:
-        """Whether the result is a model."""
-        return self.stage in TRAINED
 
     @property
     def plan(self) -> str:
@@ -140,14 +172,11 @@ class Run:
             refuse_folder(self.folder / name)
         if is_intact(self.folder / _LAST):
             return "resume"
-        return "train" if self.trains else "make"
+        return "train" if self.stage.trains else "make"
 
     def begin(self) -> None:
         """Make the folder and say what is being made in it; nobody else may be at it."""
         remove_leftovers(self.folder)
-        if not is_intact(self.folder / _LAST):  # which alone says what the best one is of
-            for name in (_LAST, _BEST):
-                (self.folder / name).unlink(missing_ok=True)
         config = OmegaConf.to_yaml(OmegaConf.structured(self.config))
         write_atomically(self.folder / "config.yaml", config)
         self._write("running")
@@ -194,7 +223,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """Return what identifies the run."""
         return {
-            "stage": self.stage,
+            "stage": self.stage.name,
             "fingerprint": self.fingerprint,
             "parents": {role: str(parent.folder) for role, parent in self.parents.items()},
             "settings": self.settings,

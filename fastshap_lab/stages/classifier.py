@@ -1,6 +1,7 @@
 """The classifier stage: train the model that will be explained."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,28 +9,29 @@ from typing import Any
 import torch
 
 from fastshap_lab.checkpoints import fill, load_model, read_description, read_state, save_model
-from fastshap_lab.config import ClassifierConfig
+from fastshap_lab.config import ClassifierConfig, Config
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
 from fastshap_lab.models import Classifier, build_classifier
 from fastshap_lab.models.freezing import frozen, load_matching
-from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.run import Run, Stage
+from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of
+from fastshap_lab.stages.judgements import weights_without_pixels
 from fastshap_lab.training.classifier import ClassifierTraining
-from fastshap_lab.training.training import (
-    batches,
-    check_images,
-    device_of,
-    fit,
-    network_description,
-)
+from fastshap_lab.training.optim import check_optimizer
 
 _CHECKPOINT = "checkpoint"
 
 
-def content(config: ClassifierConfig) -> dict[str, Any]:
-    """Return what a configuration says about the result: given models by their content, not their path."""
+def settings(config: Config, digest: str) -> dict[str, Any]:
+    """Return what can change the result: given models by their content, not their path."""
+    own = {"classifier": _content(config.classifier), "precision": config.trainer.precision}
+    return settings_of(config, own, digest)
+
+
+def _content(config: ClassifierConfig) -> dict[str, Any]:
     plain = asdict(config) | {"pretrain": None}  # which the parent says
     if config.teacher is not None:
         plain["teacher"] = read_description(config.teacher, "classifier")
@@ -44,6 +46,7 @@ def content(config: ClassifierConfig) -> dict[str, Any]:
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the network cannot be built, or given weights do not fit the data."""
     config = run.config.classifier
+    check_optimizer(config.optim, "classifier")
     if config.teacher is not None and (config.name == _CHECKPOINT or config.epochs == 0):
         raise UserError(f"classifier.teacher={config.teacher}: nobody to teach, this classifier is not trained")
     if config.name == _CHECKPOINT:
@@ -86,10 +89,10 @@ def make(run: Run) -> dict[str, float]:
                     "classifier.epochs=0 takes given weights (classifier.weights) as they are"
                 )
             teacher = None if config.teacher is None else load_classifier(config.teacher)
-            fit(ClassifierTraining(network, config, run.config.seed, teacher), run, config)
+            fit_run(run, ClassifierTraining(network, config, run.config.seed, teacher), config, "classifier")
     save_model(run.model, network, {"kind": "classifier", "network": description, "class_names": run.data.class_names})
-    metric, classifier = Imitation(), frozen(network).to(device_of(run))
-    for image, label in batches(run, "test"):
+    metric, classifier = Imitation(), frozen(network).to(run.data.device)
+    for image, label in run.data.batches("test"):
         logits = classifier(image)
         metric.update(logits.unsqueeze(1).cpu(), label.cpu(), logits.cpu())
     measures = metric.compute()
@@ -135,3 +138,22 @@ def _file(path: str) -> Path:
             f"classifier.weights={path}: no such file; a safetensors file or a PyTorch state dict is wanted"
         )
     return Path(path)
+
+
+def _warnings(run: Run, _: Mapping[str, float]) -> list[str]:
+    line = weights_without_pixels(run.config.classifier)
+    return [] if line is None else [line]
+
+
+STAGE = Stage(
+    "classifier",
+    settings,
+    check,
+    make,
+    group="classifier",
+    parents=("pretrain",),
+    part=lambda config: f"-{config.classifier.name}",
+    trains=True,
+    headline={"test/accuracy": ".4f"},
+    warnings=_warnings,
+)

@@ -1,24 +1,43 @@
 """The evaluate stage: measure pipelines and other methods, set them side by side, draw their maps, write the report."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 from fastshap_lab.components import build, lookup
-from fastshap_lab.config import EvaluateConfig
+from fastshap_lab.config import Config, EvaluateConfig
 from fastshap_lab.evaluation.checks import CHECKS
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.methods import check_methods
 from fastshap_lab.evaluation.metrics import choose_metrics
 from fastshap_lab.evaluation.pipeline import Pipeline
-from fastshap_lab.evaluation.references import check_references
+from fastshap_lab.evaluation.references import check_references, reference_settings
 from fastshap_lab.evaluation.report import Report
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.sections import SECTIONS
 from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
-from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.runs.tracking import log_results
-from fastshap_lab.stages.judgements import warnings_of
-from fastshap_lab.training.training import device_of
+from fastshap_lab.stages.judgements import further_than_equal_split
+from fastshap_lab.stages.sources import with_sources
+
+
+def settings(config: Config, _: str) -> dict[str, Any]:
+    """Return what can change the result."""
+    plain = asdict(config.evaluate) | {"references": reference_settings(config, "test")}
+    names = {name: one.classifier_name for name, one in config.evaluate.pipelines.items() if one.classifier_name}
+    del plain["pipelines"]  # beside these names, the parents say it
+    plain |= {"classifier_names": names} if names else {}
+    if plain["sections"] is None:
+        del plain["sections"]
+    return with_sources({"evaluate": plain})
+
+
+def part(config: Config) -> str:
+    """Return what is evaluated, where it has no name."""
+    chosen = config.classifier, config.surrogate, config.explainer
+    return "" if config.evaluate.pipelines else "".join(f"-{one.name}" for one in chosen)
 
 
 def check(run: Run) -> None:
@@ -39,7 +58,7 @@ def check_settings(settings: EvaluateConfig) -> None:
 
 def evaluation_of(run: Run) -> Evaluation:
     """Return the evaluation of a run, whose parents are finished, with its pipelines loaded and nothing measured."""
-    config, device = run.config, device_of(run)
+    config, device = run.config, run.data.device
     titles = {name: pipeline.classifier_name for name, pipeline in config.evaluate.pipelines.items()}
     pipelines = [
         Pipeline.load(name, end, run.data, device, run.store, config.trainer.max_batch, titles.get(name))
@@ -63,7 +82,7 @@ def make(run: Run) -> dict[str, float]:
         "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {run.data.num_classes} classes",
         "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
     }
-    warnings = [*_warnings(pipelines), *warnings_of(run, measures)]
+    warnings = [*_warnings_of(pipelines), *_warnings(run, measures)]
     write_page(run.folder / REPORT, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
     log_results(run, report.tables, report.figures)
     return measures
@@ -80,7 +99,23 @@ def _sections(settings: EvaluateConfig) -> dict[str, Section]:
     return {name: one for name, one in chosen.items() if not one.appendix} | checks | appendix
 
 
-def _warnings(pipelines: list[Pipeline]) -> list[str]:
+def _warnings_of(pipelines: list[Pipeline]) -> list[str]:
     """Return what there is to say about what is evaluated, once of each run."""
     runs = {run.fingerprint: (pipeline, run) for pipeline in reversed(pipelines) for run in pipeline.runs.values()}
-    return [f"{pipeline.name}: {line}" for pipeline, run in runs.values() for line in warnings_of(run, run.measures())]
+    found = [(pipeline, run.stage.warnings(run, run.measures())) for pipeline, run in runs.values()]
+    return [f"{pipeline.name}: {line}" for pipeline, lines in found for line in lines]
+
+
+def _warnings(_: Run, measures: Mapping[str, float]) -> list[str]:
+    pipelines = dict.fromkeys(key.rpartition("/")[0] for key in measures if key.endswith("/r2_beyond_equal"))
+    found = [
+        further_than_equal_split(
+            name,
+            {key.removeprefix(f"{name}/"): value for key, value in measures.items() if key.startswith(f"{name}/")},
+        )
+        for name in pipelines
+    ]
+    return [line for line in found if line is not None]
+
+
+STAGE = Stage("evaluate", settings, check, make, joins=True, part=part, reports=True, warnings=_warnings)

@@ -1,164 +1,51 @@
 """The explainer stage: train a network that predicts the Shapley values of a surrogate's game."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastshap_lab.checkpoints import read_description, save_model
 from fastshap_lab.components import lookup
-from fastshap_lab.config import Config, ExplainerConfig
+from fastshap_lab.config import Config
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.references import check_references, reference_order, reference_settings, reference_values
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_surrogate
 from fastshap_lab.metrics import AdditiveFit
-from fastshap_lab.models import Explainer, ModelGame, build_explainer, takes_backbone
+from fastshap_lab.models import ModelGame, build_explainer, takes_backbone
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.game import check_determined
-from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import (
     NORMALIZATIONS,
     SAMPLERS,
-    Estimate,
     Kriging,
     Refinement,
-    Sampler,
     calibrated_refinement,
     efficiency_gap,
-    efficiency_penalty,
-    pair_regression_loss,
-    shapley_regression_loss,
 )
-from fastshap_lab.stages.labels import Labels, load_labels
-from fastshap_lab.training.training import Training, batches, check_images, device_of, fit, network_description
-
-# Coalitions per image of the validation loss: always the same, so that all trainings' losses can be compared.
-_VALIDATED = 32
-_KEPT = 2**28  # bytes of these and their values, which are asked for once, instead of after every epoch
-
-Asked = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Coalitions (B, M, P), their weights (B, M), values (B, M, K), grand and null."""
+from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of
+from fastshap_lab.stages.judgements import failed_explainer
+from fastshap_lab.stages.labels import load_labels
+from fastshap_lab.training.explainer import ExplainerTraining, ValidationReferences
+from fastshap_lab.training.optim import check_optimizer
 
 
-@dataclass
-class ValidationReferences:
-    """Validation images whose Shapley values are known, and how well."""
-
-    image: Tensor
-    estimate: Estimate
-
-
-class ExplainerTraining(Training):
-    """Fit an explainer to the game of a frozen surrogate, or to labels that were estimated from it.
-
-    Batches hold ``image`` (B, C, H, W) and, of labels, ``index`` (B,).
-
-    Reference: Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436; normalized while training, as in Covert et al.,
-    ICLR 2023, arXiv:2206.05282; on labels: Covert et al., NeurIPS 2024, arXiv:2401.15866.
-
-    Args:
-        network: What is trained.
-        game: What it explains.
-        config: Of the stage.
-        seed: Of the run.
-        labels: To learn from, by index; none for the FastSHAP loss.
-        references: Of some validation images, if any.
-    """
-
-    network: Explainer
-
-    def __init__(
-        self,
-        network: Explainer,
-        game: ModelGame,
-        config: ExplainerConfig,
-        seed: int,
-        labels: Labels | None = None,
-        references: ValidationReferences | None = None,
-    ) -> None:
-        super().__init__(network, config.optim, seed, monitor=f"val/{config.monitor}")
-        self.game, self.sampler = game, SAMPLERS[config.sampler](game.num_players)
-        self.paired = SAMPLERS["paired"](game.num_players)
-        self.normalize, self.num_coalitions = NORMALIZATIONS[config.normalization], config.num_coalitions
-        self.penalty = config.efficiency_penalty
-        self.labels, self.references = labels, references
-        self.fit_of_validation = AdditiveFit()
-        self._validated: dict[int, Asked] = {}
-
-    def on_fit_start(self) -> None:
-        """Bring the game along."""
-        self.game.to(self.device)
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss against the labels, or of each image under fresh coalitions."""
-        if self.labels is None:
-            asked = self._ask(batch["image"], self.sampler, self.num_coalitions, self.step_generator(batch_idx))
-            return self._step("train", batch["image"], asked)
-        labels, index, raw = self.labels, batch["index"], self.network(batch["image"])
-        total, block = labels.total[index], labels.block[index]
-        nothing = torch.zeros_like(total[:1])
-        phi = self.normalize(raw, total, nothing)
-        loss = pair_regression_loss(
-            phi, labels.coalitions[block], labels.differences[index].float(), labels.weights[block]
-        )
-        return self._logged("train", loss, raw, total, nothing)
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the loss over pairs of coalitions that are the same every epoch, so that epochs can be compared."""
-        image, asked = batch["image"], self._validated.get(batch_idx)
-        if asked is None:
-            generator = torch.Generator(self.device).manual_seed(batch_idx)
-            asked = self._ask(image, self.paired, _VALIDATED, generator)
-            kept = [*self._validated.values(), asked]
-            if sum(tensor.nbytes for one in kept for tensor in one) <= _KEPT:
-                self._validated[batch_idx] = asked
-        self._step("val", image, asked)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log how far the values are from true ones."""
-        if self.references is not None:
-            image, truth = self.references.image, self.references.estimate.phi
-            phi = self.normalize(self.network(image), self.game.grand(image), self.game.null(image)).cpu().double()
-            error = float((phi - truth).square().sum() / (truth - truth.mean()).square().sum())
-            self.log_dict({"val/shapley_r2": 1 - error, "val/shapley_error": error})
-        super().on_validation_epoch_end()
-
-    def _ask(self, image: Tensor, sampler: Sampler, num_coalitions: int, generator: torch.Generator) -> Asked:
-        coalitions, weights = sampler(len(image), num_coalitions, generator, self.device)
-        return coalitions, weights, *self.game(image, coalitions)
-
-    def _step(self, split: str, image: Tensor, asked: Asked) -> Tensor:
-        coalitions, weights, values, grand, null = asked
-        raw = self.network(image)
-        phi = self.normalize(raw, grand, null)
-        if split == "val":
-            self.fit_of_validation.update(phi, coalitions, values, grand, null)
-            self.log("val/additive_r2", self.fit_of_validation, on_step=False, on_epoch=True)
-        loss = shapley_regression_loss(phi, coalitions, values, null, weights)
-        return self._logged(split, loss, raw, grand, null)
-
-    def _logged(self, split: str, loss: Tensor, raw: Tensor, grand: Tensor, null: Tensor) -> Tensor:
-        """Return the loss with the penalty, logged."""
-        if self.penalty:
-            loss = loss + self.penalty * efficiency_penalty(raw, grand, null)
-        gap = efficiency_gap(raw, grand, null).abs().mean()
-        self.log_epoch({f"{split}/loss": loss, f"{split}/efficiency_gap": gap}, len(raw))
-        return loss
-
-
-def content(config: Config) -> dict[str, Any]:
-    """Return what a configuration says about the result, beside what it is made from."""
+def settings(config: Config, _: str) -> dict[str, Any]:
+    """Return what can change the result."""
     plain = asdict(config.explainer)
     of_coalitions = ("sampler", "num_coalitions", "augment")
     for key in ("labels", *(of_coalitions if config.explainer.loss == "labels" else ())):  # labels are a stage
         del plain[key]
-    return plain | {"references": reference_settings(config, "val")}
+    own = {"explainer": plain | {"references": reference_settings(config, "val")}}
+    return settings_of(config, own | {"precision": config.trainer.precision})
 
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the explainer cannot be built or trained."""
     config = run.config.explainer
+    check_optimizer(config.optim, "explainer")
     lookup(SAMPLERS, "explainer.sampler", config.sampler)
     check_determined(config.link, "explainer.link")
     lookup(NORMALIZATIONS, "explainer.normalization", config.normalization)
@@ -191,17 +78,17 @@ def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
     }
     network, loaded = build_explainer(**description["network"]), load_surrogate(surrogate.model)
     network.start_from(loaded.classifier.network)
-    game = frozen(loaded).game(config.link, run.config.trainer.max_batch).to(device_of(run))
+    game = frozen(loaded).game(config.link, run.config.trainer.max_batch).to(run.data.device)
     references = _references(run, game)
-    labels = load_labels(run.parents["labels"], device_of(run)) if "labels" in run.parents else None
+    labels = load_labels(run.parents["labels"], run.data.device) if "labels" in run.parents else None
     training = ExplainerTraining(network, game, config, run.config.seed, labels, references)
-    fit(training, run, config, labels and labels.images)
+    fit_run(run, training, config, "explainer", labels and labels.images)
     original = load_classifier(classifier.model) if config.bundle_classifier else None
     explainer = AmortizedExplainer(
         network, loaded, original, config.link, config.normalization, description["class_names"]
     ).eval()
     if references is not None:
-        explainer.refinement = _calibrated(run, explainer.to(device_of(run)), game, references)
+        explainer.refinement = _calibrated(run, explainer.to(run.data.device), game, references)
         description["refinement"] = explainer.refinement.to_json()
     return explainer, description
 
@@ -253,12 +140,12 @@ def measure(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
     And how much their maps differ between images: which share of the mean square of what they are beyond the equal
     split is variance over images. 0 where every image gets the same map.
     """
-    device = device_of(run)
+    device = run.data.device
     explainer = explainer.to(device)
     game, sampler = explainer.game(run.config.trainer.max_batch), SAMPLERS["paired"](explainer.grid.num_players)
     generator, additive_fit, gaps = torch.Generator().manual_seed(0), AdditiveFit(), []
     total = squares = torch.zeros(1, dtype=torch.float64)
-    for image, _ in batches(run, "test"):
+    for image, _ in run.data.batches("test"):
         coalitions, _ = sampler(len(image), 16, generator, device)
         values, grand, null = game(image, coalitions)
         raw = explainer.network(image)
@@ -274,3 +161,23 @@ def measure(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
         "test/efficiency_gap": gap.mean().item(),
         "test/variation": 1 - alike.item(),
     }
+
+
+def _warnings(_: Run, measures: Mapping[str, float]) -> list[str]:
+    line = failed_explainer(measures)
+    return [] if line is None else [line]
+
+
+STAGE = Stage(
+    "explainer",
+    settings,
+    check,
+    make,
+    group="explainer",
+    parents=("pretrain", "classifier", "surrogate", "labels"),
+    part=lambda config: f"-{config.explainer.name}",
+    trains=True,
+    headline={"test/additive_r2": ".4f", "test/efficiency_gap": ".4f"},
+    warnings=_warnings,
+    loading="explainer = fsl.load_explainer({place})",
+)

@@ -1,12 +1,14 @@
 """The labels stage: values of the game for every training image, asked for once, for explainers to learn from."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastshap_lab.config import Config
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.splits import ImageSplit, TensorImages
 from fastshap_lab.errors import UserError
@@ -15,11 +17,12 @@ from fastshap_lab.models import ModelGame
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.game import check_determined
 from fastshap_lab.progress import track
-from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.runs.store import kept
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
-from fastshap_lab.training.training import device_of
+from fastshap_lab.stages.base import settings_of
+from fastshap_lab.training.explainer import Labels
 
 # Images that share a design: it is drawn and kept once for them, and sizes that all rows share make full rectangles
 # where tokens are dropped. They are a random few, so that like images meet different designs.
@@ -27,25 +30,14 @@ _BLOCK = 32
 _BLOCKS_PER_FILE = 16
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What explainers learn from.
+def wanted(config: Config) -> bool:
+    """Return whether the explainer learns from labels, or they are what is asked for."""
+    return STAGE.name in (config.stage, config.explainer.loss)
 
-    Attributes:
-        images: N images, augmented copies among them.
-        differences: What one coalition of each pair is worth beyond its complement, half precision (N, M, K).
-        total: What the values add up to (N, K).
-        coalitions: One of each pair, bool (blocks, M, P).
-        weights: Of the pairs, with mean 1 (blocks, M).
-        block: Whose coalitions are each image's (N,).
-    """
 
-    images: TensorImages
-    differences: Tensor
-    total: Tensor
-    coalitions: Tensor
-    weights: Tensor
-    block: Tensor
+def settings(config: Config, _: str) -> dict[str, Any]:
+    """Return what can change the result."""
+    return settings_of(config, {"labels": asdict(config.explainer.labels), "link": config.explainer.link})
 
 
 def check(run: Run) -> None:
@@ -91,7 +83,7 @@ def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
     @cache
     def game() -> ModelGame:
         surrogate = load_surrogate(run.parents["surrogate"].model)
-        return frozen(surrogate).game(config.link, run.config.trainer.max_batch).to(device_of(run))
+        return frozen(surrogate).game(config.link, run.config.trainer.max_batch).to(run.data.device)
 
     def make(copy: int, blocks: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
         parts = [_labelled(run, game(), train, augment, copy, *block) for block in blocks]
@@ -134,3 +126,15 @@ def _labelled(
         "size": torch.tensor([len(images)]),
     }
     return {name: tensor.cpu() for name, tensor in kept.items()}
+
+
+STAGE = Stage(
+    "labels",
+    settings,
+    check,
+    make,
+    group="explainer",
+    parents=("pretrain", "classifier", "surrogate"),
+    wanted=wanted,
+    headline={"passes": ",.0f"},
+)

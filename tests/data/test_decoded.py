@@ -60,8 +60,7 @@ def make(request, tmp_path, monkeypatch):
 
 
 def batches(data):
-    data.configure(batch_size=8, augment=AUGMENT, seed=1)
-    loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    loaders = [data.loader(split, 8, augment=AUGMENT, seed=1) for split in SPLITS]
     for number in range(2):
         for loader in loaders:
             loader.set_epoch(number)

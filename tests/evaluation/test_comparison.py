@@ -104,7 +104,7 @@ def test_passes_are_counted(tables):
 
 
 def test_a_number_is_that_of_the_metric_itself(runs, tables):
-    surrogate, evaluation = next(run for run in runs if run.stage == "surrogate"), runs[-1]
+    surrogate, evaluation = next(run for run in runs if run.stage.name == "surrogate"), runs[-1]
     test = evaluation.data.dataset("test")
     image = test.images_at(reference_order(len(test))[:20]).float() / 255
     classifier = load_classifier(surrogate.parents["classifier"].model)

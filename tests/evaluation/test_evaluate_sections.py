@@ -268,6 +268,6 @@ def test_what_the_first_paper_publishes_of_surrogates_has_a_place_in_our_table()
     evaluation = planned("experiment=roldan2022", "data=synthetic", base=[])[-1]
     names = set()
     for name, end in evaluation.parents.items():
-        config = (end.parents | {end.stage: end})["surrogate"].config
+        config = (end.parents | {end.stage.name: end})["surrogate"].config
         names.add("{}, {}×{}, {}".format(name, *config.data.grid, config.surrogate.masking))
     assert evaluation.config.evaluate.published["surrogates"].keys() <= names

@@ -13,7 +13,7 @@ from fastshap_lab.config import AugmentConfig, OptimConfig, TrainingConfig
 from fastshap_lab.errors import Interrupted, UserError
 from fastshap_lab.models import MaskedAutoencoder, build_classifier
 from fastshap_lab.stages import classifier, pretrain
-from fastshap_lab.stages.pretrain import PretrainTraining
+from fastshap_lab.training.pretrain import PretrainTraining
 from tests import small
 from tests.small_runs import TINY, configured, executed, planned
 from tests.stages.test_interrupts import signal_at
@@ -54,7 +54,7 @@ def test_the_result_is_an_encoder_its_error_and_a_figure(pretrained):
 
 def test_the_classifier_starts_from_its_weights_with_a_head_of_its_own(pretrained, monkeypatch):
     folder, run = pretrained
-    monkeypatch.setattr(classifier, "fit", lambda *_: None)
+    monkeypatch.setattr(classifier, "fit_run", lambda *_: None)
     encoder, trained = executed(f"runs_dir={folder}", "stage=classifier", base=BASE)
     assert (encoder.folder, trained.parents["pretrain"]) == (run.folder, encoder)
     learned, weights = (load_file(one.model / "model.safetensors") for one in (run, trained))

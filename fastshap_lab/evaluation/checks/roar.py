@@ -1,14 +1,15 @@
 """What a classifier still learns from images without what matters by an explanation."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
+from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pandas as pd
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from skimage.filters import sobel
 from torch import Tensor
 
@@ -31,10 +32,10 @@ from fastshap_lab.models import build_classifier
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
+from fastshap_lab.runs.store import key_digest
 from fastshap_lab.seeding import derive_seed
-from fastshap_lab.training.callbacks import Patience
 from fastshap_lab.training.classifier import ClassifierTraining
-from fastshap_lab.training.training import build_trainer
+from fastshap_lab.training.training import Loaders, fit
 
 _SOBEL = "sobel"
 _BLOCK = 128  # images explained at once
@@ -132,13 +133,14 @@ class ROAR(Section):
             # With nothing removed, the ranking does not matter.
             removed = {"players": pipeline.grid.shape, "number": number, "ranking": ranking.key} if number else None
             key = {"recipe": recipe, "removed": removed, "seed": seed, "version": self.version}
-            make = partial(self._retrained, evaluation, pipeline, ranking, number, seed)
+            unfinished = evaluation.store.folder / "unfinished" / key_digest("retrainings", key)[:32]
+            make = partial(self._retrained, evaluation, pipeline, ranking, number, seed, unfinished)
             right = evaluation.store.get("retrainings", key, make)["right"]
             found.setdefault((name, share), []).append(right.double())
         return {key: torch.stack(right).mean(dim=0) for key, right in found.items()}
 
     def _retrained(
-        self, evaluation: Evaluation, pipeline: Pipeline, ranking: "_Ranking", number: int, seed: int
+        self, evaluation: Evaluation, pipeline: Pipeline, ranking: "_Ranking", number: int, seed: int, folder: Path
     ) -> dict[str, Tensor]:
         """Return what one training gets right, on images without their ``number`` highest-ranking players."""
         values = None
@@ -147,51 +149,27 @@ class ROAR(Section):
             make = partial(_player_values, evaluation, pipeline, ranking.explain)
             values = evaluation.store.get("rankings", key, make)
         data = _without(evaluation, pipeline, values, number)
-        return {"right": self._trained_right(evaluation, pipeline, data, seed)}
+        return {"right": self._trained_right(evaluation, pipeline, data, seed, folder)}
 
-    def _trained_right(self, evaluation: Evaluation, pipeline: Pipeline, data: Splits, seed: int) -> Tensor:
-        """Train, and return which test images are right (N,)."""
-        run = pipeline.runs["classifier"]
-        config = run.config.classifier
+    def _trained_right(
+        self, evaluation: Evaluation, pipeline: Pipeline, data: Splits, seed: int, folder: Path
+    ) -> Tensor:
+        """Train, going on from what is in a folder, and return which test images are right (N,)."""
+        run, trainer = pipeline.runs["classifier"], evaluation.trainer
+        config = replace(run.config.classifier, epochs=self._epochs(pipeline))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed("roar", seed))
             network = build_classifier(**read_description(run.model, "classifier")["network"])
-        module, best = ClassifierTraining(network, config, seed), _Best()
-        module.to(memory_format=torch.channels_last)
         augment = Augment(**asdict(config.augment))
         train = ImageLoader(data["train"], config.batch_size, training=True, augment=augment, seed=seed)
-        callbacks: list[Callback] = [best]
-        if config.patience is not None:
-            callbacks.append(Patience(module.monitor, patience=config.patience))
-        trainer = build_trainer(
-            evaluation.trainer,
-            max_epochs=self._epochs(pipeline),
-            callbacks=callbacks,
-            gradient_clip_val=config.optim.clip_norm,
-            enable_checkpointing=False,
-        )
-        try:
-            trainer.fit(module, train, ImageLoader(data["val"], config.batch_size))
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
-        module.load_state_dict(best.state or module.state_dict())
+        loaders = Loaders(train, ImageLoader(data["val"], config.batch_size))
+        module = ClassifierTraining(network, config, seed)
+        fit(module, loaders, config, folder, trainer, title=self.kind, key="classifier", quiet=True)
         asked, batches = frozen(network).to(data["test"].device), ImageLoader(data["test"], _BLOCK)
         with torch.inference_mode():
-            return torch.cat([asked(batch["image"]).argmax(dim=-1) == batch["label"] for batch in batches])
-
-
-class _Best(Callback):
-    """Keeps the weights of the best epoch, as a recipe's own training does on disk."""
-
-    def __init__(self) -> None:
-        self.value, self.state = float("inf"), dict[str, Tensor]()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look, after validation."""
-        value = trainer.callback_metrics[str(pl_module.monitor)].item()
-        if value < self.value:
-            self.value = value
-            self.state = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
+            right = torch.cat([asked(batch["image"]).argmax(dim=-1) == batch["label"] for batch in batches])
+        rmtree(folder)
+        return right
 
 
 @dataclass

@@ -22,8 +22,8 @@ from fastshap_lab.evaluation.report import Report
 from fastshap_lab.metrics import METRICS
 from fastshap_lab.models import Classifier
 from fastshap_lab.report import densities, layer_maps, overlays
+from fastshap_lab.runs.execute import execute
 from fastshap_lab.runs.store import Store
-from fastshap_lab.stages import pipeline
 from fastshap_lab.stages.evaluate import evaluation_of
 from tests.small_runs import TINY, configured, planned
 
@@ -40,7 +40,7 @@ ASKED = [
 def pipelines(tmp_path_factory) -> Evaluation:
     """Return the evaluation of a ViT and a ResNet, without surrogates."""
     runs = planned(f"runs_dir={tmp_path_factory.mktemp('runs')}", *ASKED, base=TINY)
-    pipeline.execute(runs[:-1], Console(quiet=True))
+    execute(runs[:-1], Console(quiet=True))
     return evaluation_of(runs[-1])
 
 

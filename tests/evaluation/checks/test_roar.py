@@ -12,6 +12,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.checks import roar
 from fastshap_lab.evaluation.checks.roar import ROAR, edges
 from fastshap_lab.runs.store import Store
+from fastshap_lab.training.classifier import ClassifierTraining
 from tests.small_runs import pretend_cross_entropies
 
 
@@ -20,7 +21,7 @@ def count(monkeypatch):
     """Count trainings that are made, and return what each gets right."""
     made = []
 
-    def pretend(self, evaluation, pipeline, data, seed):
+    def pretend(self, evaluation, pipeline, data, seed, folder):
         made.append((pipeline.name, seed))
         return torch.rand(24, generator=torch.Generator().manual_seed(len(made))) < 0.5
 
@@ -66,7 +67,7 @@ def test_every_method_share_and_seed_is_trained_once_whatever_interrupts(evaluat
 def test_the_highest_players_of_all_splits_become_the_mean_colour(evaluation, monkeypatch):
     seen = {}
 
-    def keep(self, evaluation, pipeline, data, seed):
+    def keep(self, evaluation, pipeline, data, seed, folder):
         seen[len(seen)] = data
         return torch.zeros(24, dtype=torch.bool)
 
@@ -93,10 +94,11 @@ def test_the_highest_players_of_all_splits_become_the_mean_colour(evaluation, mo
                 )
 
 
-def test_a_training_repeats_and_keeps_its_best_epoch(evaluation, monkeypatch):
+def test_a_training_repeats_keeps_its_best_epoch_and_leaves_nothing(evaluation, tmp_path, monkeypatch):
     pipeline, check = evaluation.pipelines[0], ROAR(epochs=3)
     data = roar._without(evaluation, pipeline, None, 0)
-    first, again, other = (check._trained_right(evaluation, pipeline, data, seed) for seed in (0, 0, 1))
+    folder = tmp_path / "training"
+    first, again, other = (check._trained_right(evaluation, pipeline, data, seed, folder) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert other.shape == (24,)
     judged = []
@@ -105,10 +107,34 @@ def test_a_training_repeats_and_keeps_its_best_epoch(evaluation, monkeypatch):
     )
     for values in ((1, 2, 3), (1, 3, 2), (3, 1, 2), (float("nan"), 1, 2)):
         pretend_cross_entropies(monkeypatch, *map(float, values))
-        check._trained_right(evaluation, pipeline, data, 0)
+        check._trained_right(evaluation, pipeline, data, 0, folder)
     assert torch.equal(judged[0], judged[1])
     assert not torch.equal(judged[0], judged[2])
     assert torch.equal(judged[2], judged[3])
+    assert not folder.exists()
+
+
+def test_a_training_goes_on_where_it_was_interrupted_and_says_when_it_diverges(evaluation, tmp_path, monkeypatch):
+    pipeline, check = evaluation.pipelines[0], ROAR(epochs=3)
+    data = roar._without(evaluation, pipeline, None, 0)
+    undisturbed = check._trained_right(evaluation, pipeline, data, 0, tmp_path / "undisturbed")
+    step, made = ClassifierTraining.training_step, []
+
+    def dies(self, batch, batch_idx):
+        made.append(batch_idx)
+        if len(made) == 8:  # of three steps per epoch
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassifierTraining, "training_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        check._trained_right(evaluation, pipeline, data, 0, tmp_path / "training")
+    again = check._trained_right(evaluation, pipeline, data, 0, tmp_path / "training")
+    assert torch.equal(again, undisturbed)
+    assert len(made) == 8 + 3  # the last epoch
+    monkeypatch.setattr(ClassifierTraining, "training_step", lambda *given: step(*given) * float("nan"))
+    with pytest.raises(UserError, match="classifier: the loss is not a finite number at step 1, epoch 1"):
+        check._trained_right(evaluation, pipeline, data, 0, tmp_path / "training")
 
 
 def test_unknown_methods_and_classifiers_without_a_recipe_are_told(evaluation, count, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fastshap_lab.evaluation.evaluation import Evaluation
-from fastshap_lab.stages import pipeline
+from fastshap_lab.runs.execute import execute
 from fastshap_lab.stages.evaluate import evaluation_of
 from tests.small_runs import TINY, UNET, planned
 
@@ -23,7 +23,7 @@ ASKED = [
 def tiny_evaluation(runs_dir: Path, *overrides: str) -> Evaluation:
     """Train what is evaluated, and load it."""
     runs = planned(f"runs_dir={runs_dir}", *ASKED, *overrides, base=[*TINY, *UNET])
-    pipeline.execute(runs[:-1], Console(quiet=True))
+    execute(runs[:-1], Console(quiet=True))
     run = runs[-1]
     run.begin()
     return evaluation_of(run)

@@ -1,0 +1,1 @@
+"""Runs: what a configuration asks for, made once and kept in folders."""
