@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as ``train.py`` has it; for both
 
-import fastshap_lab  # noqa: F401 - makes torchvision importable
+from fastshap_lab import _timm  # noqa: F401 - makes torchvision importable
 
 # isort: split
 import hydra

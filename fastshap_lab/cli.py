@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -54,7 +55,7 @@ def main(config_dir: Path) -> None:
     """
     ConfigStore.instance().store(name="schema", node=Config)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed as tracebacks
-    quiet_threads()
+    quiet_libraries()
     with one_line_errors(), signals_interrupt():
         sys.argv[1:] = [as_hydra_wants(argument) for argument in sys.argv[1:]]
         hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name="config")(_run)()
@@ -94,13 +95,15 @@ def _run(config: DictConfig) -> None:
             pipeline.conclude(runs, console)
 
 
-def quiet_threads() -> None:
-    """Let PyTorch's threads wait for each other with less ado; must be called before PyTorch is first imported.
+def quiet_libraries() -> None:
+    """Let libraries be less busy; for programs, before PyTorch is first imported.
 
-    They spin meanwhile: on cores that others use too, small networks ran at a twentieth of their speed. A short spin is
-    faster there, and alone, too.
+    PyTorch's threads spin while they wait for each other: on cores that others use too, small networks ran at a
+    twentieth of their speed. A short spin is faster there, and alone, too. Pillow warns of large pictures; ours is the
+    limit that counts, and it is an error.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    warnings.filterwarnings("ignore", r"Image size .* exceeds limit")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fastshap_lab.cli import one_line_errors, quiet_threads, say, signals_interrupt
+from fastshap_lab.cli import one_line_errors, quiet_libraries, say, signals_interrupt
 from fastshap_lab.errors import Interrupted, UserError, check_max_batch
 from fastshap_lab.progress import Progress
 from fastshap_lab.records import MEASURES, RECORD, REPORT, read_record, true_value_measures
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The words after the program's name; by default those it was started with.
     """
-    quiet_threads()
+    quiet_libraries()
     with one_line_errors("--out"), signals_interrupt():
         try:
             chosen = parser().parse_args(arguments)

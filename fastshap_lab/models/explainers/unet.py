@@ -59,7 +59,8 @@ class UNetExplainer(Explainer):
         )
         self.last = last
         self.head = small(nn.Conv2d(channels[last], num_classes, 1))
-        rows, columns = (torch.linspace(-1, 1, side) for side in grid.image_size)
+        # Not on the meta device, where checkpoints try descriptions: there linspace imports PyTorch's compiler.
+        rows, columns = (torch.linspace(-1, 1, side, device="cpu") for side in grid.image_size)
         self.register_buffer("coordinates", torch.stack(torch.meshgrid(rows, columns, indexing="ij")), persistent=False)
 
     def predict(self, pixels: Tensor) -> Tensor:
