@@ -13,7 +13,6 @@ and must be about the same.
 import argparse
 import os
 import time
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
@@ -33,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from fastshap_lab.cli import as_hydra_wants
+from fastshap_lab.cli import CONFIGS, as_hydra_wants
 from fastshap_lab.config import Config, validated
 from fastshap_lab.models import build_classifier
 from fastshap_lab.stages import pipeline
@@ -42,7 +41,6 @@ from fastshap_lab.stages.common import build_trainer, fit, network_description
 from fastshap_lab.stages.optim import build_optimizer
 from fastshap_lab.stages.runs import Run
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NETWORKS = {"resnet18": 128, "resnet_slim": 2048, "vit": 128}  # images per epoch where nothing else is said: for a CPU
 
 
