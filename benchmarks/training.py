@@ -13,13 +13,12 @@ and must be about the same.
 import argparse
 import os
 import time
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as ``train.py`` has it; for both
 
-import fastshap_lab  # noqa: F401 - makes torchvision importable
+from fastshap_lab import _timm  # noqa: F401 - makes torchvision importable
 
 # isort: split
 import hydra
@@ -33,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from fastshap_lab.cli import as_hydra_wants
+from fastshap_lab.cli import CONFIGS, as_hydra_wants
 from fastshap_lab.config import Config, validated
 from fastshap_lab.models import build_classifier
 from fastshap_lab.runs.plan import plan
@@ -44,7 +43,6 @@ from fastshap_lab.training.classifier import ClassifierTraining
 from fastshap_lab.training.optim import build_optimizer
 from fastshap_lab.training.trainer import device_of
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NETWORKS = {"resnet18": 128, "resnet_slim": 2048, "vit": 128}  # images per epoch where nothing else is said: for a CPU
 
 

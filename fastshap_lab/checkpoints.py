@@ -32,6 +32,8 @@ _REMEDY = "delete the folder and run the command that made it again, or get anot
 _CONFIG_BYTES, _CONFIG_DEPTH = 4 * 2**20, 16
 # Calls of PyTorch while a network is built: no network of timm makes more than 14 for each of its tensors.
 _CALLS, _CALLS_PER_TENSOR = 1000, 30
+# Of these, what draws weights. On the meta device it would do nothing but import PyTorch's compiler, for a second.
+_FILL = frozenset(f"{name}_" for name in ("add", "clamp", "erfinv", "fill", "mul", "normal", "uniform", "zero"))
 # Bytes that a network computes when it is built (masks of windows, coordinates), beside as many as its weights have.
 _COMPUTED_BYTES = 64 * 2**20
 
@@ -145,7 +147,7 @@ def _built(folder: Path, builder: Callable[[], M]) -> M:
 
 
 class _Bounded(TorchFunctionMode):
-    """Let PyTorch be called so many times, then raise a ``UserError``."""
+    """Let PyTorch be called so many times, then raise a ``UserError``; draw no weights."""
 
     def __init__(self, calls: int) -> None:
         super().__init__()
@@ -157,7 +159,10 @@ class _Bounded(TorchFunctionMode):
         self.left -= 1
         if self.left < 0:
             raise UserError(f"describes more layers than {_WEIGHTS} has weights for")
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _FILL:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _depth(value: Any) -> int:

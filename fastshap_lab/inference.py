@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fastshap_lab.checkpoints import load_model
@@ -33,8 +32,11 @@ from fastshap_lab.models import (
 from fastshap_lab.models.freezing import evaluating, frozen
 from fastshap_lab.models.targets import Classes, Targets, chosen_classes, class_of_each
 from fastshap_lab.records import model_folder
-from fastshap_lab.report import class_maps, figure_format, inline_figure, save_figure
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, Kriging, Refinement, efficiency_gap, relative_error
+
+# Figures take matplotlib and pandas, and a second to import: what draws them imports them.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LISTED, _SHOWN = 10, 8  # images in a text and in a notebook
 
@@ -89,6 +91,8 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """Return what notebooks show: the first images with the maps of their most probable classes."""
+        from fastshap_lab.report import inline_figure
+
         first, summary = self[:_SHOWN], self._summary()
         rest = "" if len(self) == len(first) else f" The first {len(first)}:"
         return f"<p>{escape(summary + rest)}</p>{inline_figure(first._drawn(max_classes=4), summary)}"
@@ -109,7 +113,7 @@ class Explanation:
         """Return the values at image size; every pixel carries its player's value, undivided."""
         return nn.functional.interpolate(self.values, size=self.images.shape[-2:], mode="nearest-exact")
 
-    def plot(self, path: str | Path | None = None, classes: Classes | None = None, max_classes: int = 10) -> Figure:
+    def plot(self, path: str | Path | None = None, classes: Classes | None = None, max_classes: int = 10) -> "Figure":
         """Return each image drawn beside one map per class, and save it if a path is given.
 
         Blue lowers the class's value, red raises it, zero is white; one scale per image.
@@ -123,6 +127,8 @@ class Explanation:
         Raises:
             UserError: There is no such class, or the suffix is no figure's.
         """
+        from fastshap_lab.report import figure_format, save_figure
+
         if path is not None:
             figure_format(path)
         chosen = None if classes is None else chosen_classes(classes, self.classes)
@@ -131,7 +137,9 @@ class Explanation:
             save_figure(figure, path)
         return figure
 
-    def _drawn(self, **options: Any) -> Figure:
+    def _drawn(self, **options: Any) -> "Figure":
+        from fastshap_lab.report import class_maps
+
         return class_maps(
             self.images.permute(0, 2, 3, 1).cpu().numpy(),
             self.values.cpu().numpy(),

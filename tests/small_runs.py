@@ -8,7 +8,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from rich.console import Console
 
-from fastshap_lab.cli import as_hydra_wants
+from fastshap_lab.cli import CONFIGS, as_hydra_wants
 from fastshap_lab.config import Config, validated
 from fastshap_lab.runs.execute import execute
 from fastshap_lab.runs.plan import plan
@@ -19,7 +19,7 @@ from fastshap_lab.training.trainer import device_of
 
 torch.set_num_threads(1)  # networks this small only lose by more
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+TRAIN = str(Path(__file__).parents[1] / "train.py")
 
 TINY = [
     "data=synthetic",

@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 from fastshap_lab.checkpoints import save_model
 from fastshap_lab.cli import main
 from tests import small
-from tests.small_runs import CONFIGS
 
-ROOT = CONFIGS.parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +37,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Return the exit status of ``train.py`` run in this process."""
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     try:
-        main(CONFIGS)
+        main()
     except SystemExit as end:
         return int(end.code or 0)
     return 0

@@ -88,8 +88,8 @@ def commands(sweep: dict[str, Any]) -> list[list[str]]:
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_trial_of_a_sweep_plans(path):
     sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert sweep["program"] == "train.py"
-    assert sweep["command"] == ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
+    assert sweep["program"] == "fastshap_lab"
+    assert sweep["command"] == ["${env}", "${interpreter}", "-m", "${program}", "train", "${args_no_hyphens}"]
     trials = commands(sweep)
     assert any(word.endswith("=None") for words in trials for word in words)
     for words in trials:

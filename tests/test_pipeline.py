@@ -22,9 +22,8 @@ import yaml
 from fastshap_lab.cli import main
 from fastshap_lab.inference import load_explainer
 from fastshap_lab.stages import STAGES as DECLARED
-from tests.small_runs import CONFIGS, RESNET, TINY, UNET
+from tests.small_runs import CONFIGS, RESNET, TINY, TRAIN, UNET
 
-TRAIN = str(CONFIGS.parent / "train.py")
 STAGES = [stage.name for stage in DECLARED]
 TRAINED = [stage.name for stage in DECLARED if stage.trains]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
@@ -115,7 +114,7 @@ def test_again_nothing_is_made(two_pipelines, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
-    main(CONFIGS)
+    main()
     said = capsys.readouterr()
     assert [line.split()[1] for line in without_warnings(said.out)[:-4]] == ["reuse"] * 9 + ["reused"] * 9
     assert not said.err
@@ -128,7 +127,7 @@ def train_in_child(words: list[str], folder: Path) -> None:
     for stream, name in ((1, "out"), (2, "errors")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.argv = ["train.py", *words]
-    main(CONFIGS)
+    main()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Attribution methods of the field, on any model; one method or close family per file."""
 
+from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning
 from fastshap_lab.attribution.ag_cam import AGCAM
 from fastshap_lab.attribution.base import AttributionMethod, upsample
 from fastshap_lab.attribution.cam import CAM

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning
 from fastshap_lab.components import build, lookup, name_and_params
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier

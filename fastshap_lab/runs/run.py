@@ -256,11 +256,12 @@ class Run:
 @cache
 def _git_state() -> dict[str, Any]:
     """Return commit and cleanliness of the working copy that the package runs from, if it is one."""
-    here = Path(__file__).parent
+    here = Path(__file__)
+    tracked = ("ls-files", "--error-unmatch", here.name)  # an environment may lie in somebody's working copy
     try:
-        commit, changes = (
-            subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+        _, commit, changes = (
+            subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (tracked, ("rev-parse", "HEAD"), ("status", "--porcelain"))
         )
     except (OSError, subprocess.CalledProcessError):
         return {}

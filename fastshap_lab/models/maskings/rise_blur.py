@@ -4,7 +4,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from fastshap_lab.components import Color
@@ -47,6 +46,8 @@ class RISEBlur(Constant):
 
 def _filter(length: int) -> Tensor:
     """Return the matrix (length, length) that filters a line of pixels, zero beyond its ends."""
+    from scipy.ndimage import gaussian_filter1d  # takes long to import, and most models are without it
+
     taps = torch.from_numpy(gaussian_filter1d(np.eye(1, _SIZE, _SIZE // 2)[0], _SIGMA))
     position = torch.arange(length)
     place = position - position.unsqueeze(1) + _SIZE // 2
