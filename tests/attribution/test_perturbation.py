@@ -68,7 +68,7 @@ def test_grids_that_nothing_determines():
     assert default_grid(family("vit"), (7, 30)) == (7, 10)
     assert default_grid(family("resnet"), (224, 32)) == (14, 8)
     with pytest.raises(
-        UserError, match="no grid of 2 to 14 rows and columns divides 17×32 pixels: name one with grid=…"
+        UserError, match="no grid of 2 to 14 rows and columns divides 17×32 pixels: name one with players=…"
     ):
         default_grid(family("resnet"), (17, 32))
     dynamic = VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1, dynamic_img_size=True)
@@ -253,13 +253,13 @@ def test_shapley_values_of_patches(name):
     game = ModelGame(model, Constant(model, players), "log_odds", max_batch=7)
     assert isinstance(game, Game)
     exact = players.to_grid(exact_shapley_values(game, IMAGES))
-    found = METHODS[name](model, grid=GRID, budget=62, link="log_odds").attribute_all(IMAGES)
+    found = METHODS[name](model, players=GRID, budget=62, link="log_odds").attribute_all(IMAGES)
     total = (game.grand(IMAGES) - game.null(IMAGES)).detach()
     torch.testing.assert_close(found.sum(dim=(2, 3)), total)
     if name != "permutation":  # 62 coalitions are all there are
         torch.testing.assert_close(found, exact)
-    with pytest.raises(UserError, match=r"budget=1: too small for 6 patches, \d+ or more"):
-        METHODS[name](model, grid=GRID, budget=1).attribute(IMAGES, 1)
+    with pytest.raises(UserError, match=r"budget=1: too small for 6 players, \d+ or more"):
+        METHODS[name](model, players=GRID, budget=1).attribute(IMAGES, 1)
 
 
 def test_random_maps_follow_from_seed_and_image():
@@ -314,7 +314,7 @@ def test_a_classifier_is_explained_as_its_network_on_normalized_pixels(name):
         ("rise", {"link": "odds"}, "RISE: link=odds: unknown, one of softmax"),
         ("vit_cx", {"noise": -1.0}, "noise=-1.0"),
         ("occlusion", {"window": (2, 2), "stride": (3, 1)}, r"window=\(2, 2\), stride=\(3, 1\)"),
-        ("kernel_shap", {"grid": (3, 3)}, "3×3 players do not divide"),
+        ("kernel_shap", {"players": (3, 3)}, "3×3 players do not divide"),
         ("occlusion", {"baseline": [0.0]}, "3 numbers wanted"),
     ],
 )

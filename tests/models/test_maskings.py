@@ -14,7 +14,7 @@ from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.maskings import MASKINGS, build_masking, removals
 from fastshap_lab.models.tokens import is_token_network
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid
 from tests import small
 
 
