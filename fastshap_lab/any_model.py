@@ -166,7 +166,8 @@ def _arranged(
     if isinstance(first, PlayerGrid) and all(each == first for each in players):
         return first.to_grid(torch.stack(phi)), first.to_grid(torch.stack(stderr)), None
     values, errors = (pad_sequence(list(each), batch_first=True, padding_value=torch.nan).mT for each in (phi, stderr))
-    labels = [each.to_map(torch.arange(each.num_players).view(1, -1, 1))[0, 0] for each in players]
+    numbers = [torch.arange(each.num_players, dtype=torch.float64).view(1, -1, 1) for each in players]
+    labels = [each.to_map(number)[0, 0] for each, number in zip(players, numbers, strict=True)]
     return values, errors, torch.stack(labels).int()
 
 

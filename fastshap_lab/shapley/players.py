@@ -198,7 +198,7 @@ class Segments:
         return self._labels[tensor.device]
 
 
-PlayersLike = Players | tuple[int, int] | Sequence[int] | Tensor | np.ndarray
+PlayersLike = Players | Sequence[int] | Tensor | np.ndarray
 """Players, rows and columns of a ``PlayerGrid``, or a label map (H, W) of ``Segments``."""
 
 
@@ -228,11 +228,10 @@ def as_players(players: PlayersLike, image_size: tuple[int, int]) -> Players:
 
 def _checked(labels: Any) -> Int[Tensor, "H W"]:
     """Return a label map as an int64 tensor of its own, on the CPU; errors as for ``Segments``."""
-    kind = getattr(labels, "dtype", type(labels).__name__)
-    if not isinstance(labels, (Tensor, np.ndarray)) or str(kind).removeprefix("torch.")[:3] not in ("int", "uin"):
-        raise UserError(
-            f"players: a label map of type {str(kind).removeprefix('torch.')}: must be whole numbers (H, W)"
-        )
+    kind = getattr(labels, "dtype", type(labels))
+    name = getattr(kind, "name", getattr(kind, "__name__", str(kind).removeprefix("torch.")))
+    if not isinstance(labels, (Tensor, np.ndarray)) or not name.startswith(("int", "uint")):
+        raise UserError(f"players: a label map of type {name}: must be whole numbers (H, W)")
     if labels.ndim != 2 or 0 in labels.shape:
         raise UserError(f"players: a label map of shape {tuple(labels.shape)}: must be (H, W), a number per pixel")
     numbers = labels.cpu().numpy() if isinstance(labels, Tensor) else labels

@@ -41,9 +41,10 @@ class PixelMasking(Masking):
         single operation, without copies of either.
         """
         (batch, num_coalitions, _), (height, width) = coalitions.shape, self.players.image_size
-        # Pixels of a line that are certain to have the same owner, and go together.
-        together = self.players.patch_size[1] if isinstance(self.players, PlayerGrid) else 1
-        lines = self.players.to_pixels(coalitions)[:, :, 0, :, ::together].unsqueeze(-1)
+        owners, together = self.players, 1
+        if isinstance(owners, PlayerGrid):  # a patch's pixels of one line go together, as if they were one
+            owners, together = PlayerGrid((height, owners.shape[1]), owners.shape), owners.patch_size[1]
+        lines = owners.to_pixels(coalitions).squeeze(2).unsqueeze(-1)
 
         def line_by_line(layer: Tensor) -> Tensor:
             return layer.permute(0, 2, 3, 1).reshape(batch, 1, height, width // together, -1)
