@@ -47,14 +47,16 @@ class Explanation:
 
     Attributes:
         images: (B, 3, H, W), RGB in [0, 1], at the model's size.
-        values: (B, K, rows, columns), the Shapley value of each player for each class, in units of the link.
+        values: (B, K, rows, columns), the Shapley value of each player for each class, in units of the link; (B, K, P)
+            where players are segments, with NaN after the last one of an image that has fewer than others.
         probabilities: (B, K), of the model that ``source`` names.
         source: ``classifier`` where it is bundled with the explainer, else ``surrogate``.
         efficiency_gap: (B, K), what the network's raw values missed of the total, before normalization.
         classes: K class names.
         link: The space of the values.
-        stderr: (B, K, rows, columns), standard errors of refined values, else None.
+        stderr: Standard errors of refined or estimated values, in the shape of these, else None.
         evaluations: (B,), of the game, that the refinement of each image took; 0 without one.
+        segments: (B, H, W), the player that each pixel belongs to, where players are segments, else None.
     """
 
     images: Tensor
@@ -66,6 +68,7 @@ class Explanation:
     link: str
     stderr: Tensor | None
     evaluations: Tensor
+    segments: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -98,19 +101,27 @@ class Explanation:
         return f"<p>{escape(summary + rest)}</p>{inline_figure(first._drawn(max_classes=4), summary)}"
 
     def _summary(self) -> str:
-        rows, columns = self.values.shape[2:]
         names = _brief(", ".join(self.classes), 100)
         refined = "not refined"
         if self.stderr is not None:
             least, most = (int(end) for end in self.evaluations.aminmax())
             refined = f"refined with {most}{'' if least == most else f' or fewer (at least {least})'} evaluations each"
         return (
-            f"Explanation of {len(self)} image{'s' * (len(self) != 1)}: Shapley values of {rows}×{columns} players for "
+            f"Explanation of {len(self)} image{'s' * (len(self) != 1)}: Shapley values of {self._players()} for "
             f"{len(self.classes)} classes ({names}), link {self.link}, {refined}"
         )
 
+    def _players(self) -> str:
+        if self.segments is None:
+            return "{}×{} players".format(*self.values.shape[2:])
+        fewest, most = (int(end) + 1 for end in self.segments.amax(dim=(1, 2)).aminmax())
+        return f"{most if fewest == most else f'{fewest} to {most}'} segments"
+
     def maps(self) -> Float[Tensor, "B K H W"]:
         """Return the values at image size; every pixel carries its player's value, undivided."""
+        if self.segments is not None:
+            owner = self.segments.long().flatten(1).unsqueeze(1).expand(-1, self.values.shape[1], -1)
+            return self.values.gather(2, owner).unflatten(2, self.segments.shape[1:])
         return nn.functional.interpolate(self.values, size=self.images.shape[-2:], mode="nearest-exact")
 
     def plot(self, path: str | Path | None = None, classes: Classes | None = None, max_classes: int = 10) -> "Figure":
@@ -146,6 +157,7 @@ class Explanation:
             self.probabilities.cpu().numpy(),
             self.classes,
             value_name=f"Shapley value ({self.link})",
+            segments=None if self.segments is None else self.segments.numpy(),
             **options,
         )
 
@@ -197,23 +209,27 @@ class Explanation:
 
     def _check(self) -> None:
         """Raise a ``ValueError`` where the parts do not fit together."""
-        num_images, num_classes, *grid = self.values.shape
+        num_images, num_classes, *players = self.values.shape
+        axes = 2 if self.segments is None else 1
         expected = {
-            "values": (num_images, num_classes, *grid),
+            "values": (num_images, num_classes, *players),
             "images": (num_images, 3, *self.images.shape[2:]),
             "probabilities": (num_images, num_classes),
             "efficiency_gap": (num_images, num_classes),
-            "stderr": (num_images, num_classes, *grid),
+            "stderr": (num_images, num_classes, *players),
             "evaluations": (num_images,),
+            "segments": (num_images, *self.images.shape[2:]),
         }
         for name, shape in expected.items():
             value = getattr(self, name)
-            if value is None and name == "stderr":
+            if value is None and name in ("stderr", "segments"):
                 continue
-            if value.shape != shape or len(self.images.shape) != 4 or len(grid) != 2:
+            if value.shape != shape or len(self.images.shape) != 4 or len(players) != axes:
                 raise ValueError(f"its {name} have shape {tuple(value.shape)}")
-            if value.is_floating_point() == (name == "evaluations") or value.is_complex():
+            if value.is_floating_point() == (name in ("evaluations", "segments")) or value.is_complex():
                 raise ValueError(f"its {name} are of {value.dtype}")
+        if self.segments is not None and not 0 <= self.segments.min() <= self.segments.max() < players[0]:
+            raise ValueError(f"its segments are not numbered 0 to {players[0] - 1}")
         names = [*self.classes, self.link, self.source]
         if not isinstance(self.classes, list) or len(self.classes) != num_classes or {*map(type, names)} != {str}:
             raise ValueError(f"its names are not those of {num_classes} classes")

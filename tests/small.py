@@ -74,5 +74,13 @@ def images(number: int = 2, size: Sequence[int] = IMAGE_SIZE, seed: int = 0) -> 
     return torch.rand(number, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
+def label_map(num_segments: int, size: Sequence[int] = IMAGE_SIZE, seed: int = 0) -> Tensor:
+    """Return segments (H, W) that are not connected, no two of a size."""
+    height, width = size
+    weights = torch.arange(1.0, num_segments + 1)
+    labels = weights.multinomial(height * width, True, generator=torch.Generator().manual_seed(seed))
+    return labels.index_put((torch.arange(num_segments),), torch.arange(num_segments)).view(height, width)
+
+
 def coalitions(number: int, num_coalitions: int, num_players: int, seed: int = 0) -> Tensor:
     return torch.rand(number, num_coalitions, num_players, generator=torch.Generator().manual_seed(seed)) < 0.5

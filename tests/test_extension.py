@@ -17,7 +17,7 @@ from fastshap_lab.inference import load_explainer, load_surrogate
 from fastshap_lab.models.explainers import EXPLAINERS, Explainer
 from fastshap_lab.models.maskings import MASKINGS
 from fastshap_lab.models.maskings.pixels import PixelMasking
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid
 from tests.small_runs import RESNET, TINY
 
 

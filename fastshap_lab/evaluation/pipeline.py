@@ -25,7 +25,7 @@ def check_removal(removal: str | Mapping[str, Any], key: str) -> None:
     """Raise a ``UserError`` where units cannot be removed so from the images of any classifier."""
     name, params = name_and_params(removal, key)
     lookup(removals(), key, name)
-    arguments(removals(), key, name, params, "classifier", "grid")
+    arguments(removals(), key, name, params, "classifier", "players")
 
 
 @dataclass

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fastshap_lab.attribution import upsample
-from fastshap_lab.metrics import PerImage, unit_values
+from fastshap_lab.metrics import PerImage
 from fastshap_lab.metrics.bootstrap import bootstrap_means, percentile_intervals
 from fastshap_lab.shapley import PlayerGrid
 
@@ -13,7 +13,7 @@ def player_values(maps: Tensor, grid: PlayerGrid) -> Tensor:
     """Return means (B, P, E) of maps (B, E, rows, columns) over players; of enlarged ones where these do not divide."""
     if any(side % players for side, players in zip(maps.shape[-2:], grid.shape, strict=True)):
         maps = upsample(maps, grid.image_size)
-    return unit_values(maps, grid.shape)
+    return grid.pool(maps)
 
 
 def measured(metric: PerImage, columns: tuple[str, ...], *maps: Tensor) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from fastshap_lab.models.surrogate import Surrogate
 from fastshap_lab.models.swin import swin
 from fastshap_lab.models.vit import vit
 from fastshap_lab.models.zoo import timm_model
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid
 
 __all__ = [
     "CLASSIFIERS",

@@ -14,7 +14,7 @@ from fastshap_lab.errors import UserError
 from tests.attribution.families import FAMILIES, GRID, NUM_CLASSES, family, images
 from tests.attribution.test_recording import state, unsettle
 
-PATCHES: dict[str, Any] = {"grid": GRID, "budget": 24}
+PATCHES: dict[str, Any] = {"players": GRID, "budget": 24}
 OPTIONS: dict[str, dict[str, Any]] = {
     "tam": {"steps": 3},
     "integrated_gradients": {"steps": 3},

@@ -15,7 +15,7 @@ from fastshap_lab.evaluation.methods import AppliedMethod
 from fastshap_lab.evaluation.metrics import comparable_metrics
 from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.inference import load_classifier, load_surrogate
-from fastshap_lab.metrics import METRICS, Deletion, unit_values
+from fastshap_lab.metrics import METRICS, Deletion
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.runs.store import Store
 from fastshap_lab.stages import evaluate
@@ -26,7 +26,7 @@ ASKED = [
     "method=[explainer,grad_cam,leave_one_out,rise,rollout,kernel_shap]",
     "metric=all",
     "evaluate.methods.rise.params.num_masks=10",
-    "evaluate.methods.leave_one_out.params.grid=[2,2]",
+    "evaluate.methods.leave_one_out.params.players=[2,2]",
     "evaluate.methods.kernel_shap.params.budget=2",
     "evaluate.metrics.segmentation.params.confidence=0",
     "evaluate.metrics={blurred: {name: insertion, params: {removal: {name: blur, params: {width: 2}}}}}",
@@ -109,10 +109,10 @@ def test_a_number_is_that_of_the_metric_itself(runs, tables):
     image = test.images_at(reference_order(len(test))[:20]).float() / 255
     classifier = load_classifier(surrogate.parents["classifier"].model)
     classes = classifier(image).topk(2, dim=1).indices
-    method, metric = METHODS["leave_one_out"](classifier, grid=(2, 2)), Deletion()
+    method, metric = METHODS["leave_one_out"](classifier, players=(2, 2)), Deletion()
     maps = torch.stack([method.attribute(image, classes[:, number]) for number in range(2)], dim=1)
     game = frozen(load_surrogate(surrogate.model)).game("logits")
-    metric.update(game.values, image, unit_values(maps, (2, 2)), classes)
+    metric.update(game.values, image, maps.flatten(2).mT, classes)
     ours = tables["methods-deletion"].set_index(["model", "method"]).loc[("A", "leave_one_out")]
     for column, value in metric.compute().items():
         assert ours[column] == pytest.approx(value, rel=1e-5)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.components import Count
 from fastshap_lab.models.explainers.base import Explainer, small
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid
 
 
 class UNetExplainer(Explainer):

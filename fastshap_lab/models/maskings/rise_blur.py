@@ -9,7 +9,7 @@ from torch import Tensor
 from fastshap_lab.components import Color
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings.constant import Constant
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import Players
 
 _SIZE, _SIGMA = 11, 5.0
 
@@ -24,7 +24,7 @@ class RISEBlur(Constant):
 
     Args:
         classifier: Any.
-        grid: The players.
+        players: The players.
         colour: As ``Constant``, beyond the border.
     """
 
@@ -33,9 +33,9 @@ class RISEBlur(Constant):
     down: Tensor
     across: Tensor
 
-    def __init__(self, classifier: Model, grid: PlayerGrid, colour: Color | None = None) -> None:
-        super().__init__(classifier, grid, colour)
-        for name, length in zip(("down", "across"), grid.image_size, strict=True):
+    def __init__(self, classifier: Model, players: Players, colour: Color | None = None) -> None:
+        super().__init__(classifier, players, colour)
+        for name, length in zip(("down", "across"), players.image_size, strict=True):
             self.register_buffer(name, _filter(length), persistent=False)
 
     def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
