@@ -92,7 +92,7 @@ def test_statistics_of_subsets_are_those_of_their_first_images(compared):
     for subset, members in {"both right": order % 6 == 0, "only A right": (order % 2 == 0) & (order % 3 > 0)}.items():
         indices = order[members][:6]
         rows = torch.arange(len(indices))
-        maps_a, maps_b = compared.maps(a, indices), compared.maps(b, indices)
+        maps_a, maps_b = (compared.explainer_maps(one, indices, len(indices)) for one in (a, b))
         predicted = maps_a[rows, a.predictions[indices]]
         assert places.loc[("A", subset), "images"] == len(indices)
         assert places.loc[("A", subset), "central share"] == pytest.approx(central_share(predicted).mean().item())
