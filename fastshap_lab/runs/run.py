@@ -30,9 +30,11 @@ from fastshap_lab.files import (
     write_tensors,
 )
 from fastshap_lab.records import MEASURES, METRICS_FILE, RECORD, REPORT, read_record
+from fastshap_lab.runs.costs import Cost, Work, earlier
 
 _BEST, _LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 _MODEL = ("model/config.json", "model/model.safetensors")
+_LEFT = 0.05  # at least so much of a run that was begun is left
 _PACKAGES = ("fastshap-lab", "torch", "lightning", "timm", "numpy")
 
 
@@ -53,6 +55,7 @@ class Stage:
         part: Returns its part of the readable name of folders.
         trains: Whether the result is a model.
         reports: Whether the result is a page.
+        work: Returns what a run has to do, for estimates of its cost; None where that cannot be told.
         headline: Measures that are printed when it is done, and their formats.
         warnings: Returns what there is to say about a result, a line each, of its run and its measures.
         loading: Program text that loads the result from ``{place}``, for users to paste.
@@ -69,6 +72,7 @@ class Stage:
     part: Callable[[Config], str] = lambda config: ""
     trains: bool = False
     reports: bool = False
+    work: Callable[["Run"], Work | None] = lambda run: None
     headline: Mapping[str, str] = field(default_factory=dict)
     warnings: Callable[["Run", Mapping[str, float]], list[str]] = lambda run, measures: []
     loading: str | None = None
@@ -171,6 +175,36 @@ class Run:
             return "resume"
         return "train" if self.stage.trains else "make"
 
+    def work(self) -> Work | None:
+        """Return what the run has to do; None where that cannot be told, whatever the reason."""
+        try:
+            return self.stage.work(self)
+        except Exception:  # no reason to stop: what is wrong is said where the run is made
+            return None
+
+    def cost(self, known: dict[str, Cost | None]) -> Cost | None:
+        """Return what making the run, or going on with it, will cost; None where that cannot be told.
+
+        Args:
+            known: Costs that were measured already, by the run's kind and amount of work; the run's is added.
+        """
+        work = self.work()
+        if work is None:
+            return None
+        cost = earlier(self.folder.parent, work, _hardware())
+        if cost is None:
+            key = f"{work.digest} {work.amount}"
+            if key not in known:
+                try:
+                    with torch.random.fork_rng(devices=[]):
+                        known[key] = work.measured()
+                except Exception:  # as above
+                    known[key] = None
+            cost = known[key]
+        if cost is None or self.plan != "resume":
+            return cost
+        return Cost(max(cost.seconds - self.record().get("seconds", 0.0), _LEFT * cost.seconds), cost.size)
+
     def begin(self) -> None:
         """Make the folder and say what is being made in it; nobody else may be at it."""
         remove_leftovers(self.folder)
@@ -194,7 +228,8 @@ class Run:
             for path in sorted(self.folder.glob(pattern)):
                 digest = sha256(path.read_bytes()) if path.suffix in (".json", ".csv") else None
                 files[path.relative_to(self.folder).as_posix()] = digest
-        self._write("finished", seconds, files=files)
+        work = self.work()
+        self._write("finished", seconds, files=files, **({} if work is None else {"work": work.to_json(self.folder)}))
 
     def measures(self) -> dict[str, float]:
         """Return the result's measures.

@@ -1,5 +1,6 @@
 """The evaluate stage: measure pipelines and other methods, set them side by side, draw their maps, write the report."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -8,7 +9,7 @@ from fastshap_lab.config import Config
 from fastshap_lab.evaluation.base import Evaluation, Pipeline, Report
 from fastshap_lab.evaluation.references import check_references, reference_settings
 from fastshap_lab.evaluation.sections import comparison
-from fastshap_lab.evaluation.sections.errors import shapley_errors
+from fastshap_lab.evaluation.sections.errors import MOST_REFINED, shapley_errors
 from fastshap_lab.evaluation.sections.maps import maps
 from fastshap_lab.evaluation.sections.models import models, trainings
 from fastshap_lab.evaluation.sections.shifts import shifts
@@ -16,10 +17,16 @@ from fastshap_lab.evaluation.sections.subsets import subsets
 from fastshap_lab.evaluation.sections.surrogates import surrogates
 from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
+from fastshap_lab.runs.costs import Cost, Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.runs.tracking import log_results
+from fastshap_lab.stages.base import kind_of, seconds_of_pass
 from fastshap_lab.stages.judgements import further_than_equal_split
 from fastshap_lab.stages.sources import with_sources
+from fastshap_lab.stages.surrogate import untrained_game
+
+# What a report takes beside references, roughly: seconds of the page and of each pipeline, and bytes of each.
+_PAGE, _PIPELINE, _BYTES = 2.0, 5.0, 10**6
 
 # In the order of the page. Each adds to the report; what it returns are measures of the run.
 SECTIONS: tuple[Callable[[Evaluation], dict[str, float] | None], ...] = (
@@ -54,6 +61,24 @@ def check(run: Run) -> None:
         if end.stage.name == "explainer":
             # Each pipeline has players of its own; what there is to know about them is asked for by the evaluation.
             check_references(replace(end.config, references=run.config.references), "test")
+
+
+def work(run: Run) -> Work:
+    """Return what there is to do; how long methods and checks take is known from an earlier evaluation alone."""
+    config, test = run.config, len(run.data.dataset("test"))
+    explained = [end for end in run.parents.values() if end.stage.name == "explainer"]
+
+    def measured() -> Cost | None:
+        if config.evaluate.methods or config.evaluate.checks:
+            return None
+        seconds = _PAGE + _PIPELINE * len(run.parents)
+        for end in explained:
+            most = min(2 ** math.prod(end.config.data.grid), config.references.test_evaluations)
+            passes = min(test, config.references.test) * (most + min(most // 4, MOST_REFINED))
+            seconds += passes * seconds_of_pass(untrained_game(end, end.config.explainer.link), end)
+        return Cost(seconds, _BYTES * (1 + len(run.parents)))
+
+    return Work(kind_of(run, "images_shown", "bootstrap", "published"), 1, measured)
 
 
 def make(run: Run) -> dict[str, float]:
@@ -93,4 +118,4 @@ def _warnings(_: Run, measures: Mapping[str, float]) -> list[str]:
     return [line for line in found if line is not None]
 
 
-STAGE = Stage("evaluate", settings, check, make, joins=True, part=part, reports=True, warnings=_warnings)
+STAGE = Stage("evaluate", settings, check, make, joins=True, part=part, reports=True, work=work, warnings=_warnings)

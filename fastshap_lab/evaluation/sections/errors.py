@@ -12,7 +12,7 @@ from fastshap_lab.models import ModelGame
 from fastshap_lab.report import budget_curves, comparison, scatter
 from fastshap_lab.shapley import Estimate, KernelSHAP, Kriging, additive_normalization, equal_split
 
-_MOST_REFINED = 1024  # evaluations of each image in the curve of refinement
+MOST_REFINED = 1024  # evaluations of each image in the curve of refinement
 
 
 def shapley_errors(evaluation: Evaluation) -> dict[str, float]:
@@ -87,7 +87,7 @@ def _refinement(
     assert pipeline.explainer is not None
     refine, truth = pipeline.explainer.refinement, reference.phi
     # Fewer evaluations than the references had, and other ones.
-    estimator, most = Kriging(game, image, seed=2), min(reference.evaluations // 4, _MOST_REFINED)
+    estimator, most = Kriging(game, image, seed=2), min(reference.evaluations // 4, MOST_REFINED)
     is_target = torch.nn.functional.one_hot(target, truth.shape[2]).bool().unsqueeze(1).expand_as(truth)
 
     def r2(values: Tensor) -> float:
