@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastshap_lab.files import sha256
+from fastshap_lab.files import sha256, size_of
 from fastshap_lab.records import read_record
 
 
@@ -46,8 +46,7 @@ class Work:
 
     def to_json(self, folder: Path) -> dict[str, Any]:
         """Return what a finished run's record keeps of it, for later estimates."""
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return {"kind": self.digest, "amount": self.amount, "size": size}
+        return {"kind": self.digest, "amount": self.amount, "size": size_of(folder)}
 
 
 def earlier(folder: Path, work: Work, hardware: Mapping[str, Any]) -> Cost | None:

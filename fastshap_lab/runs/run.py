@@ -128,6 +128,11 @@ class Run:
         raise UserError(f"{places[-1] / RECORD}: of another run; move its folder away")
 
     @property
+    def lock(self) -> Path:
+        """The file that whoever makes the run holds a lock on."""
+        return lock_of(self.folder.parent, self.fingerprint)
+
+    @property
     def model(self) -> Path:
         """The model folder, all that later stages and inference read."""
         return self.folder / "model"
@@ -280,19 +285,25 @@ class Run:
             ) from None
 
     def _write(self, status: str, seconds: float = 0.0, **more: Any) -> None:
-        before = self.record()
+        before, now = self.record(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
         record = {
             **self.summary(),
             "id": before.get("id") or uuid4().hex,
             "status": status,
             "seconds": round(before.get("seconds", 0.0) + seconds, 2),
-            "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "begun": before.get("begun") or now,
+            "updated": now,
             "git": _git_state(),
             "versions": {package: version(package) for package in _PACKAGES},
             "hardware": _hardware(),
             **more,
         }
         write_atomically(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def lock_of(stage: Path, fingerprint: str) -> Path:
+    """Return the file that is locked while a run is made; it lies beside the run's folder, whose name may change."""
+    return stage / f".{fingerprint[:8]}.lock"
 
 
 @cache
