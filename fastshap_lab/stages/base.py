@@ -133,7 +133,7 @@ def training_work(
         game: Returns it.
         more: Returns the bytes of what the result holds beside the trained network.
     """
-    train, val, test = (len(run.data.dataset(split)) for split in SPLITS)
+    train, val, test = (run.data.count(split) for split in SPLITS)
     number = number or train
 
     def measured() -> Cost:
@@ -166,7 +166,7 @@ def kind_of(run: Run, *free: str) -> dict[str, Any]:
     data = run.data
     return {
         **_costly(run, *free),
-        "images": [run.config.data.name, *data.image_size, *(len(data.dataset(split)) for split in SPLITS)],
+        "images": [run.config.data.name, *data.image_size, *(data.count(split) for split in SPLITS)],
         "device": [data.device.type, run.config.trainer.max_batch],
     }
 

@@ -65,7 +65,7 @@ def check(run: Run) -> None:
 
 def work(run: Run) -> Work:
     """Return what there is to do; how long methods and checks take is known from an earlier evaluation alone."""
-    config, test = run.config, len(run.data.dataset("test"))
+    config, test = run.config, run.data.count("test")
     explained = [end for end in run.parents.values() if end.stage.name == "explainer"]
 
     def measured() -> Cost | None:

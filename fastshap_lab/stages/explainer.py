@@ -137,7 +137,7 @@ def make(run: Run) -> dict[str, float]:
 def work(run: Run) -> Work:
     """Return what there is to do: to train, and passes of the game for references, validation and measures."""
     config, references = run.config.explainer, run.config.references
-    players, (val, test) = math.prod(run.config.data.grid), (len(run.data.dataset(split)) for split in ("val", "test"))
+    players, (val, test) = math.prod(run.config.data.grid), (run.data.count(split) for split in ("val", "test"))
     labelled = config.loss == "labels"
     pairs, copies = config.labels.evaluations // 2, 1 + config.labels.copies
     passes = 33 * val + 17 * test
@@ -168,7 +168,7 @@ def work(run: Run) -> Work:
         config,
         module,
         images=(lambda: images) if labelled else None,
-        number=len(run.data.dataset("train")) * (copies if labelled else 1),
+        number=run.data.count("train") * (copies if labelled else 1),
         passes=passes,
         game=lambda: untrained_game(run, config.link),
         more=bundled,

@@ -72,7 +72,7 @@ def work(run: Run) -> Work:
         game, pairs = untrained_game(run, config.link), config.labels.evaluations // 2
         of_image = 3 * math.prod(data.image_size) + 2 * pairs * data.num_classes + 4 * data.num_classes
         of_block = pairs * (game.num_players + 4)
-        size = len(data.dataset("train")) * (1 + config.labels.copies) * (of_image + of_block / _BLOCK)
+        size = data.count("train") * (1 + config.labels.copies) * (of_image + of_block / _BLOCK)
         return Cost(_passes(run) * seconds_of_pass(game, run), round(size))
 
     return Work(kind_of(run, "evaluations", "copies"), _passes(run), measured, grows=True)
@@ -80,7 +80,7 @@ def work(run: Run) -> Work:
 
 def _passes(run: Run) -> int:
     config = run.config.explainer.labels
-    return len(run.data.dataset("train")) * (1 + config.copies) * (config.evaluations + 1)
+    return run.data.count("train") * (1 + config.copies) * (config.evaluations + 1)
 
 
 def load_labels(run: Run, device: torch.device) -> Labels:

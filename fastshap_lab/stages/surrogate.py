@@ -52,7 +52,7 @@ def make(run: Run) -> dict[str, float]:
 def work(run: Run) -> Work:
     """Return what there is to do."""
     config = run.config.surrogate
-    passes = 5 * len(run.data.dataset("test"))
+    passes = 5 * run.data.count("test")
 
     def module() -> SurrogateTraining:
         return SurrogateTraining(untrained_surrogate(run), untrained(run), config, run.config.seed)
