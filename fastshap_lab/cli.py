@@ -84,6 +84,7 @@ def _run(config: DictConfig) -> None:
         # What imports slowly: --help and mistyped keys need not wait for it.
         from fastshap_lab.runs.execute import conclude, execute
         from fastshap_lab.runs.plan import plan, show
+        from fastshap_lab.runs.prune import prune
         from fastshap_lab.stages import STAGES
         from fastshap_lab.training.trainer import device_of
 
@@ -96,6 +97,9 @@ def _run(config: DictConfig) -> None:
 
         console = Console(highlight=False)
         checked = validated(config)
+        if checked.prune:
+            prune(Path(checked.runs_dir), console, checked.dry_run)
+            return
         runs = plan(checked, compose, STAGES, device_of(checked.trainer))
         show(runs, console)
         if not checked.dry_run:

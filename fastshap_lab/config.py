@@ -208,6 +208,7 @@ class Config:
     seed: int = 0
     runs_dir: str = "runs"
     dry_run: bool = False
+    prune: bool = False
     debug: bool = False
     vars: dict[str, str] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)

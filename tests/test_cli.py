@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit status, and one line for every mistake."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,7 +65,8 @@ def test_cfg_job_shows_the_whole_configuration(monkeypatch, capsys):
 def test_a_real_dry_run_prints_the_plan_and_makes_nothing():
     done = command("dry_run=true")
     assert (done.returncode, done.stderr) == (0, "")
-    plan = [line.split() for line in done.stdout.splitlines()]
+    *plan, total = [line.split() for line in done.stdout.splitlines()]
+    assert total[:2] == ["in", "total:"]
     assert [words[:2] for words in plan] == [
         ["classifier", "train"],
         ["surrogate", "train"],
@@ -73,6 +75,7 @@ def test_a_real_dry_run_prints_the_plan_and_makes_nothing():
         ["evaluate", "make"],
     ]
     assert plan[0][2].startswith("runs/classifier/digits-resnet-")
+    assert all(re.search(r" ~\d\S* (s|min|h), \S+ (k|M)B$", " ".join(words)) for words in [*plan, total])
     assert not list(Path().iterdir())
 
 

@@ -102,6 +102,10 @@ class ImageDataModule(ABC):
         self._splits[split] = self._splits[split].to(self.device)
         return self._splits[split]
 
+    def count(self, split: Split) -> int:
+        """Return the number of images in a split; where a subclass knows it, without loading them."""
+        return len(self.dataset(split))
+
     def batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images in [0, 1] and labels, in order and always as many at once, so that draws per batch repeat."""
         data = self.dataset(split)

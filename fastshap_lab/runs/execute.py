@@ -87,7 +87,7 @@ def _make(run: Run) -> tuple[str, float] | None:
         return "reused", 0.0
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(run.folder.parent / f".{run.fingerprint[:8]}.lock").acquire(timeout=0)
+        lock = FileLock(run.lock).acquire(timeout=0)
     except Timeout:
         return None
     with lock:

@@ -11,6 +11,7 @@ from fastshap_lab.components import build, lookup
 from fastshap_lab.config import Config, PipelineConfig
 from fastshap_lab.data import DATASETS, ImageDataModule
 from fastshap_lab.errors import UserError
+from fastshap_lab.runs.costs import Cost, in_words, total
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import PlayerGrid
 
@@ -76,11 +77,19 @@ def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage
 
 
 def show(runs: list[Run], console: Console) -> None:
-    """Print what making the runs will do."""
+    """Print what making the runs will do, and what it will cost."""
+    known: dict[str, Cost | None] = {}
+    costs: list[Cost | None] = []
     for run in runs:
-        console.print(f"{run.stage.name:<10}  {run.plan:<7}  {run.folder}", soft_wrap=True)
+        line, plan = f"{run.stage.name:<10}  {run.plan:<7}  {run.folder}", run.plan
+        if plan != "reuse":
+            costs.append(run.cost(known))
+            line += f"  {in_words(costs[-1])}"
+        console.print(line, soft_wrap=True)
         if run.flaw is not None:
             console.print(f"{run.stage.name:<10}  again:   {run.flaw}", soft_wrap=True)
+    if costs:
+        console.print(f"in total: {total(costs)}", soft_wrap=True)
 
 
 def _chain(

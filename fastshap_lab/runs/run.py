@@ -27,10 +27,12 @@ from fastshap_lab.files import (
     write_atomically,
 )
 from fastshap_lab.records import MEASURES, METRICS_FILE, RECORD, REPORT, read_record
+from fastshap_lab.runs.costs import Cost, Work, earlier
 from fastshap_lab.runs.store import Store
 
 _BEST, _LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 _MODEL = ("model/config.json", "model/model.safetensors")
+_LEFT = 0.05  # at least so much of a run that was begun is left
 _PACKAGES = ("fastshap-lab", "torch", "lightning", "timm", "numpy")
 
 
@@ -51,6 +53,7 @@ class Stage:
         part: Returns its part of the readable name of folders.
         trains: Whether the result is a model.
         reports: Whether the result is a page.
+        work: Returns what a run has to do, for estimates of its cost; None where that cannot be told.
         headline: Measures that are printed when it is done, and their formats.
         warnings: Returns what there is to say about a result, a line each, of its run and its measures.
         loading: Program text that loads the result from ``{place}``, for users to paste.
@@ -67,6 +70,7 @@ class Stage:
     part: Callable[[Config], str] = lambda config: ""
     trains: bool = False
     reports: bool = False
+    work: Callable[["Run"], Work | None] = lambda run: None
     headline: Mapping[str, str] = field(default_factory=dict)
     warnings: Callable[["Run", Mapping[str, float]], list[str]] = lambda run, measures: []
     loading: str | None = None
@@ -122,6 +126,11 @@ class Run:
         raise UserError(f"{places[-1] / RECORD}: of another run; move its folder away")
 
     @property
+    def lock(self) -> Path:
+        """The file that whoever makes the run holds a lock on."""
+        return lock_of(self.folder.parent, self.fingerprint)
+
+    @property
     def model(self) -> Path:
         """The model folder, all that later stages and inference read."""
         return self.folder / "model"
@@ -174,6 +183,36 @@ class Run:
             return "resume"
         return "train" if self.stage.trains else "make"
 
+    def work(self) -> Work | None:
+        """Return what the run has to do; None where that cannot be told, whatever the reason."""
+        try:
+            return self.stage.work(self)
+        except Exception:  # no reason to stop: what is wrong is said where the run is made
+            return None
+
+    def cost(self, known: dict[str, Cost | None]) -> Cost | None:
+        """Return what making the run, or going on with it, will cost; None where that cannot be told.
+
+        Args:
+            known: Costs that were measured already, by the run's kind and amount of work; the run's is added.
+        """
+        work = self.work()
+        if work is None:
+            return None
+        cost = earlier(self.folder.parent, work, _hardware())
+        if cost is None:
+            key = f"{work.digest} {work.amount}"
+            if key not in known:
+                try:
+                    with torch.random.fork_rng(devices=[]):
+                        known[key] = work.measured()
+                except Exception:  # as above
+                    known[key] = None
+            cost = known[key]
+        if cost is None or self.plan != "resume":
+            return cost
+        return Cost(max(cost.seconds - self.record().get("seconds", 0.0), _LEFT * cost.seconds), cost.size)
+
     def begin(self) -> None:
         """Make the folder and say what is being made in it; nobody else may be at it."""
         remove_leftovers(self.folder)
@@ -197,7 +236,9 @@ class Run:
             for path in sorted(self.folder.glob(pattern)):
                 digest = sha256(path.read_bytes()) if path.suffix in (".json", ".csv") else None
                 files[path.relative_to(self.folder).as_posix()] = digest
-        self._write("finished", seconds, files=files, **({"uses": sorted(self.store.used)} if self.store.used else {}))
+        work, used = self.work(), sorted(self.store.used)
+        more = ({} if work is None else {"work": work.to_json(self.folder)}) | ({"uses": used} if used else {})
+        self._write("finished", seconds, files=files, **more)
 
     def measures(self) -> dict[str, float]:
         """Return the result's measures.
@@ -238,19 +279,25 @@ class Run:
             ) from None
 
     def _write(self, status: str, seconds: float = 0.0, **more: Any) -> None:
-        before = self.record()
+        before, now = self.record(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
         record = {
             **self.summary(),
             "id": before.get("id") or uuid4().hex,
             "status": status,
             "seconds": round(before.get("seconds", 0.0) + seconds, 2),
-            "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "begun": before.get("begun") or now,
+            "updated": now,
             "git": _git_state(),
             "versions": {package: version(package) for package in _PACKAGES},
             "hardware": _hardware(),
             **more,
         }
         write_atomically(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def lock_of(stage: Path, fingerprint: str) -> Path:
+    """Return the file that is locked while a run is made; it lies beside the run's folder, whose name may change."""
+    return stage / f".{fingerprint[:8]}.lock"
 
 
 @cache

@@ -16,8 +16,9 @@ from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
 from fastshap_lab.models import Classifier, build_classifier
 from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
-from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of
+from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of, training_work
 from fastshap_lab.stages.judgements import weights_without_pixels
 from fastshap_lab.training.classifier import ClassifierTraining
 from fastshap_lab.training.optim import check_optimizer
@@ -99,6 +100,23 @@ def make(run: Run) -> dict[str, float]:
     return {"test/accuracy": measures["accuracy"], "test/cross_entropy": measures["cross_entropy"]}
 
 
+def work(run: Run) -> Work:
+    """Return what there is to do."""
+    config = run.config.classifier
+
+    def module() -> ClassifierTraining:
+        teacher = None if config.teacher is None else load_classifier(config.teacher)
+        return ClassifierTraining(untrained(run), config, run.config.seed, teacher)
+
+    return training_work(run, config, module)
+
+
+def untrained(run: Run) -> Classifier:
+    """Return the classifier of a run's configuration, with any weights."""
+    config = run.config.classifier
+    return load_classifier(config.path) if config.path else build_classifier(**network_description(run, config))
+
+
 def pixel_statistics(run: Run) -> dict[str, list[float]]:
     """Return the pixel normalization: the configured one, or else the training images' own statistics."""
     config = run.config.classifier
@@ -154,6 +172,7 @@ STAGE = Stage(
     parents=("pretrain",),
     part=lambda config: f"-{config.classifier.name}",
     trains=True,
+    work=work,
     headline={"test/accuracy": ".4f"},
     warnings=_warnings,
 )

@@ -1,5 +1,6 @@
 """The evaluate stage: measure pipelines and other methods, set them side by side, draw their maps, write the report."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -15,12 +16,19 @@ from fastshap_lab.evaluation.references import check_references, reference_setti
 from fastshap_lab.evaluation.report import Report
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.sections import SECTIONS
+from fastshap_lab.evaluation.sections.errors import MAX_REFINED
 from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
+from fastshap_lab.runs.costs import Cost, Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.runs.tracking import log_results
+from fastshap_lab.stages.base import kind_of, seconds_of_pass
 from fastshap_lab.stages.judgements import further_than_equal_split
 from fastshap_lab.stages.sources import with_sources
+from fastshap_lab.stages.surrogate import untrained_game
+
+# What a report takes beside references, roughly: seconds of the page and of each pipeline, and bytes of each.
+_PAGE, _PIPELINE, _BYTES = 2.0, 5.0, 10**6
 
 
 def settings(config: Config, _: str) -> dict[str, Any]:
@@ -68,6 +76,24 @@ def evaluation_of(run: Run) -> Evaluation:
     return Evaluation(
         config.evaluate, config.references, config.trainer, run.data, device, pipelines, run.store, report
     )
+
+
+def work(run: Run) -> Work:
+    """Return what there is to do; how long methods and checks take is known from an earlier evaluation alone."""
+    config, test = run.config, run.data.count("test")
+    explained = [end for end in run.parents.values() if end.stage.name == "explainer"]
+
+    def measured() -> Cost | None:
+        if config.evaluate.methods or config.evaluate.checks:
+            return None
+        seconds = _PAGE + _PIPELINE * len(run.parents)
+        for end in explained:
+            most = min(2 ** math.prod(end.config.data.grid), config.references.test_evaluations)
+            passes = min(test, config.references.test) * (most + min(most // 4, MAX_REFINED))
+            seconds += passes * seconds_of_pass(untrained_game(end, end.config.explainer.link), end)
+        return Cost(seconds, _BYTES * (1 + len(run.parents)))
+
+    return Work(kind_of(run, "images_shown", "bootstrap", "published"), 1, measured)
 
 
 def make(run: Run) -> dict[str, float]:
@@ -118,4 +144,4 @@ def _warnings(_: Run, measures: Mapping[str, float]) -> list[str]:
     return [line for line in found if line is not None]
 
 
-STAGE = Stage("evaluate", settings, check, make, joins=True, part=part, reports=True, warnings=_warnings)
+STAGE = Stage("evaluate", settings, check, make, joins=True, part=part, reports=True, work=work, warnings=_warnings)

@@ -1,5 +1,6 @@
 """The explainer stage: train a network that predicts the Shapley values of a surrogate's game."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +17,7 @@ from fastshap_lab.metrics import AdditiveFit
 from fastshap_lab.models import ModelGame, build_explainer, takes_backbone
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.game import check_determined
+from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import (
     NORMALIZATIONS,
@@ -25,10 +27,19 @@ from fastshap_lab.shapley import (
     calibrated_refinement,
     efficiency_gap,
 )
-from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of
+from fastshap_lab.stages.base import (
+    check_images,
+    fit_run,
+    network_description,
+    random_images,
+    settings_of,
+    training_work,
+)
+from fastshap_lab.stages.classifier import untrained
 from fastshap_lab.stages.judgements import failed_explainer
 from fastshap_lab.stages.labels import load_labels
-from fastshap_lab.training.explainer import ExplainerTraining, ValidationReferences
+from fastshap_lab.stages.surrogate import untrained_game, untrained_surrogate
+from fastshap_lab.training.explainer import ExplainerTraining, Labels, ValidationReferences
 from fastshap_lab.training.optim import check_optimizer
 
 
@@ -124,6 +135,47 @@ def make(run: Run) -> dict[str, float]:
     return measure(run, explainer)
 
 
+def work(run: Run) -> Work:
+    """Return what there is to do: to train, and passes of the game for references, validation and measures."""
+    config, references = run.config.explainer, run.config.references
+    players, (val, test) = math.prod(run.config.data.grid), (run.data.count(split) for split in ("val", "test"))
+    labelled = config.loss == "labels"
+    pairs, copies = config.labels.evaluations // 2, 1 + config.labels.copies
+    passes = 33 * val + 17 * test
+    passes += min(references.val, val) * (min(2**players, references.val_evaluations) + references.val_evaluations // 4)
+    images = random_images(run, config.batch_size)
+
+    def module() -> ExplainerTraining:
+        network = build_explainer(**_describe(run, network_description(run, config)))
+        labels = None
+        if labelled:
+            number, classes, device = len(images), run.data.num_classes, run.data.device
+            labels = Labels(
+                images,
+                torch.zeros(number, pairs, classes, dtype=torch.float16, device=device),
+                torch.zeros(number, classes, device=device),
+                torch.rand(1, pairs, players, device=device) < 0.5,
+                torch.ones(1, pairs, device=device),
+                torch.zeros(number, dtype=torch.long, device=device),
+            )
+        return ExplainerTraining(network, untrained_game(run, config.link), config, run.config.seed, labels)
+
+    def bundled() -> int:
+        parts = [untrained_surrogate(run), *([untrained(run)] if config.bundle_classifier else [])]
+        return sum(tensor.nbytes for part in parts for tensor in part.state_dict().values())
+
+    return training_work(
+        run,
+        config,
+        module,
+        images=(lambda: images) if labelled else None,
+        number=run.data.count("train") * (copies if labelled else 1),
+        passes=passes,
+        game=lambda: untrained_game(run, config.link),
+        more=bundled,
+    )
+
+
 def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
     """Return what builds the network, around the surrogate's own architecture where it needs one and names none."""
     config, surrogate = run.config.explainer, run.config.surrogate
@@ -177,6 +229,7 @@ STAGE = Stage(
     parents=("pretrain", "classifier", "surrogate", "labels"),
     part=lambda config: f"-{config.explainer.name}",
     trains=True,
+    work=work,
     headline={"test/additive_r2": ".4f", "test/efficiency_gap": ".4f"},
     warnings=_warnings,
     loading="explainer = fsl.load_explainer({place})",

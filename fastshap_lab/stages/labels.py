@@ -1,5 +1,6 @@
 """The labels stage: values of the game for every training image, asked for once, for explainers to learn from."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache, partial
@@ -17,11 +18,13 @@ from fastshap_lab.models import ModelGame
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.game import check_determined
 from fastshap_lab.progress import track
+from fastshap_lab.runs.costs import Cost, Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.runs.store import kept
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
-from fastshap_lab.stages.base import settings_of
+from fastshap_lab.stages.base import kind_of, seconds_of_pass, settings_of
+from fastshap_lab.stages.surrogate import untrained_game
 from fastshap_lab.training.explainer import Labels
 
 # Images that share a design: it is drawn and kept once for them, and sizes that all rows share make full rectangles
@@ -57,10 +60,28 @@ def make(run: Run) -> dict[str, float]:
     they tell about it. Better where they tell much (R² 0.904 against 0.896 at 128 evaluations of 16 players), and more
     so where they do not (0.74 against 0.70 with the best ridge at 256 of 64).
     """
-    config, images = run.config.explainer.labels, len(run.data.dataset("train"))
     for _ in _kept(run):
         pass
-    return {"passes": float(images * (1 + config.copies) * (config.evaluations + 1))}
+    return {"passes": float(_passes(run))}
+
+
+def work(run: Run) -> Work:
+    """Return what there is to do."""
+    config, data = run.config.explainer, run.data
+
+    def measured() -> Cost:
+        game, pairs = untrained_game(run, config.link), config.labels.evaluations // 2
+        of_image = 3 * math.prod(data.image_size) + 2 * pairs * data.num_classes + 4 * data.num_classes
+        of_block = pairs * (game.num_players + 4)
+        size = data.count("train") * (1 + config.labels.copies) * (of_image + of_block / _BLOCK)
+        return Cost(_passes(run) * seconds_of_pass(game, run), round(size))
+
+    return Work(kind_of(run, "evaluations", "copies"), _passes(run), measured, grows=True)
+
+
+def _passes(run: Run) -> int:
+    config = run.config.explainer.labels
+    return run.data.count("train") * (1 + config.copies) * (config.evaluations + 1)
 
 
 def load_labels(run: Run, device: torch.device) -> Labels:
@@ -136,5 +157,6 @@ STAGE = Stage(
     group="explainer",
     parents=("pretrain", "classifier", "surrogate"),
     wanted=wanted,
+    work=work,
     headline={"passes": ",.0f"},
 )

@@ -13,9 +13,10 @@ from fastshap_lab.config import Config
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import PRETRAININGS, MaskedAutoencoder, build_classifier
 from fastshap_lab.report import image_rows, save_figure
+from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.runs.tracking import log_results
-from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of
+from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of, training_work
 from fastshap_lab.stages.classifier import pixel_statistics
 from fastshap_lab.training.optim import check_optimizer
 from fastshap_lab.training.pretrain import PretrainTraining
@@ -65,6 +66,14 @@ def make(run: Run) -> dict[str, float]:
     return _measure(run, network)
 
 
+def work(run: Run) -> Work:
+    """Return what there is to do."""
+    config = run.config.classifier.pretrain
+    return training_work(
+        run, config, lambda: PretrainTraining(_autoencoder(run, _describe(run)), config, run.config.seed)
+    )
+
+
 def _describe(run: Run, *pixels: dict[str, list[float]]) -> dict[str, Any]:
     """Return the description of the classifier's network, without its head."""
     return network_description(run, run.config.classifier, *pixels) | {"num_classes": 0}
@@ -103,5 +112,6 @@ STAGE = Stage(
     group="classifier",
     wanted=wanted,
     trains=True,
+    work=work,
     headline={"test/loss": ".4f"},
 )

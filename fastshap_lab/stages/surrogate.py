@@ -10,11 +10,13 @@ from fastshap_lab.checkpoints import read_description, save_model
 from fastshap_lab.config import Config
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation, constant_kl
-from fastshap_lab.models import Classifier, Surrogate, build_surrogate
+from fastshap_lab.models import Classifier, ModelGame, Surrogate, build_surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import UniformSizeSampler
-from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of
+from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of, training_work
+from fastshap_lab.stages.classifier import untrained
 from fastshap_lab.stages.judgements import far_surrogate
 from fastshap_lab.training.optim import check_optimizer
 from fastshap_lab.training.surrogate import SurrogateTraining
@@ -45,6 +47,27 @@ def make(run: Run) -> dict[str, float]:
     fit_run(run, SurrogateTraining(network, classifier, config, run.config.seed), config, "surrogate")
     save_model(run.model, network, {"kind": "surrogate", "surrogate": description, "class_names": run.data.class_names})
     return {f"test/{name}": value for name, value in _measure(run, classifier, network).items()}
+
+
+def work(run: Run) -> Work:
+    """Return what there is to do."""
+    config = run.config.surrogate
+    passes = 5 * run.data.count("test")
+
+    def module() -> SurrogateTraining:
+        return SurrogateTraining(untrained_surrogate(run), untrained(run), config, run.config.seed)
+
+    return training_work(run, config, module, passes=passes, game=lambda: untrained_game(run, "logits"))
+
+
+def untrained_surrogate(run: Run) -> Surrogate:
+    """Return the surrogate of a run's configuration, with any weights."""
+    return build_surrogate(**_describe(run, network_description(run, run.config.surrogate)))
+
+
+def untrained_game(run: Run, link: str) -> ModelGame:
+    """Return its game."""
+    return frozen(untrained_surrogate(run)).game(link, run.config.trainer.max_batch)
 
 
 def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +109,7 @@ STAGE = Stage(
     parents=("pretrain", "classifier"),
     part=lambda config: f"-by-{config.surrogate.name}",
     trains=True,
+    work=work,
     headline={"test/accuracy": ".4f", "test/kl": ".4f", "test/masked_kl": ".4f"},
     warnings=_warnings,
 )

@@ -69,6 +69,9 @@ def batches(data):
 
 def test_streaming_changes_nothing(make):
     resident = make()
+    counts = [resident.count(split) for split in SPLITS]
+    assert not resident._splits  # nothing was decoded for it
+    assert counts == [len(resident.dataset(split)) for split in SPLITS]
     assert all(isinstance(resident.dataset(split), TensorImages) for split in SPLITS)
     expected = list(batches(resident))
     for workers in (1, 3):

@@ -35,6 +35,7 @@ COUNTS_FOR = {
     "seed": ALL,
     "runs_dir": NONE,
     "dry_run": NONE,
+    "prune": NONE,
     "debug": NONE,
     "vars": NONE,
     "data": ALL,

@@ -29,7 +29,7 @@ def test_it_works_and_says_nothing(offline):
     _, done = offline
     assert (done.returncode, done.stderr) == (0, "")
     assert "wandb" not in done.stdout
-    assert len([line for line in done.stdout.splitlines() if "  warning  " not in line]) == 12
+    assert len([line for line in done.stdout.splitlines() if "  warning  " not in line]) == 13
 
 
 def test_it_leaves_nothing_outside_of_the_run_folders(offline):

@@ -19,7 +19,7 @@ from fastshap_lab.runs.store import content_digest
 from fastshap_lab.shapley import ESTIMATORS, KernelSHAP, Kriging, additive_normalization, equal_split
 
 _REFINED = ("evaluations", "explainer", "kriging", "KernelSHAP", "coverage, target", "coverage, others")
-_MAX_REFINED = 1024  # evaluations of each image in the curve of refinement
+MAX_REFINED = 1024  # evaluations of each image in the curve of refinement
 
 
 class ShapleyErrors(Section):
@@ -119,7 +119,7 @@ def _refined(
     refine, truth = pipeline.explainer.refinement, reference.phi
     # Fewer evaluations than the references had, and other ones.
     game = pipeline.game(pipeline.link)
-    estimator, most = Kriging(game, image, seed=2), min(reference.evaluations // 4, _MAX_REFINED)
+    estimator, most = Kriging(game, image, seed=2), min(reference.evaluations // 4, MAX_REFINED)
     is_target = torch.nn.functional.one_hot(target, truth.shape[2]).bool().unsqueeze(1).expand_as(truth)
 
     def r2(values: Tensor) -> float:
