@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastshap_lab.checkpoints import fill, load_model, read_description, read_state, save_model
+from fastshap_lab.checkpoints import fill, load_model, read_description, read_spec, read_state, save_model
 from fastshap_lab.config import ClassifierConfig
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
-from fastshap_lab.models import Classifier, build_classifier
+from fastshap_lab.models import Classifier
 from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.models.specs import ClassifierSpec, EncoderSpec
 from fastshap_lab.stages.common import (
     Training,
     batches,
@@ -109,7 +110,7 @@ def check(run: Run) -> None:
         _check_folder(run, "teacher", config.teacher)
     if config.epochs == 0 and config.weights is None:
         raise UserError("classifier.epochs=0: nothing to train from; name a file in classifier.weights")
-    network = build_classifier(**network_description(run, config))
+    network = network_description(run, config).build()
     check_images(network, "classifier", (2, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size))
     if config.weights is not None:
         with torch.device("cpu"):
@@ -125,10 +126,10 @@ def make(run: Run) -> dict[str, float]:
     config = run.config.classifier
     if config.name == _CHECKPOINT:
         network = load_classifier(str(config.path))
-        description = read_description(str(config.path), "classifier")["network"]
+        description = read_spec(str(config.path), ClassifierSpec).network
     else:
         description = network_description(run, config, pixel_statistics(run))
-        network = build_classifier(**description)
+        network = description.build()
         if "pretrain" in run.parents:
             load_matching(network, _encoder(run.parents["pretrain"].model).state_dict())
         if config.weights is not None:
@@ -141,7 +142,7 @@ def make(run: Run) -> dict[str, float]:
                 )
             teacher = None if config.teacher is None else load_classifier(config.teacher)
             fit(ClassifierTraining(network, config, run.config.seed, teacher), run, config)
-    save_model(run.model, network, {"kind": "classifier", "network": description, "class_names": run.data.class_names})
+    save_model(run.model, network, ClassifierSpec(description, run.data.class_names).to_json())
     metric, classifier = Imitation(), frozen(network).to(device_of(run))
     for image, label in batches(run, "test"):
         logits = classifier(image)
@@ -165,19 +166,14 @@ def pixel_statistics(run: Run) -> dict[str, list[float]]:
 
 def _encoder(folder: Path) -> Classifier:
     """Return what a pretraining has made: a network without a head."""
-    return load_model(folder, "encoder", lambda description: build_classifier(**description["network"]))
+    return load_model(folder, EncoderSpec, lambda spec: spec.network.build())
 
 
 def _check_folder(run: Run, key: str, path: str) -> None:
-    data, given = run.data, read_description(path, "classifier")
-    try:
-        size, names = given["network"]["image_size"], given["class_names"]
-        height, width = size
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"classifier.{key}={path}: its config.json is no classifier's, it lacks sizes or names"
-        ) from None
-    if list(size) != list(data.image_size):
+    data, given = run.data, read_spec(path, ClassifierSpec)
+    size, names = given.network.image_size, given.class_names
+    height, width = size
+    if size != list(data.image_size):
         raise UserError(
             f"classifier.{key}={path}: takes images of {height}×{width}, and the data has {data.image_size}"
         )

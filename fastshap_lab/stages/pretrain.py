@@ -1,7 +1,7 @@
 """The pretrain stage: teach a vision transformer to complete images, before it sees a label."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from fastshap_lab.checkpoints import save_model
 from fastshap_lab.components import build
 from fastshap_lab.config import ClassifierConfig, TrainingConfig
 from fastshap_lab.errors import UserError
-from fastshap_lab.models import PRETRAININGS, MaskedAutoencoder, build_classifier
+from fastshap_lab.models import PRETRAININGS, MaskedAutoencoder
+from fastshap_lab.models.specs import EncoderSpec, NetworkSpec
 from fastshap_lab.report import image_rows, save_figure
 from fastshap_lab.stages.classifier import pixel_statistics
 from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
@@ -67,17 +68,17 @@ def make(run: Run) -> dict[str, float]:
     description, settings = _describe(run, pixel_statistics(run)), run.config.classifier.pretrain
     network = _autoencoder(run, description)
     fit(PretrainTraining(network, settings, run.config.seed), run, settings)
-    save_model(run.model, network.encoder, {"kind": "encoder", "network": description})
+    save_model(run.model, network.encoder, EncoderSpec(description).to_json())
     return _measure(run, network)
 
 
-def _describe(run: Run, *pixels: dict[str, list[float]]) -> dict[str, Any]:
+def _describe(run: Run, *pixels: dict[str, list[float]]) -> NetworkSpec:
     """Return the description of the classifier's network, without its head."""
-    return network_description(run, run.config.classifier, *pixels) | {"num_classes": 0}
+    return replace(network_description(run, run.config.classifier, *pixels), num_classes=0)
 
 
-def _autoencoder(run: Run, description: dict[str, Any]) -> MaskedAutoencoder:
-    settings, encoder = run.config.classifier.pretrain, build_classifier(**description)
+def _autoencoder(run: Run, description: NetworkSpec) -> MaskedAutoencoder:
+    settings, encoder = run.config.classifier.pretrain, description.build()
     return build(PRETRAININGS, "classifier.pretrain", settings.name, settings.params, encoder=encoder)
 
 

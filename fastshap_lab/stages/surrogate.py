@@ -1,16 +1,15 @@
 """The surrogate stage: train a model that imitates the classifier when players are absent."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from fastshap_lab.checkpoints import read_description, save_model
+from fastshap_lab.checkpoints import read_spec, save_model
 from fastshap_lab.config import SurrogateConfig
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation, constant_kl
-from fastshap_lab.models import Classifier, Surrogate, build_surrogate
+from fastshap_lab.models import Classifier, Surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.models.specs import ClassifierSpec, NetworkSpec, SurrogateNetworkSpec, SurrogateSpec
 from fastshap_lab.shapley import UniformSizeSampler, reverse_surrogate_kl, surrogate_kl
 from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
 from fastshap_lab.stages.runs import Run
@@ -51,7 +50,7 @@ class SurrogateTraining(Training):
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the surrogate cannot be built."""
-    surrogate = build_surrogate(**_describe(run, network_description(run, run.config.surrogate)))
+    surrogate = _describe(run, network_description(run, run.config.surrogate)).build()
     nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
     check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size), nobody)
 
@@ -59,18 +58,18 @@ def check(run: Run) -> None:
 def make(run: Run) -> dict[str, float]:
     """Train, export, and return measures on the test images."""
     config, parent = run.config.surrogate, run.parents["classifier"].model
-    pixels = read_description(parent, "classifier")["network"]
-    description = _describe(run, network_description(run, config, pixels))
-    classifier, network = load_classifier(parent), build_surrogate(**description)
+    pixels = vars(read_spec(parent, ClassifierSpec).network)
+    spec = SurrogateSpec(_describe(run, network_description(run, config, pixels)), run.data.class_names)
+    classifier, network = load_classifier(parent), spec.surrogate.build()
     if config.from_classifier:
         load_matching(network.classifier, classifier.state_dict())
     fit(SurrogateTraining(network, classifier, config, run.config.seed), run, config)
-    save_model(run.model, network, {"kind": "surrogate", "surrogate": description, "class_names": run.data.class_names})
+    save_model(run.model, network, spec.to_json())
     return {f"test/{name}": value for name, value in _measure(run, classifier, network).items()}
 
 
-def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
-    return {"classifier": network, "masking": run.config.surrogate.masking, "grid": list(run.config.data.grid)}
+def _describe(run: Run, network: NetworkSpec) -> SurrogateNetworkSpec:
+    return SurrogateNetworkSpec(network, run.config.surrogate.masking, list(run.config.data.grid))
 
 
 @torch.inference_mode()

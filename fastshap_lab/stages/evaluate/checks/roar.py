@@ -11,15 +11,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from skimage.filters import sobel
 from torch import Tensor
 
-from fastshap_lab.checkpoints import read_description
+from fastshap_lab.checkpoints import read_spec
 from fastshap_lab.components import Count, did_you_mean
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.base import SPLITS, Split
 from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.data.splits import TensorImages
 from fastshap_lab.errors import UserError
-from fastshap_lab.models import build_classifier
 from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.specs import ClassifierSpec
 from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
 from fastshap_lab.seeding import derive_seed
@@ -158,7 +158,7 @@ class ROAR(Check):
         config = run.config.classifier
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed("roar", seed))
-            network = build_classifier(**read_description(run.model, "classifier")["network"])
+            network = read_spec(run.model, ClassifierSpec).network.build()
         module, best = ClassifierTraining(network, config, seed), _Best()
         module.to(memory_format=torch.channels_last)
         augment = Augment(**asdict(config.augment))
