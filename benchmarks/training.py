@@ -34,7 +34,6 @@ from torchvision import transforms
 
 from fastshap_lab.cli import CONFIGS, as_hydra_wants
 from fastshap_lab.config import Config, validated
-from fastshap_lab.models import build_classifier
 from fastshap_lab.runs.plan import plan
 from fastshap_lab.runs.run import Run
 from fastshap_lab.stages import STAGES
@@ -112,7 +111,7 @@ def by_stage(run: Run) -> tuple[list[float], int, float]:
     config = run.config.classifier
     mean, std = run.data.dataset("train").pixel_statistics()
     torch.manual_seed(0)
-    network = build_classifier(**network_description(run, config, {"mean": mean, "std": std}))
+    network = network_description(run, config, {"mean": mean, "std": std}).build()
     training = TimedTraining(network, config, seed=0)
     fit_run(run, training, config, "classifier")
     return training.seconds, training.count, training.loss
@@ -137,7 +136,7 @@ def by_plain_loop(run: Run) -> tuple[list[float], int, float]:
         pin_memory=device.type == "cuda",
     )
     torch.manual_seed(0)
-    network = build_classifier(**network_description(run, config)).network.to(device).train()
+    network = network_description(run, config).build().network.to(device).train()
     built = build_optimizer(network, config.optim, config.epochs * len(loader), "loss", mixed)
     optimizer, scheduler = built["optimizer"], built["lr_scheduler"]["scheduler"]
     seconds = []

@@ -336,6 +336,7 @@ def _self_test(device: str) -> float:
     import torch
 
     from fastshap_lab.inference import build_amortized
+    from fastshap_lab.models.specs import ExplainerSpec
 
     pixels = {"image_size": [8, 12], "num_classes": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
     network = {"name": "resnet", "params": {"channels": [4, 4, 8, 8], "depths": [1, 1, 1, 1]}, **pixels}
@@ -348,7 +349,7 @@ def _self_test(device: str) -> float:
         "class_names": ["a", "b", "c"],
     }
     generator = torch.Generator().manual_seed(0)
-    explainer = build_amortized(description).eval()
+    explainer = build_amortized(ExplainerSpec.from_json(description)).eval()
     with torch.no_grad():
         for parameter in explainer.parameters():  # as they are built, networks may not look at all of the picture
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))

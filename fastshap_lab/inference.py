@@ -25,11 +25,9 @@ from fastshap_lab.models import (
     Explainer,
     ModelGame,
     Surrogate,
-    build_classifier,
-    build_explainer,
-    build_surrogate,
 )
 from fastshap_lab.models.freezing import evaluating, frozen
+from fastshap_lab.models.specs import ClassifierSpec, ExplainerSpec, SurrogateSpec
 from fastshap_lab.models.targets import Classes, Targets, chosen_classes, class_of_each
 from fastshap_lab.records import model_folder
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, Kriging, Refinement, efficiency_gap, relative_error
@@ -396,19 +394,18 @@ class AmortizedExplainer(nn.Module):
         return NORMALIZATIONS[self.normalization](raw, grand, null), efficiency_gap(raw, grand, null), full
 
 
-def build_amortized(description: dict[str, Any]) -> AmortizedExplainer:
-    """Return an explainer with random weights, as its description says."""
-    classifier = description["classifier"]
-    for table, key in ((LINKS, "link"), (NORMALIZATIONS, "normalization")):
-        lookup(table, key, description[key])
+def build_amortized(spec: ExplainerSpec) -> AmortizedExplainer:
+    """Return an explainer with random weights."""
+    lookup(LINKS, "link", spec.link)
+    lookup(NORMALIZATIONS, "normalization", spec.normalization)
     return AmortizedExplainer(
-        build_explainer(**description["network"]),
-        build_surrogate(**description["surrogate"]),
-        None if classifier is None else build_classifier(**classifier),
-        description["link"],
-        description["normalization"],
-        description["class_names"],
-        _refinement(description.get("refinement")),
+        spec.network.build(),
+        spec.surrogate.build(),
+        None if spec.classifier is None else spec.classifier.build(),
+        spec.link,
+        spec.normalization,
+        spec.class_names,
+        _refinement(spec.refinement),
     )
 
 
@@ -426,18 +423,14 @@ def load_classifier(folder: str | Path) -> Classifier:
     Raises:
         UserError: The folder is missing, damaged, or holds another kind of model.
     """
-    return load_model(
-        model_folder(folder), "classifier", lambda description: build_classifier(**description["network"])
-    )
+    return load_model(model_folder(folder), ClassifierSpec, lambda spec: spec.network.build())
 
 
 def load_surrogate(folder: str | Path) -> Surrogate:
     """Return a trained surrogate, in evaluation mode on the CPU; folder and errors as for ``load_classifier``."""
-    return load_model(
-        model_folder(folder), "surrogate", lambda description: build_surrogate(**description["surrogate"])
-    )
+    return load_model(model_folder(folder), SurrogateSpec, lambda spec: spec.surrogate.build())
 
 
 def load_explainer(folder: str | Path) -> AmortizedExplainer:
     """Return a trained explainer, in evaluation mode on the CPU; folder and errors as for ``load_classifier``."""
-    return load_model(model_folder(folder), "explainer", build_amortized)
+    return load_model(model_folder(folder), ExplainerSpec, build_amortized)

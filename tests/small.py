@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.inference import AmortizedExplainer, build_amortized
 from fastshap_lab.models import Classifier, Surrogate, build_classifier, build_surrogate
+from fastshap_lab.models.specs import ExplainerSpec
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -53,7 +54,8 @@ def explainer_description(name: str = "unet", grid: Sequence[int] = (2, 3), **ch
 
 
 def explainer(name: str = "unet", grid: Sequence[int] = (2, 3), seed: int = 0, **changes: Any) -> AmortizedExplainer:
-    return scrambled(lambda: build_amortized(explainer_description(name, grid, **changes)), seed)
+    spec = ExplainerSpec.from_json(explainer_description(name, grid, **changes))
+    return scrambled(lambda: build_amortized(spec), seed)
 
 
 def scrambled(builder: Callable[[], M], seed: int = 0) -> M:

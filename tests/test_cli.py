@@ -271,7 +271,7 @@ GIVEN = "classifier=checkpoint classifier.path=model"
         (
             lambda: (model(), Path("model/config.json").write_text('{"kind": "classifier", "network": {}}')),
             GIVEN,
-            "classifier.path=model: its config.json is no classifier's",
+            "model/config.json: damaged (network.name: missing); delete the folder and run the command",
         ),
         (lambda: Path("empty.pt").touch(), "classifier.weights=empty.pt", "empty.pt: not a file of weights"),
     ],

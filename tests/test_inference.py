@@ -469,9 +469,10 @@ def test_an_explainer_without_references_refines_with_the_posteriors_own_errors(
 def test_run_folders_load_as_their_model_folders_do(tmp_path):
     explainer = small.explainer()
     described = small.explainer_description()
+    names = {"class_names": described["class_names"]}
     parts = {
-        "classifier": (load_classifier, explainer.classifier, {"network": described["classifier"]}),
-        "surrogate": (load_surrogate, explainer.surrogate, {"surrogate": described["surrogate"]}),
+        "classifier": (load_classifier, explainer.classifier, {"network": described["classifier"]} | names),
+        "surrogate": (load_surrogate, explainer.surrogate, {"surrogate": described["surrogate"]} | names),
         "explainer": (load_explainer, explainer, described),
     }
     for kind, (load, module, description) in parts.items():

@@ -17,6 +17,7 @@ from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.data.splits import ImageSplit, TensorImages
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import ModelGame
+from fastshap_lab.models.specs import NetworkSpec
 from fastshap_lab.runs.costs import Cost, Work
 from fastshap_lab.runs.run import Run
 from fastshap_lab.stages.sources import with_sources
@@ -66,7 +67,7 @@ def network_description(
     run: Run,
     config: ComponentConfig,
     pixels: Mapping[str, Any] = MappingProxyType({"mean": [0.5] * 3, "std": [0.5] * 3}),
-) -> dict[str, Any]:
+) -> NetworkSpec:
     """Return what builds a network for the run's images: its table entry, and what follows from the data.
 
     Args:
@@ -75,14 +76,14 @@ def network_description(
         pixels: Holds ``mean`` and ``std`` to normalize with: the classifier's own, which those that learn from it
             share. The default is for networks that are only built to see whether they can be.
     """
-    return {
-        "name": config.name,
-        "params": dict(config.params),
-        "image_size": list(run.data.image_size),
-        "num_classes": run.data.num_classes,
-        "mean": list(pixels["mean"]),
-        "std": list(pixels["std"]),
-    }
+    return NetworkSpec(
+        name=config.name,
+        params=dict(config.params),
+        image_size=list(run.data.image_size),
+        num_classes=run.data.num_classes,
+        mean=list(pixels["mean"]),
+        std=list(pixels["std"]),
+    )
 
 
 def check_images(network: nn.Module, stage: str, answer: tuple[int, ...], *inputs: Tensor) -> None:

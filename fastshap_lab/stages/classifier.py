@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from fastshap_lab.checkpoints import fill, load_model, read_description, read_state, save_model
+from fastshap_lab.checkpoints import fill, load_model, read_description, read_spec, read_state, save_model
 from fastshap_lab.config import ClassifierConfig, Config
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
-from fastshap_lab.models import Classifier, build_classifier
+from fastshap_lab.models import Classifier
 from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.models.specs import ClassifierSpec, EncoderSpec
 from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of, training_work
@@ -59,7 +60,7 @@ def check(run: Run) -> None:
         _check_folder(run, "teacher", config.teacher)
     if config.epochs == 0 and config.weights is None:
         raise UserError("classifier.epochs=0: nothing to train from; name a file in classifier.weights")
-    network = build_classifier(**network_description(run, config))
+    network = network_description(run, config).build()
     check_images(network, "classifier", (2, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size))
     if config.weights is not None:
         with torch.device("cpu"):
@@ -75,10 +76,10 @@ def make(run: Run) -> dict[str, float]:
     config = run.config.classifier
     if config.name == _CHECKPOINT:
         network = load_classifier(str(config.path))
-        description = read_description(str(config.path), "classifier")["network"]
+        description = read_spec(str(config.path), ClassifierSpec).network
     else:
         description = network_description(run, config, pixel_statistics(run))
-        network = build_classifier(**description)
+        network = description.build()
         if "pretrain" in run.parents:
             load_matching(network, _encoder(run.parents["pretrain"].model).state_dict())
         if config.weights is not None:
@@ -91,7 +92,7 @@ def make(run: Run) -> dict[str, float]:
                 )
             teacher = None if config.teacher is None else load_classifier(config.teacher)
             fit_run(run, ClassifierTraining(network, config, run.config.seed, teacher), config, "classifier")
-    save_model(run.model, network, {"kind": "classifier", "network": description, "class_names": run.data.class_names})
+    save_model(run.model, network, ClassifierSpec(description, run.data.class_names).to_json())
     metric, classifier = Imitation(), frozen(network).to(run.data.device)
     for image, label in run.data.batches("test"):
         logits = classifier(image)
@@ -114,7 +115,7 @@ def work(run: Run) -> Work:
 def untrained(run: Run) -> Classifier:
     """Return the classifier of a run's configuration, with any weights."""
     config = run.config.classifier
-    return load_classifier(config.path) if config.path else build_classifier(**network_description(run, config))
+    return load_classifier(config.path) if config.path else network_description(run, config).build()
 
 
 def pixel_statistics(run: Run) -> dict[str, list[float]]:
@@ -128,19 +129,14 @@ def pixel_statistics(run: Run) -> dict[str, list[float]]:
 
 def _encoder(folder: Path) -> Classifier:
     """Return what a pretraining has made: a network without a head."""
-    return load_model(folder, "encoder", lambda description: build_classifier(**description["network"]))
+    return load_model(folder, EncoderSpec, lambda spec: spec.network.build())
 
 
 def _check_folder(run: Run, key: str, path: str) -> None:
-    data, given = run.data, read_description(path, "classifier")
-    try:
-        size, names = given["network"]["image_size"], given["class_names"]
-        height, width = size
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"classifier.{key}={path}: its config.json is no classifier's, it lacks sizes or names"
-        ) from None
-    if list(size) != list(data.image_size):
+    data, given = run.data, read_spec(path, ClassifierSpec)
+    size, names = given.network.image_size, given.class_names
+    height, width = size
+    if size != list(data.image_size):
         raise UserError(
             f"classifier.{key}={path}: takes images of {height}×{width}, and the data has {data.image_size}"
         )

@@ -2,21 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from fastshap_lab.checkpoints import read_description, save_model
+from fastshap_lab.checkpoints import read_spec, save_model
 from fastshap_lab.components import lookup
 from fastshap_lab.config import Config
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.references import check_references, reference_order, reference_settings, reference_values
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_surrogate
 from fastshap_lab.metrics import AdditiveFit
-from fastshap_lab.models import ModelGame, build_explainer, takes_backbone
+from fastshap_lab.models import ModelGame, takes_backbone
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.game import check_determined
+from fastshap_lab.models.specs import ClassifierSpec, ExplainerNetworkSpec, ExplainerSpec, NetworkSpec, SurrogateSpec
 from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import (
@@ -70,24 +71,24 @@ def check(run: Run) -> None:
     if config.monitor == "shapley_error" and not run.config.references.val:
         raise UserError("explainer.monitor=shapley_error: needs references.val of 1 or more")
     check_references(run.config, "val")
-    network = build_explainer(**_describe(run, network_description(run, config)))
+    network = _describe(run, network_description(run, config)).build()
     answer = 2, network.grid.num_players, run.data.num_classes
     check_images(network, "explainer", answer, torch.zeros(2, 3, *run.data.image_size))
 
 
-def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
+def train(run: Run) -> tuple[AmortizedExplainer, ExplainerSpec]:
     """Return the trained explainer of a run, whose parents are finished, and what describes it."""
     config, classifier, surrogate = run.config.explainer, run.parents["classifier"], run.parents["surrogate"]
-    described = read_description(surrogate.model, "surrogate")["surrogate"]
-    description = {
-        "network": _describe(run, network_description(run, config, described["classifier"])),
-        "surrogate": described,
-        "classifier": read_description(classifier.model, "classifier")["network"] if config.bundle_classifier else None,
-        "link": config.link,
-        "normalization": config.normalization,
-        "class_names": list(run.data.class_names),
-    }
-    network, loaded = build_explainer(**description["network"]), load_surrogate(surrogate.model)
+    imitator = read_spec(surrogate.model, SurrogateSpec).surrogate
+    spec = ExplainerSpec(
+        network=_describe(run, network_description(run, config, vars(imitator.classifier))),
+        surrogate=imitator,
+        classifier=read_spec(classifier.model, ClassifierSpec).network if config.bundle_classifier else None,
+        link=config.link,
+        normalization=config.normalization,
+        class_names=list(run.data.class_names),
+    )
+    network, loaded = spec.network.build(), load_surrogate(surrogate.model)
     network.start_from(loaded.classifier.network)
     game = frozen(loaded).game(config.link, run.config.trainer.max_batch).to(run.data.device)
     references = _references(run, game)
@@ -96,12 +97,12 @@ def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
     fit_run(run, training, config, "explainer", labels and labels.images)
     original = load_classifier(classifier.model) if config.bundle_classifier else None
     explainer = AmortizedExplainer(
-        network, loaded, original, config.link, config.normalization, description["class_names"]
+        network, loaded, original, config.link, config.normalization, spec.class_names
     ).eval()
     if references is not None:
         explainer.refinement = _calibrated(run, explainer.to(run.data.device), game, references)
-        description["refinement"] = explainer.refinement.to_json()
-    return explainer, description
+        spec = replace(spec, refinement=explainer.refinement.to_json())
+    return explainer, spec
 
 
 def _references(run: Run, game: ModelGame) -> ValidationReferences | None:
@@ -130,8 +131,8 @@ def _calibrated(
 
 def make(run: Run) -> dict[str, float]:
     """Train, export, and return measures on the test images."""
-    explainer, description = train(run)
-    save_model(run.model, explainer, {"kind": "explainer", **description})
+    explainer, spec = train(run)
+    save_model(run.model, explainer, spec.to_json())
     return measure(run, explainer)
 
 
@@ -146,7 +147,7 @@ def work(run: Run) -> Work:
     images = random_images(run, config.batch_size)
 
     def module() -> ExplainerTraining:
-        network = build_explainer(**_describe(run, network_description(run, config)))
+        network = _describe(run, network_description(run, config)).build()
         labels = None
         if labelled:
             number, classes, device = len(images), run.data.num_classes, run.data.device
@@ -176,13 +177,13 @@ def work(run: Run) -> Work:
     )
 
 
-def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
+def _describe(run: Run, network: NetworkSpec) -> ExplainerNetworkSpec:
     """Return what builds the network, around the surrogate's own architecture where it needs one and names none."""
     config, surrogate = run.config.explainer, run.config.surrogate
-    network["grid"] = list(run.config.data.grid)
-    if takes_backbone(config.name) and "backbone" not in config.params:
-        network["params"]["backbone"] = {"name": surrogate.name, "params": dict(surrogate.params)}
-    return network
+    params = dict(network.params)
+    if takes_backbone(config.name) and "backbone" not in params:
+        params["backbone"] = {"name": surrogate.name, "params": dict(surrogate.params)}
+    return ExplainerNetworkSpec(**vars(network) | {"params": params}, grid=list(run.config.data.grid))
 
 
 @torch.inference_mode()

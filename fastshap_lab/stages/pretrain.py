@@ -1,7 +1,7 @@
 """The pretrain stage: teach a vision transformer to complete images, before it sees a label."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from fastshap_lab.checkpoints import save_model
 from fastshap_lab.components import build
 from fastshap_lab.config import Config
 from fastshap_lab.errors import UserError
-from fastshap_lab.models import PRETRAININGS, MaskedAutoencoder, build_classifier
+from fastshap_lab.models import PRETRAININGS, MaskedAutoencoder
+from fastshap_lab.models.specs import EncoderSpec, NetworkSpec
 from fastshap_lab.report import image_rows, save_figure
 from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
@@ -62,7 +63,7 @@ def make(run: Run) -> dict[str, float]:
     description, config = _describe(run, pixel_statistics(run)), run.config.classifier.pretrain
     network = _autoencoder(run, description)
     fit_run(run, PretrainTraining(network, config, run.config.seed), config, "classifier.pretrain")
-    save_model(run.model, network.encoder, {"kind": "encoder", "network": description})
+    save_model(run.model, network.encoder, EncoderSpec(description).to_json())
     return _measure(run, network)
 
 
@@ -74,13 +75,13 @@ def work(run: Run) -> Work:
     )
 
 
-def _describe(run: Run, *pixels: dict[str, list[float]]) -> dict[str, Any]:
+def _describe(run: Run, *pixels: dict[str, list[float]]) -> NetworkSpec:
     """Return the description of the classifier's network, without its head."""
-    return network_description(run, run.config.classifier, *pixels) | {"num_classes": 0}
+    return replace(network_description(run, run.config.classifier, *pixels), num_classes=0)
 
 
-def _autoencoder(run: Run, description: dict[str, Any]) -> MaskedAutoencoder:
-    config, encoder = run.config.classifier.pretrain, build_classifier(**description)
+def _autoencoder(run: Run, description: NetworkSpec) -> MaskedAutoencoder:
+    config, encoder = run.config.classifier.pretrain, description.build()
     return build(PRETRAININGS, "classifier.pretrain", config.name, config.params, encoder=encoder)
 
 

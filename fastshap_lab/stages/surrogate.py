@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from fastshap_lab.checkpoints import read_description, save_model
+from fastshap_lab.checkpoints import read_spec, save_model
 from fastshap_lab.config import Config
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation, constant_kl
-from fastshap_lab.models import Classifier, ModelGame, Surrogate, build_surrogate
+from fastshap_lab.models import Classifier, ModelGame, Surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.models.specs import ClassifierSpec, NetworkSpec, SurrogateNetworkSpec, SurrogateSpec
 from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import UniformSizeSampler
@@ -31,7 +32,7 @@ def settings(config: Config, _: str) -> dict[str, Any]:
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the surrogate cannot be built."""
     check_optimizer(run.config.surrogate.optim, "surrogate")
-    surrogate = build_surrogate(**_describe(run, network_description(run, run.config.surrogate)))
+    surrogate = _describe(run, network_description(run, run.config.surrogate)).build()
     nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
     check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size), nobody)
 
@@ -39,13 +40,13 @@ def check(run: Run) -> None:
 def make(run: Run) -> dict[str, float]:
     """Train, export, and return measures on the test images."""
     config, parent = run.config.surrogate, run.parents["classifier"].model
-    pixels = read_description(parent, "classifier")["network"]
-    description = _describe(run, network_description(run, config, pixels))
-    classifier, network = load_classifier(parent), build_surrogate(**description)
+    pixels = vars(read_spec(parent, ClassifierSpec).network)
+    spec = SurrogateSpec(_describe(run, network_description(run, config, pixels)), run.data.class_names)
+    classifier, network = load_classifier(parent), spec.surrogate.build()
     if config.from_classifier:
         load_matching(network.classifier, classifier.state_dict())
     fit_run(run, SurrogateTraining(network, classifier, config, run.config.seed), config, "surrogate")
-    save_model(run.model, network, {"kind": "surrogate", "surrogate": description, "class_names": run.data.class_names})
+    save_model(run.model, network, spec.to_json())
     return {f"test/{name}": value for name, value in _measure(run, classifier, network).items()}
 
 
@@ -62,7 +63,7 @@ def work(run: Run) -> Work:
 
 def untrained_surrogate(run: Run) -> Surrogate:
     """Return the surrogate of a run's configuration, with any weights."""
-    return build_surrogate(**_describe(run, network_description(run, run.config.surrogate)))
+    return _describe(run, network_description(run, run.config.surrogate)).build()
 
 
 def untrained_game(run: Run, link: str) -> ModelGame:
@@ -70,8 +71,8 @@ def untrained_game(run: Run, link: str) -> ModelGame:
     return frozen(untrained_surrogate(run)).game(link, run.config.trainer.max_batch)
 
 
-def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
-    return {"classifier": network, "masking": run.config.surrogate.masking, "grid": list(run.config.data.grid)}
+def _describe(run: Run, network: NetworkSpec) -> SurrogateNetworkSpec:
+    return SurrogateNetworkSpec(network, run.config.surrogate.masking, list(run.config.data.grid))
 
 
 @torch.inference_mode()

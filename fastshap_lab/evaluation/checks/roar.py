@@ -13,23 +13,20 @@ import torch
 from skimage.filters import sobel
 from torch import Tensor
 
-from fastshap_lab.checkpoints import read_description
+from fastshap_lab.checkpoints import read_spec
 from fastshap_lab.components import Count, did_you_mean
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.base import SPLITS, Split
 from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.data.splits import TensorImages
 from fastshap_lab.errors import UserError
-from fastshap_lab.evaluation.checks.by_method import (
-    Fraction,
-    removed_first,
-)
+from fastshap_lab.evaluation.checks.by_method import Fraction, removed_first
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import player_values, with_intervals
-from fastshap_lab.models import build_classifier
 from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.specs import ClassifierSpec
 from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
 from fastshap_lab.runs.store import key_digest
@@ -159,7 +156,7 @@ class ROAR(Section):
         config = replace(run.config.classifier, epochs=self._epochs(pipeline))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed("roar", seed))
-            network = build_classifier(**read_description(run.model, "classifier")["network"])
+            network = read_spec(run.model, ClassifierSpec).network.build()
         augment = Augment(**asdict(config.augment))
         train = ImageLoader(data["train"], config.batch_size, training=True, augment=augment, seed=seed)
         loaders = Loaders(train, ImageLoader(data["val"], config.batch_size))
