@@ -13,7 +13,7 @@ from rich.console import Console
 from fastshap_lab.cli import main
 from fastshap_lab.files import write_atomically
 from fastshap_lab.runs.prune import prune
-from tests.small_runs import CONFIGS, executed, planned
+from tests.small_runs import executed, planned
 
 HOUR = 3600
 
@@ -110,7 +110,7 @@ def test_the_command_line_prunes_and_makes_nothing(runs_dir, monkeypatch, capsys
     useless = kept(runs_dir / "store", "maps/c.safetensors", 9)
     for words in (["dry_run=true"], []):
         monkeypatch.setattr("sys.argv", ["train.py", "prune=true", f"runs_dir={runs_dir}", *words])
-        main(CONFIGS)
+        main()
         assert useless.exists() == bool(words)
     said = capsys.readouterr()
     assert not said.err
