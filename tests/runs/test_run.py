@@ -322,7 +322,7 @@ def test_what_is_gone_or_changed_is_said_and_made_again(whole, tmp_path, capsys,
     show(runs, Console(width=80))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     verb = "resume" if run.stage.trains else "make"
-    assert [words[:2] for words in lines if words[1] != "reuse"] == [[stage, verb], [stage, "again:"]]
+    assert [words[:2] for words in lines if words[1] not in ("reuse", "total:")] == [[stage, verb], [stage, "again:"]]
     assert lines[[words[1] for words in lines].index("again:")][2] == f"{path}:"
     execute(runs, Console(quiet=True))
     assert run.finished
