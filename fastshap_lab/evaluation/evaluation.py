@@ -15,12 +15,12 @@ from fastshap_lab.config import ComponentConfig, EvaluateConfig, ReferencesConfi
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.errors import UserError
-from fastshap_lab.evaluation.methods import CHUNK, AppliedMethod, apply_method, with_uncalled
+from fastshap_lab.evaluation.methods import CHUNK, AppliedMethod, ImageChunk, apply_method, with_uncalled
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.references import References, reference_order, reference_values
 from fastshap_lab.evaluation.report import Report
 from fastshap_lab.progress import track
-from fastshap_lab.runs.store import Store, content_digest
+from fastshap_lab.runs.store import Store
 
 
 @dataclass
@@ -48,6 +48,8 @@ class Evaluation:
     store: Store
     report: Report
     refused: list[dict[str, str]] = field(default_factory=list)
+    _chunks: dict[tuple[int, ...], ImageChunk] = field(default_factory=dict, init=False, repr=False)
+    _loaded: tuple[tuple[int, ...], Tensor] | None = field(default=None, init=False, repr=False)
     _applied: dict[str, dict[str, AppliedMethod]] = field(default_factory=dict, init=False, repr=False)
     _amortized: dict[str, AppliedMethod] = field(default_factory=dict, init=False, repr=False)
 
@@ -128,7 +130,17 @@ class Evaluation:
         """
         indices = indices[: math.ceil(number / CHUNK) * CHUNK]
         chosen = None if classes is None else classes[: len(indices)]
-        return self.amortized(pipeline).maps(self.test.images_at(indices), chosen)[:number]
+        return self.amortized(pipeline).maps(self.chunks(indices), chosen)[:number]
+
+    def chunks(self, indices: Tensor) -> list[ImageChunk]:
+        """Return test images in chunks, which are loaded one at a time."""
+        return [self._chunk(tuple(part.tolist())) for part in indices.split(CHUNK)]
+
+    def evaluated_chunks(self, pipeline: Pipeline) -> Iterator[tuple[int, ImageChunk, Tensor]]:
+        """Yield the evaluated images in chunks: place of the first, images, classes explained (B, E)."""
+        parts = zip(self.chunks(self.evaluated), self.classes(pipeline).split(CHUNK), strict=True)
+        for number, (chunk, classes) in enumerate(parts):
+            yield number * CHUNK, chunk, classes
 
     def reference_values(self, pipeline: Pipeline, indices: Tensor, link: str) -> References:
         """Return the true Shapley values of test images in a pipeline's surrogate's game.
@@ -150,11 +162,10 @@ class Evaluation:
             chosen: Places of the images among the evaluated ones.
             models: The stages whose models are asked.
         """
-        images = self.test.images_at(self.evaluated[chosen])
         return {
             "models": {stage: pipeline.digests[stage] for stage in models},
             "grid": pipeline.grid.shape,
-            "images": content_digest(images),
+            "images": [chunk.digest for chunk in self.chunks(self.evaluated[chosen])],
             "classes": self.classes(pipeline)[chosen].tolist(),
         }
 
@@ -180,16 +191,26 @@ class Evaluation:
         """Return test images as figures take them (B, H, W, 3)."""
         return self.images(indices).cpu().permute(0, 2, 3, 1).numpy()
 
+    def _chunk(self, indices: tuple[int, ...]) -> ImageChunk:
+        """Return a chunk of test images, the same one, and with it its digest, at every call."""
+
+        def load() -> Tensor:
+            if self._loaded is None or self._loaded[0] != indices:  # what was decoded last, serves all methods in turn
+                self._loaded = indices, self.test.images_at(torch.tensor(indices))
+            return self._loaded[1]
+
+        return self._chunks.setdefault(indices, ImageChunk(load))
+
     def _apply_methods(self, pipeline: Pipeline) -> Iterator[tuple[str, AppliedMethod]]:
         """Explain all evaluated images by all methods; yield those that can, note the others."""
         if not (self.settings.methods or self.settings.checks):
             return
-        images, classes = self.test.images_at(self.evaluated), self.classes(pipeline)
         chosen = with_uncalled(self.settings.methods)
         for name, component in track(list(chosen.items()), f"methods on {pipeline.name}"):
             try:
                 applied = apply_method(name, component, pipeline, self.store)
-                applied.maps(images, classes)
+                for _, chunk, classes in self.evaluated_chunks(pipeline):
+                    applied.explain(chunk, classes)
             except UserError as error:
                 if name in self.settings.methods:
                     row = {"model": pipeline.name, "method": name, "not applicable": str(error)}

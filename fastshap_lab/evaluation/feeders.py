@@ -7,6 +7,7 @@ names.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from fastshap_lab.attribution import upsample
 from fastshap_lab.components import Component, Share, in_words
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import ImageChunk
 from fastshap_lab.evaluation.pipeline import Pipeline, check_removal
 from fastshap_lab.evaluation.statistics import player_values
 from fastshap_lab.metrics import coalition_values, sensitivity_coalitions
@@ -42,7 +44,7 @@ class EvaluationBatch:
         pipeline: Whose classifier is explained.
         start: Place of the first image among the evaluated ones.
         indices: Of the test images (B,).
-        image: In [0, 1] (B, 3, H, W).
+        chunk: The images.
         classes: Explained of each, the target first (B, E).
         shared: What a feeder has computed for one method and gives to the next.
     """
@@ -51,9 +53,14 @@ class EvaluationBatch:
     pipeline: Pipeline
     start: int
     indices: Tensor
-    image: Tensor
+    chunk: ImageChunk
     classes: Tensor
     shared: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def image(self) -> Tensor:
+        """The images in [0, 1] (B, 3, H, W)."""
+        return self.chunk.images.float() / 255
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what is the same for all methods, made at the first call."""

@@ -78,28 +78,24 @@ class ChosenMetric:
             methods: On it.
         """
         measured = {name: self.empty(pipeline) for name in methods}
-        classes = evaluation.classes(pipeline)
-        for start in track(range(0, len(classes), CHUNK), f"{self.name} on {pipeline.name}"):
-            chosen, indices = classes[start : start + CHUNK], evaluation.evaluated[start : start + CHUNK]
-            images = evaluation.test.images_at(indices)
-            image = images.float() / 255
-            batch = EvaluationBatch(evaluation, pipeline, start, indices, image, chosen.to(image.device))
+        chunks = list(evaluation.evaluated_chunks(pipeline))
+        for start, chunk, classes in track(chunks, f"{self.name} on {pipeline.name}"):
+            indices = evaluation.evaluated[start : start + CHUNK]
+            batch = EvaluationBatch(evaluation, pipeline, start, indices, chunk, classes.to(evaluation.device))
             key = {
                 "metric": identity(METRICS, self.entry, self.params),
                 "feeder": {"code": identity(FEEDERS, self.kind.feed or "", {}), "inputs": self.feeder.key(batch)},
             }
             for name, method in methods.items():
-                make = partial(self._rows, batch, method, images, chosen)
-                parts = evaluation.store.get("measures", key | {"maps": method.map_key(images, chosen)}, make)
+                make = partial(self._rows, batch, method, classes)
+                parts = evaluation.store.get("measures", key | {"maps": method.map_key(chunk, classes)}, make)
                 measured[name].extend([parts[part] for part in sorted(parts)])
         return measured
 
-    def _rows(
-        self, batch: EvaluationBatch, method: AppliedMethod, images: Tensor, classes: Tensor
-    ) -> dict[str, Tensor]:
+    def _rows(self, batch: EvaluationBatch, method: AppliedMethod, classes: Tensor) -> dict[str, Tensor]:
         """Return what the metric keeps of a method's maps of a part of the images."""
         metric, unit = self.empty(batch.pipeline), method.method.unit
-        maps = method.chunk(images, classes)["maps"].to(batch.image.device)
+        maps = method.explain(batch.chunk, classes)["maps"].to(batch.image.device)
         inputs = self.feeder.inputs(batch, maps, lambda space: unit == space)
         if inputs is not None:
             if metric.needs_units and not inputs["in_units"]:

@@ -144,8 +144,8 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs,
     def entry(method: AppliedMethod, chunk: slice) -> Path:
         """Return the file of a chunk's maps."""
         store = Store(moved / "store")
-        images = evaluation.test.images_at(evaluation.evaluated[chunk])
-        replace(method, store=store).chunk(images, evaluation.classes(pipeline)[chunk])
+        [images] = evaluation.chunks(evaluation.evaluated[chunk])
+        replace(method, store=store).explain(images, evaluation.classes(pipeline)[chunk])
         return store.folder / f"{store.used.pop()}.safetensors"
 
     last, first = entry(rise, slice(16, 20)), entry(leave_one_out, slice(0, 16))

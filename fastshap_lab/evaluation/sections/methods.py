@@ -58,10 +58,9 @@ def _add_costs(evaluation: Evaluation, methods: Mapping[str, Mapping[str, Applie
 
 def _cost(evaluation: Evaluation, pipeline: Pipeline, method: AppliedMethod) -> dict[str, Any]:
     """Return the row of a method in the table of costs."""
-    images, classes = evaluation.test.images_at(evaluation.evaluated), evaluation.classes(pipeline)
-    chunks = zip(images.split(CHUNK), classes.split(CHUNK), strict=True)
-    costs = torch.stack([method.chunk(*chunk)["cost"] for chunk in chunks])
-    seconds, forward, backward = (costs[:, :3].sum(dim=0) / len(classes)).tolist()
+    chunks = evaluation.evaluated_chunks(pipeline)
+    costs = torch.stack([method.explain(chunk, classes)["cost"] for _, chunk, classes in chunks])
+    seconds, forward, backward = (costs[:, :3].sum(dim=0) / len(evaluation.evaluated)).tolist()
     return {
         "model": pipeline.name,
         "method": method.name,
@@ -77,13 +76,13 @@ def _cost(evaluation: Evaluation, pipeline: Pipeline, method: AppliedMethod) -> 
 
 def _add_gallery(evaluation: Evaluation, methods: Mapping[str, Mapping[str, AppliedMethod]]) -> None:
     shown = evaluation.evaluated[: min(evaluation.settings.images_shown, CHUNK)]
-    images, figures = evaluation.test.images_at(evaluation.evaluated[:CHUNK]), {}
+    figures = {}
     for pipeline in evaluation.pipelines:
-        found, classes = list(methods[pipeline.name].values()), evaluation.classes(pipeline)[:CHUNK]
+        found, (_, chunk, classes) = list(methods[pipeline.name].values()), next(evaluation.evaluated_chunks(pipeline))
         texts = [evaluation.caption(index, int(pipeline.predictions[index])) for index in shown.tolist()]
         for start in range(0, len(found), _COLUMNS):
             columns = {
-                method.name: (method.chunk(images, classes)["maps"][: len(shown), 0].numpy(), method.method.kind)
+                method.name: (method.explain(chunk, classes)["maps"][: len(shown), 0].numpy(), method.method.kind)
                 for method in found[start : start + _COLUMNS]
             }
             number = f"-{start // _COLUMNS + 1}" if len(found) > _COLUMNS else ""

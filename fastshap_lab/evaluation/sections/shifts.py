@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import ImageChunk
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import with_intervals
@@ -109,9 +110,13 @@ def _mirrored(places: Tensor, side: int) -> Tensor:
 
 def _maps(evaluation: Evaluation, pipeline: Pipeline) -> dict[tuple[int, int], Tensor]:
     """Return the maps (N, rows, columns) of the predicted class of the evaluated images, by shift."""
-    images = evaluation.test.images_at(evaluation.evaluated)
     classes, explainer = pipeline.predictions[evaluation.evaluated].unsqueeze(1), evaluation.amortized(pipeline)
-    return {shift: explainer.maps(shifted(images, shift), classes)[:, 0] for shift in (_STILL, *_SHIFTS)}
+    chunks = evaluation.chunks(evaluation.evaluated)
+
+    def moved(shift: tuple[int, int]) -> list[ImageChunk]:
+        return [ImageChunk(lambda chunk=chunk: shifted(chunk.images, shift)) for chunk in chunks]
+
+    return {shift: explainer.maps(moved(shift), classes)[:, 0] for shift in (_STILL, *_SHIFTS)}
 
 
 def _figure(evaluation: Evaluation, shown: Mapping[str, Maps]) -> Figure:
