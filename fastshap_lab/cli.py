@@ -78,16 +78,23 @@ def as_hydra_wants(override: str) -> str:
 def _run(config: DictConfig) -> None:
     with one_line_errors():  # here too: Hydra announces exceptions of its job in its own way
         from fastshap_lab.stages import pipeline  # imports slowly: --help and mistyped keys need not wait for it
+        from fastshap_lab.stages.imported import check_typed
 
         given = list(HydraConfig.get().overrides.task)
 
         def compose(choices: dict[str, str], overrides: list[str]) -> Config:
             kept = [one for one in given if one.split("=")[0] not in choices]
             chosen = [f"{group}={choice}" for group, choice in choices.items()]
-            return validated(hydra.compose("config", chosen + [as_hydra_wants(one) for one in overrides] + kept))
+            composed = hydra.compose("config", chosen + [as_hydra_wants(one) for one in overrides] + kept)
+            return of_the_user(composed)
+
+        def of_the_user(composed: DictConfig) -> Config:
+            complete = validated(composed)
+            check_typed(complete, sys.argv[1:])
+            return complete
 
         console = Console(highlight=False)
-        runs = pipeline.plan(validated(config), compose)
+        runs = pipeline.plan(of_the_user(config), compose)
         pipeline.show(runs, console)
         if not config.dry_run:
             pipeline.execute(runs, console)

@@ -16,12 +16,13 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fastshap_lab.checkpoints import load_model
+from fastshap_lab.checkpoints import load_model, read_description
 from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.files import open_file, replacing
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.models import (
+    IMPORT,
     Classifier,
     Explainer,
     ModelGame,
@@ -372,15 +373,23 @@ class AmortizedExplainer(nn.Module):
         return NORMALIZATIONS[self.normalization](raw, grand, null), efficiency_gap(raw, grand, null), full
 
 
-def build_amortized(description: dict[str, Any]) -> AmortizedExplainer:
-    """Return an explainer with random weights, as its description says."""
-    classifier = description["classifier"]
+def build_amortized(
+    description: dict[str, Any], surrogate: nn.Module | None = None, classifier: nn.Module | None = None
+) -> AmortizedExplainer:
+    """Return an explainer with random weights, as its description says.
+
+    Args:
+        description: Of a model folder.
+        surrogate: The caller's own network, where that is what the surrogate is.
+        classifier: The same of the classifier; one's own is left out without it.
+    """
+    described = None if _lacks_classifier(description, classifier) else description["classifier"]
     for table, key in ((LINKS, "link"), (NORMALIZATIONS, "normalization")):
         lookup(table, key, description[key])
     return AmortizedExplainer(
         build_explainer(**description["network"]),
-        build_surrogate(**description["surrogate"]),
-        None if classifier is None else build_classifier(**classifier),
+        build_surrogate(**description["surrogate"], module=surrogate),
+        None if described is None else build_classifier(**described, module=classifier),
         description["link"],
         description["normalization"],
         description["class_names"],
@@ -388,32 +397,69 @@ def build_amortized(description: dict[str, Any]) -> AmortizedExplainer:
     )
 
 
+def _lacks_classifier(description: dict[str, Any], classifier: nn.Module | None) -> bool:
+    """Return whether a bundled classifier is of one's own code, and that is not there."""
+    bundled = description["classifier"]
+    if bundled is None and classifier is not None:
+        raise UserError("classifier=…: no classifier is bundled with this explainer")
+    return bundled is not None and bundled["name"] == IMPORT and classifier is None
+
+
 def _refinement(description: dict[str, Any] | None) -> Refinement | None:
     """Return what references have told; of explainers from before refinement by kriging, it was something else."""
     return None if description is None or "error" not in description else Refinement(**description)
 
 
-def load_classifier(folder: str | Path) -> Classifier:
+def load_classifier(folder: str | Path, module: nn.Module | None = None) -> Classifier:
     """Return a trained classifier, in evaluation mode on the CPU.
 
     Args:
         folder: A run folder, or the model folder in it.
+        module: The caller's own network, with any weights, where that is what was explained: no code comes from a
+            folder. It is copied.
 
     Raises:
-        UserError: The folder is missing, damaged, or holds another kind of model.
+        UserError: The folder is missing, damaged, or holds another kind of model; its network is one's own code and
+            ``module`` is missing, or is another network.
     """
     return load_model(
-        model_folder(folder), "classifier", lambda description: build_classifier(**description["network"])
+        model_folder(folder),
+        "classifier",
+        lambda description: build_classifier(**description["network"], module=module),
     )
 
 
-def load_surrogate(folder: str | Path) -> Surrogate:
-    """Return a trained surrogate, in evaluation mode on the CPU; folder and errors as for ``load_classifier``."""
+def load_surrogate(folder: str | Path, module: nn.Module | None = None) -> Surrogate:
+    """Return a trained surrogate, in evaluation mode on the CPU; arguments and errors as for ``load_classifier``."""
     return load_model(
-        model_folder(folder), "surrogate", lambda description: build_surrogate(**description["surrogate"])
+        model_folder(folder),
+        "surrogate",
+        lambda description: build_surrogate(**description["surrogate"], module=module),
     )
 
 
-def load_explainer(folder: str | Path) -> AmortizedExplainer:
-    """Return a trained explainer, in evaluation mode on the CPU; folder and errors as for ``load_classifier``."""
-    return load_model(model_folder(folder), "explainer", build_amortized)
+def load_explainer(
+    folder: str | Path, surrogate: nn.Module | None = None, classifier: nn.Module | None = None
+) -> AmortizedExplainer:
+    """Return a trained explainer, in evaluation mode on the CPU.
+
+    Args:
+        folder: A run folder, or the model folder in it.
+        surrogate: The caller's own network, where the surrogate is one; see ``load_classifier``.
+        classifier: The same of a bundled classifier. Without it such a one is left out, and probabilities are the
+            surrogate's.
+
+    Raises:
+        UserError: As for ``load_classifier``.
+    """
+    place = model_folder(folder)
+    try:
+        left_out = _lacks_classifier(read_description(place, "explainer"), classifier)
+    except (KeyError, TypeError):  # damaged, as reading it will say
+        left_out = False
+    return load_model(
+        place,
+        "explainer",
+        lambda description: build_amortized(description, surrogate, classifier),
+        without="classifier." if left_out else None,
+    )

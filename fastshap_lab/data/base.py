@@ -90,6 +90,10 @@ class ImageDataModule(LightningDataModule, ABC):
         Encoded images are better than decoded ones, which may differ between versions of a decoder.
         """
 
+    def notice(self) -> str | None:
+        """Return what the user should know of the images before anything is made of them, if there is anything."""
+        return None
+
     def digest(self) -> str:
         """Return the SHA-256 of the content: equal for equal data, wherever its files lie."""
         digest = hashlib.sha256()

@@ -14,7 +14,7 @@ from fastshap_lab.data.base import Split
 from fastshap_lab.data.decoded import DecodedDataModule
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
-from fastshap_lab.images import EXTENSIONS, images_in, opened, read_rgb, resized
+from fastshap_lab.images import EXTENSIONS, images_in, opened, read_rgb, resized, size_of
 
 NOTHING: Mapping[Split, Sequence[Path]] = MappingProxyType({})
 
@@ -59,6 +59,10 @@ class ImageFiles(DecodedDataModule):
             return resized(read_rgb(path, self._upright), self.image_size, self._resize)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+
+    def original_size(self, source: Split, index: int) -> tuple[int, int]:
+        """Return width and height of a picture as it is shown."""
+        return size_of(self._files[source][index], self._upright)
 
     def size(self, source: Split, index: int) -> tuple[int, int]:
         """Return width and height of a picture as it is stored."""

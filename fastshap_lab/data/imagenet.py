@@ -30,7 +30,7 @@ class ImageNet(ImageFiles):
     Args:
         root: Folder that has ``val``.
         image_size: Height and width, or the side of a square.
-        resize: ``imagenet``, as networks for it are tested, ``stretch`` or ``crop`` (see ``images.resized``).
+        resize: ``imagenet``, as networks for it are tested, ``stretch``, ``crop`` or ``pad`` (see ``images.resized``).
         val_fraction: Share of the training images to validate on.
         test_fraction: Share of the images to test on, without ``train``.
         limit_train: Use only so many training images, and validation images in proportion.

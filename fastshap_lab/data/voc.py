@@ -43,7 +43,7 @@ class Voc(ImageFiles):
         foreground: The objects that count: those of the ``label``'s class, or ``any``.
         classes: ``voc``, or ``imagenet`` for its networks: then images have no label, and objects of any kind count.
         image_size: Height and width, or the side of a square.
-        resize: ``stretch``, ``crop``, or ``imagenet`` (see ``images.resized``).
+        resize: ``stretch``, ``crop``, ``pad``, or ``imagenet`` (see ``images.resized``).
         val_fraction: Share of the training images to validate on.
         limit_train: Use only so many training images, and validation images in proportion.
         limit_test: Use only so many test images.

@@ -31,7 +31,15 @@ from fastshap_lab.shapley import (
     shapley_regression_loss,
 )
 from fastshap_lab.stages.labels import Labels, load_labels
-from fastshap_lab.training.training import Training, batches, check_images, device_of, fit, network_description
+from fastshap_lab.training.training import (
+    Training,
+    batches,
+    check_images,
+    device_of,
+    fit,
+    network_description,
+    network_params,
+)
 
 # Coalitions per image of the validation loss: always the same, so that all trainings' losses can be compared.
 _VALIDATED = 32
@@ -241,7 +249,7 @@ def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
     config, surrogate = run.config.explainer, run.config.surrogate
     network["grid"] = list(run.config.data.grid)
     if takes_backbone(config.name) and "backbone" not in config.params:
-        network["params"]["backbone"] = {"name": surrogate.name, "params": dict(surrogate.params)}
+        network["params"]["backbone"] = {"name": surrogate.name, "params": network_params(surrogate)}
     return network
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from fastshap_lab.config import ClassifierConfig
 from fastshap_lab.runs.run import Run
+from fastshap_lab.training.training import known_pixels
 
 # Additive R² is 0 where an explainer knows no more than the equal split, which is where it starts: below -1 its errors
 # are more than twice as large, and it is not just untrained. So little above 0 is rounding, and luck with the images.
@@ -20,7 +21,7 @@ _OF_WHOLE, _OF_MASKED, _NOTICED = 0.5, 1.0, 0.01
 def weights_without_pixels(config: ClassifierConfig) -> str | None:
     """Judge given weights: whether it is known how their pixels were normalized."""
     missing = [f"classifier.{name}" for name in ("mean", "std") if getattr(config, name) is None]
-    if config.weights is None or not missing:
+    if config.weights is None or not missing or known_pixels(config).keys() == {"mean", "std"}:
         return None
     return (
         f"classifier.weights={config.weights} without {' and '.join(missing)}: pixels are normalized by these training "

@@ -1,6 +1,7 @@
 """Which stages a run needs, and making them: reuse what is finished, resume what was begun, make the rest."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from rich.console import Console
 from fastshap_lab.components import build, lookup
 from fastshap_lab.config import GROUPS, STAGES, Config, PipelineConfig
 from fastshap_lab.data import DATASETS, ImageDataModule
+from fastshap_lab.data.relabelled import Relabelled
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.references import reference_settings
 from fastshap_lab.records import REPORT, true_value_measures
@@ -78,6 +80,7 @@ def runs_of(configs: dict[str, Config], config: Config) -> list[Run]:
             PlayerGrid(data.image_size, (one.data.grid[0], one.data.grid[1]))
         except UserError as error:
             raise UserError(f"data.grid: {error}") from None
+    data = _with_classes(data, configs)
     digest = data.digest()
     chains = {
         name: _chain(one, data, digest, _last_stage(one, config.evaluate.pipelines.get(name)))
@@ -96,8 +99,23 @@ def runs_of(configs: dict[str, Config], config: Config) -> list[Run]:
     return list(runs.values())
 
 
+def _with_classes(data: ImageDataModule, configs: dict[str, Config]) -> ImageDataModule:
+    """Return the data under the classes of a classifier that is explained as it is, if that has others.
+
+    Raises:
+        UserError: Pipelines have several.
+    """
+    found = {name: classifier.own_classes(one.classifier, data) for name, one in configs.items()}
+    first = next(iter(found.values()))
+    if other := next((name for name, names in found.items() if names != first), None):
+        raise UserError(f"evaluate.pipelines.{other}: its classifier has other classes than {next(iter(found))}'s")
+    return data if first is None else Relabelled(data, first, classifier.translation(data.class_names, first))
+
+
 def show(runs: list[Run], console: Console) -> None:
     """Print what making the runs will do."""
+    if notice := runs[0].data.notice():
+        console.print(f"{'data':<10}  {notice}", soft_wrap=True, markup=False)
     for run in runs:
         console.print(f"{run.stage:<10}  {run.plan:<7}  {run.folder}", soft_wrap=True)
         if run.flaw is not None:
@@ -158,12 +176,18 @@ def _check_parents(left: list[Run]) -> None:
 def _say(run: Run, done: str, seconds: float, console: Console) -> None:
     measures = run.measures()
     said = [
-        f"{name.removeprefix('test/')} {measures[name]:{form}}" for name, form in _HEADLINES.items() if name in measures
+        f"{name.removeprefix('test/')} {_in_words(measures[name], form)}"
+        for name, form in _HEADLINES.items()
+        if name in measures
     ]
     result = str(run.folder / REPORT) if run.stage == "evaluate" else "  ".join(said)
     console.print(f"{run.stage:<10}  {done:<7}  {seconds:7.1f} s  {result}", soft_wrap=True)
     for line in warnings_of(run, measures):
         console.print(f"{run.stage:<10}  warning  {line}", soft_wrap=True, markup=False)
+
+
+def _in_words(measure: float, form: str) -> str:
+    return "unknown" if math.isnan(measure) else f"{measure:{form}}"
 
 
 def _make(run: Run) -> tuple[str, float] | None:
@@ -243,7 +267,7 @@ def _chain(config: Config, data: ImageDataModule, digest: str, last: str) -> lis
         add("pretrain", "", pretrain=pretrain.content(config.classifier), data=digest, **precision)
     content = classifier.content(config.classifier)
     add("classifier", f"-{config.classifier.name}", classifier=content, data=digest, **precision)
-    content = asdict(config.surrogate)
+    content = surrogate.content(config.surrogate)
     add("surrogate", f"-by-{config.surrogate.name}", surrogate=content, grid=config.data.grid, **precision)
     if "labels" in (config.stage, config.explainer.loss):
         add("labels", "", labels=asdict(config.explainer.labels), link=config.explainer.link)

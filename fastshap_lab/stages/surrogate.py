@@ -1,5 +1,6 @@
 """The surrogate stage: train a model that imitates the classifier when players are absent."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -9,11 +10,20 @@ from fastshap_lab.checkpoints import read_description, save_model
 from fastshap_lab.config import SurrogateConfig
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation, constant_kl
-from fastshap_lab.models import Classifier, Surrogate, build_surrogate
+from fastshap_lab.models import IMPORT, Classifier, Surrogate, build_surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
 from fastshap_lab.runs.run import Run
 from fastshap_lab.shapley import UniformSizeSampler, reverse_surrogate_kl, surrogate_kl
-from fastshap_lab.training.training import Training, batches, check_images, device_of, fit, network_description
+from fastshap_lab.stages.imported import identity
+from fastshap_lab.training.training import (
+    Training,
+    batches,
+    check_images,
+    device_of,
+    fit,
+    network_description,
+    network_params,
+)
 
 
 class SurrogateTraining(Training):
@@ -49,11 +59,21 @@ class SurrogateTraining(Training):
         return kl if self.loss == "kl" else reverse_surrogate_kl(target, logits).mean()
 
 
+def content(config: SurrogateConfig) -> dict[str, Any]:
+    """Return what a configuration says about the result: a library's model in full, one's own by its content."""
+    plain = asdict(config) | {"params": network_params(config)}
+    if config.name == IMPORT:
+        plain["params"] = identity(str(config.params.get("path")), "surrogate.params.path")
+    return plain
+
+
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the surrogate cannot be built."""
-    surrogate = build_surrogate(**_describe(run, network_description(run, run.config.surrogate)))
-    nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
-    check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size), nobody)
+    with torch.device("cpu" if run.config.surrogate.name == IMPORT else "meta"):
+        surrogate = build_surrogate(**_describe(run, network_description(run, run.config.surrogate))).eval()
+        nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
+        image = torch.zeros(2, 3, *run.data.image_size)
+        check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), image, nobody)
 
 
 def make(run: Run) -> dict[str, float]:
