@@ -261,13 +261,14 @@ def to_pixels(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     return resized(to_rgb(image), size)
 
 
-def to_tensor(images: Images, size: tuple[int, int]) -> Tensor:
+def to_tensor(images: Images, size: tuple[int, int], resize: Resize = "stretch") -> Tensor:
     """Return one image or several as a new float batch (B, 3, H, W) in [0, 1].
 
     Args:
         images: uint8 or [0, 1] float tensors of the right size, (3, H, W) or (B, 3, H, W); PIL images or paths, which
             are resized to it; or a sequence of any of them.
         size: Height and width.
+        resize: How pictures and files become that large, see ``resized``.
 
     Raises:
         UserError: A tensor has another shape, or values outside of its range; a file is no image.
@@ -275,7 +276,7 @@ def to_tensor(images: Images, size: tuple[int, int]) -> Tensor:
     if isinstance(images, (list, tuple)):
         if not images:
             raise UserError("no image given")
-        return torch.cat([to_tensor(image, size) for image in images])
+        return torch.cat([to_tensor(image, size, resize) for image in images])
     if isinstance(images, Tensor):
         return _checked(images, size)
     try:
@@ -284,7 +285,7 @@ def to_tensor(images: Images, size: tuple[int, int]) -> Tensor:
         raise UserError(f"{images}: cannot be read as an image: {error}") from None
     except UserError as error:
         raise UserError(f"{images}: {error}") from error
-    return torch.from_numpy(resized(image, size).copy()).unsqueeze(0).float() / 255
+    return torch.from_numpy(resized(image, size, resize).copy()).unsqueeze(0).float() / 255
 
 
 def _checked(images: Tensor, size: tuple[int, int]) -> Tensor:

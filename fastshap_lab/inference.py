@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fastshap_lab.checkpoints import load_model, read_description
-from fastshap_lab.components import lookup
+from fastshap_lab.components import checked, lookup
 from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.files import open_file, replacing
-from fastshap_lab.images import Images, to_tensor
+from fastshap_lab.images import Images, Resize, to_tensor
 from fastshap_lab.models import (
     IMPORT,
     Classifier,
@@ -228,6 +228,7 @@ class AmortizedExplainer(nn.Module):
         normalization: How raw values are made to add up.
         class_names: Of all K classes.
         refinement: What references have told of the explainer, if it was trained with any.
+        resize: How pictures become as large as the model wants them: as those that it was trained on did.
     """
 
     def __init__(
@@ -239,8 +240,10 @@ class AmortizedExplainer(nn.Module):
         normalization: str,
         class_names: Sequence[str],
         refinement: Refinement | None = None,
+        resize: Resize = "stretch",
     ) -> None:
         super().__init__()
+        self.resize = resize
         self.refinement = refinement or Refinement()
         self.network, self.surrogate, self.classifier = network, surrogate, classifier
         self.grid, self.class_names = network.grid, list(class_names)
@@ -291,7 +294,7 @@ class AmortizedExplainer(nn.Module):
         check_max_batch(max_batch)
         if refine:
             self._check_refinement(refine, tolerance)
-        batch = to_tensor(images, self.grid.image_size)
+        batch = to_tensor(images, self.grid.image_size, self.resize)
         to_probability = LINKS["sigmoid" if self.link == "sigmoid" else "softmax"]
         game = self.game(max_batch) if refine else None
         parts = []
@@ -333,7 +336,7 @@ class AmortizedExplainer(nn.Module):
         Raises:
             UserError: As for ``explain``, or a target is no class.
         """
-        batch = to_tensor(image, self.grid.image_size)
+        batch = to_tensor(image, self.grid.image_size, self.resize)
         chosen = None if target is None else class_of_each(target, len(batch), len(self.class_names)).cpu()
         explanation = self.explain(batch)
         if chosen is None:
@@ -394,6 +397,7 @@ def build_amortized(
         description["normalization"],
         description["class_names"],
         _refinement(description.get("refinement")),
+        checked(Resize, description.get("resize", "stretch"), "resize"),
     )
 
 

@@ -14,6 +14,7 @@ from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.errors import UserError
+from fastshap_lab.images import Resize
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -65,6 +66,9 @@ class ImageDataModule(LightningDataModule, ABC):
     Raises:
         UserError: The name of a class cannot be written as UTF-8.
     """
+
+    resize: Resize = "stretch"
+    """How pictures of another size become as large."""
 
     def __init__(self, class_names: list[str], image_size: tuple[int, int]) -> None:
         super().__init__()

@@ -94,7 +94,7 @@ class DecodedDataModule(ImageDataModule):
             "val": "val" if "val" in labels else "train",
             "test": "test",
         }
-        self._resize, self._max_resident, self._workers = resize, max_resident, workers or available_cores()
+        self.resize, self._max_resident, self._workers = resize, max_resident, workers or available_cores()
 
     @abstractmethod
     def pixels(self, source: Split, index: int) -> np.ndarray:
@@ -121,7 +121,7 @@ class DecodedDataModule(ImageDataModule):
         [((width, height), _)] = found.most_common(1)
         rows, columns = self.image_size
         others = "" if len(found) == 1 else " and others"
-        return f"{height}×{width} pictures{others} are {_DONE[self._resize]} to {rows}×{columns} (data.params.resize)"
+        return f"{height}×{width} pictures{others} are {_DONE[self.resize]} to {rows}×{columns} (data.params.resize)"
 
     def regions(self, source: Split) -> Callable[[int], np.ndarray] | None:
         """Return what says, by index, where an image of the source has its object, or None if nothing does.
@@ -152,8 +152,8 @@ class DecodedDataModule(ImageDataModule):
 
     def content(self) -> Iterator[bytes]:
         """Yield what images are decoded from, and the labels, of each split: limits and fractions count."""
-        if self._resize != "stretch":
-            yield self._resize.encode()
+        if self.resize != "stretch":
+            yield self.resize.encode()
         for split in SPLITS:
             source, indices = self._source[split], self._indices[split].tolist()
             for index, identity in zip(indices, self.identities(source, indices), strict=True):

@@ -97,7 +97,7 @@ class Hub(DecodedDataModule):
     def pixels(self, source: Split, index: int) -> np.ndarray:
         """Return an image, resized if it has to be."""
         with self._named(source, index):
-            return resized(read_rgb(io.BytesIO(self._encoded(source, index))), self.image_size, self._resize)
+            return resized(read_rgb(io.BytesIO(self._encoded(source, index))), self.image_size, self.resize)
 
     def original_size(self, source: Split, index: int) -> tuple[int, int]:
         """Return width and height of an image before it is resized."""

@@ -56,7 +56,7 @@ class ImageFiles(DecodedDataModule):
         """Return an image, resized if it has to be."""
         path = self._files[source][index]
         try:
-            return resized(read_rgb(path, self._upright), self.image_size, self._resize)
+            return resized(read_rgb(path, self._upright), self.image_size, self.resize)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 

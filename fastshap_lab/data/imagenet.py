@@ -96,7 +96,7 @@ class ImageNet(ImageFiles):
         # Images may have been made smaller since: boxes are measured in the size that their file states.
         scale = [side / stated for side, stated in zip(original, boxes.picture, strict=True)] * 2
         edges = boxes.edges[torch.tensor(chosen, dtype=torch.bool)] * torch.tensor(scale, dtype=torch.float64)
-        return box_region(resized_boxes(edges, original, self.image_size, self._resize), self.image_size).byte().numpy()
+        return box_region(resized_boxes(edges, original, self.image_size, self.resize), self.image_size).byte().numpy()
 
 
 def imagenet_classes() -> tuple[list[str], list[str]]:

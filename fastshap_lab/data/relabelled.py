@@ -21,6 +21,7 @@ class Relabelled(ImageDataModule):
 
     def __init__(self, data: ImageDataModule, class_names: Sequence[str], translation: Sequence[int | None]) -> None:
         super().__init__(list(class_names), data.image_size)
+        self.resize = data.resize
         self._data, self._numbers = data, [NO_LABEL if number is None else number for number in translation]
 
     def notice(self) -> str | None:

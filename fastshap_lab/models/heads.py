@@ -1,5 +1,7 @@
 """The last layer of a classifier: what is new where classes are others, and what a frozen network still learns."""
 
+from typing import Any
+
 from torch import nn
 
 from fastshap_lab.models.foreign import bare
@@ -12,7 +14,7 @@ def heads_of(network: nn.Module) -> dict[str, nn.Module]:
     """
     inner = bare(network)
     if hasattr(inner, "get_classifier"):
-        found = inner.get_classifier()
+        found: Any = inner.get_classifier()  # type: ignore[operator]  # timm's
         heads = found if isinstance(found, tuple) else (found,)  # of a distilled DeiT there are two
         named = network.named_modules()
         return {path: part for path, part in named if not _is_empty(part) and any(part is head for head in heads)}

@@ -75,7 +75,7 @@ class Torchvision(Library):
 
 def _weights(model: str) -> models.WeightsEnum:
     _check_name(model)
-    return models.get_model_weights(model).DEFAULT  # type: ignore[attr-defined]  # an enumeration's
+    return models.get_model_weights(model).DEFAULT
 
 
 def _check_name(model: str) -> None:

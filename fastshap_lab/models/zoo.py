@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
@@ -72,9 +72,11 @@ class Timm(Library):
     def stated(self, params: Mapping[str, Any]) -> Stated:
         """Return what timm says of a model; see ``Library``."""
         found = _pretrained(params["model"])
-        names, subset = None, infer_imagenet_subset(found.to_dict())
-        if subset is not None and len((info := ImageNetInfo(subset)).label_names()) == found.num_classes:
-            names = [description.split(",")[0] for description in info.label_descriptions()]
+        names, subset = None, infer_imagenet_subset(found.to_dict())  # type: ignore[no-untyped-call]
+        if subset is not None:
+            described = ImageNetInfo(subset).label_descriptions()
+            if len(described) == found.num_classes:
+                names = [description.split(",")[0] for description in described]
         return Stated(
             f"timm/{found.architecture}.{found.tag}", list(found.mean), list(found.std), found.num_classes, names
         )

@@ -196,6 +196,7 @@ def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
         "link": config.link,
         "normalization": config.normalization,
         "class_names": list(run.data.class_names),
+        "resize": run.data.resize,
     }
     network, loaded = build_explainer(**description["network"]), load_surrogate(surrogate.model)
     network.start_from(loaded.classifier.network)
@@ -206,7 +207,7 @@ def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
     fit(training, run, config, labels and labels.images)
     original = load_classifier(classifier.model) if config.bundle_classifier else None
     explainer = AmortizedExplainer(
-        network, loaded, original, config.link, config.normalization, description["class_names"]
+        network, loaded, original, config.link, config.normalization, description["class_names"], resize=run.data.resize
     ).eval()
     if references is not None:
         explainer.refinement = _calibrated(run, explainer.to(device_of(run)), game, references)
