@@ -236,7 +236,7 @@ def test_labels_and_boxes_go_where_the_picture_goes(resize, original, size):
     region = box_region(box, original[::-1]).byte()
     image = resized(Image.fromarray(255 * region.numpy()).convert("RGB"), size, resize)
     expected = image[0] >= 128
-    assert 0.05 < expected.mean() < 0.95
+    assert 0.04 < expected.mean() < 0.95
     labels = resized_labels(Image.fromarray(region.numpy()), size, resize)
     boxed = box_region(resized_boxes(box, original, size, resize), size).numpy()
     border = (image[0] > 25) & (image[0] < 230)  # an edge amid a pixel is rounded one way or the other

@@ -24,10 +24,16 @@ class Logits(nn.Module):
         # transformers' ViTs interpolate positions on demand: what they were trained on need not be the images' size.
         self.interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        floating = (parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
+        return next(floating, torch.float32)
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits (B, K)."""
         options = {"interpolate_pos_encoding": True} if self.interpolates else {}
-        answer = self.model(pixels.contiguous(), **options)
+        answer = self.model(pixels.contiguous().to(self.dtype), **options)
         return getattr(answer, "logits", answer)
 
 

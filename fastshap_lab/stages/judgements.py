@@ -40,10 +40,14 @@ def far_surrogate(measures: Mapping[str, float], classifier: Mapping[str, float]
     ignorant = measures.get("test/kl_constant", math.inf)  # of an older run it is not known
     for images, key, share in (("whole", "test/kl", _OF_WHOLE), ("masked", "test/masked_kl", _OF_MASKED)):
         if not measures[key] <= max(share * ignorant, _NOTICED):
-            accuracies = f"{measures['test/accuracy']:.3f}, the classifier's {classifier['test/accuracy']:.3f}"
+            accuracies = (
+                f" (accuracy {measures['test/accuracy']:.3f}, the classifier's {classifier['test/accuracy']:.3f})"
+            )
+            if math.isnan(measures["test/accuracy"]):
+                accuracies = ""
             return (
                 f"the surrogate is far from its classifier: KL {measures[key]:.3f} on {images} images, where one "
-                f"answer to all has {ignorant:.3f} (accuracy {accuracies}); raise surrogate.epochs, change "
+                f"answer to all has {ignorant:.3f}{accuracies}; raise surrogate.epochs, change "
                 "surrogate.optim.lr, or choose a larger network or the classifier's (surrogate.from_classifier=true)"
             )
     return None
