@@ -28,6 +28,8 @@ _LEFT_OUT = {  # of a configuration: what says nothing of the architecture, or w
     "_commit_hash", "_name_or_path", "id2label", "label2id", "num_labels", "transformers_version", "dtype",
     "torch_dtype", "problem_type", "return_dict", "output_hidden_states", "output_attentions", "use_cache",
 }  # fmt: skip
+# What the library does for each layer and place of a window takes time and memory before there is any weight.
+_COUNTED, _MOST_COUNTED, _MOST = ("depth", "layer", "block", "window", "repeat", "stage"), 1000, 2**15
 _MOST_CLASSES = 100_000  # each of which the library's configurations name
 
 
@@ -153,15 +155,16 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in kept.items():
         if not isinstance(key, str) or key.startswith("_") or "auto_map" in key or "backbone" in key:
             raise UserError(f"params.config.{key}: no part of an architecture")
-        if not _is_plain(value):
-            raise UserError(f"params.config.{key}: numbers and words, or lists of them, are wanted")
+        most = _MOST_COUNTED if any(word in key for word in _COUNTED) else _MOST
+        if not _is_plain(value, most):
+            raise UserError(f"params.config.{key}: words and numbers to {most}, or lists of them, are wanted")
     return kept
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, most: int) -> bool:
     if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, str | bool | int | float)
+        return len(value) <= _MOST_COUNTED and all(_is_plain(item, most) for item in value)
+    return value is None or isinstance(value, str) or (isinstance(value, bool | int | float) and abs(value) <= most)
 
 
 def _library() -> ModuleType:

@@ -106,6 +106,8 @@ def test_what_cannot_be_is_one_line(saved, tmp_path, monkeypatch):
         {"model_type": "resnet", "use_timm_backbone": True, "backbone": "resnet18"},
         {"model_type": "vit", "_attn_implementation": "evil/kernel"},
         {"model_type": "vit", "hidden_size": {"a": 1}},
+        {"model_type": "swinv2", "depths": [10**8]},  # a number for each of which the library would make
+        {"model_type": "vit", "num_hidden_layers": 1001},
     ],
 )
 def test_descriptions_of_strangers_build_networks_of_numbers_alone(hostile):
