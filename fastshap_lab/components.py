@@ -128,6 +128,8 @@ def checked(expected: Any, value: Any, key: str = "") -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = key or ".".join(str(part) for part in first["loc"] if part != "[key]")
+        if first["type"] == "missing" and isinstance(first["loc"][-1], str):
+            raise UserError(f"{where}: missing") from None
         text = first["msg"].removeprefix("Value error, ")
         text = "too short" if first["type"] == "missing" else re.sub(r"^\w+ should", "must", text)
         raise UserError(f"{where}={value if key else first['input']}: {text}") from None

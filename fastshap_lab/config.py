@@ -18,10 +18,6 @@ from fastshap_lab.components import (
 )
 from fastshap_lab.errors import UserError
 
-STAGES = ("pretrain", "classifier", "surrogate", "labels", "explainer", "evaluate")
-GROUPS = ("classifier", "surrogate", "explainer")  # of the configuration: what a pipeline is made of
-TRAINED = ("pretrain", *GROUPS)
-
 
 def _one_of(*known: str) -> AfterValidator:
     def check(word: str) -> str:
@@ -165,6 +161,7 @@ class PipelineConfig:
     surrogate: str | None = None
     explainer: str | None = None
     overrides: list[str] = field(default_factory=list)
+    classifier_name: str | None = None
 
 
 @dataclass
@@ -172,6 +169,7 @@ class EvaluateConfig:
     """What to measure and draw."""
 
     pipelines: dict[FolderName, PipelineConfig] = field(default_factory=dict)
+    sections: list[str] | None = None
     images_shown: Count = 8
     bootstrap: Count = 1000
     methods: dict[FolderName, ComponentConfig] = field(default_factory=dict)
@@ -207,11 +205,12 @@ class LoggerConfig:
 class Config:
     """The whole of it."""
 
-    stage: Annotated[str, _one_of(*STAGES, "all")] = "all"
+    stage: str = "all"
     name: FolderName | None = None
     seed: int = 0
     runs_dir: str = "runs"
     dry_run: bool = False
+    prune: bool = False
     debug: bool = False
     vars: dict[str, str] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)

@@ -8,15 +8,18 @@ import torch
 from hydra.core.config_store import ConfigStore
 from rich.console import Console
 
-from fastshap_lab.cli import as_hydra_wants
+from fastshap_lab.cli import CONFIGS, as_hydra_wants
 from fastshap_lab.config import Config, validated
+from fastshap_lab.runs.execute import execute
+from fastshap_lab.runs.plan import plan
 from fastshap_lab.runs.run import Run
-from fastshap_lab.stages import pipeline
+from fastshap_lab.stages import STAGES
 from fastshap_lab.training.classifier import ClassifierTraining
+from fastshap_lab.training.trainer import device_of
 
 torch.set_num_threads(1)  # networks this small only lose by more
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+TRAIN = str(Path(__file__).parents[1] / "train.py")
 
 TINY = [
     "data=synthetic",
@@ -50,13 +53,14 @@ def planned(*overrides: str, base: list[str] | None = None) -> list[Run]:
     def compose(choices: dict[str, str], further: list[str]) -> Config:
         return configured(*[f"{group}={choice}" for group, choice in choices.items()], *further, *overrides, base=base)
 
-    return pipeline.plan(configured(*overrides, base=base), compose)
+    config = configured(*overrides, base=base)
+    return plan(config, compose, STAGES, device_of(config.trainer))
 
 
 def executed(*overrides: str, base: list[str] | None = None) -> list[Run]:
     """Run it."""
     runs = planned(*overrides, base=base)
-    pipeline.execute(runs, Console(quiet=True))
+    execute(runs, Console(quiet=True))
     return runs
 
 

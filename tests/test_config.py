@@ -8,12 +8,12 @@ import yaml
 
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.evaluation.checks import CHECKS
-from fastshap_lab.evaluation.measures import MEASURES
-from fastshap_lab.evaluation.sections.comparison import check
+from fastshap_lab.evaluation.metrics import comparable_metrics
+from fastshap_lab.stages.evaluate import check_settings
 from tests.small_runs import CONFIGS, configured, planned
 
 GROUPS = ("data", "classifier", "surrogate", "explainer", "trainer", "logger", "experiment")
-LISTS = {"method": METHODS.keys() | {"explainer"}, "metric": MEASURES.keys(), "check": CHECKS.keys()}
+LISTS = {"method": METHODS.keys(), "metric": comparable_metrics().keys(), "check": CHECKS.keys()}
 SWEEPS = sorted((CONFIGS / "sweep").glob("*.yaml"))
 
 
@@ -44,7 +44,7 @@ def test_every_entry_of_what_is_chosen_in_lists_has_a_file(group):
     assert names == LISTS[group]
     chosen = getattr(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate, f"{group}s")
     assert {name: component.name for name, component in chosen.items()} == {name: name for name in names}
-    check(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate)
+    check_settings(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate)
 
 
 @pytest.mark.parametrize("group", ["method", "metric"])
@@ -67,7 +67,12 @@ def test_all_are_all(group):
 def test_the_choices_go_together(size, classifier, surrogate, explainer):
     networks = [f"classifier={classifier}", f"surrogate={surrogate}", f"explainer={explainer}"]
     runs = planned("data=synthetic", f"data.params.image_size={size}", *networks, base=[])
-    assert [run.stage for run in runs if run.stage != "labels"] == ["classifier", "surrogate", "explainer", "evaluate"]
+    assert [run.stage.name for run in runs if run.stage.name != "labels"] == [
+        "classifier",
+        "surrogate",
+        "explainer",
+        "evaluate",
+    ]
 
 
 def commands(sweep: dict[str, Any]) -> list[list[str]]:
@@ -83,13 +88,13 @@ def commands(sweep: dict[str, Any]) -> list[list[str]]:
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_trial_of_a_sweep_plans(path):
     sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert sweep["program"] == "train.py"
-    assert sweep["command"] == ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
+    assert sweep["program"] == "fastshap_lab"
+    assert sweep["command"] == ["${env}", "${interpreter}", "-m", "${program}", "train", "${args_no_hyphens}"]
     trials = commands(sweep)
     assert any(word.endswith("=None") for words in trials for word in words)
     for words in trials:
         runs = planned(*words, base=[])
-        assert runs[-1].stage == path.stem
+        assert runs[-1].stage.name == path.stem
         assert runs[-1].config.logger.name == "wandb"
 
 
@@ -100,5 +105,5 @@ def test_a_later_word_wins_over_an_experiment_and_its_pipelines():
         "explainer.epochs=3",
         base=[],
     )
-    explainers = [run.config.explainer for run in runs if run.stage == "explainer"]
+    explainers = [run.config.explainer for run in runs if run.stage.name == "explainer"]
     assert [(one.name, one.epochs, one.batch_size) for one in explainers] == [("unet", 3, 128), ("vit", 3, 9)]

@@ -24,6 +24,7 @@ class Random(AttributionMethod):
 
     kind: ClassVar[Kind] = "attribution"
     class_specific = False
+    uncalled = uninformed = True
 
     def __init__(
         self, model: nn.Module, grid: tuple[int, int] | None = None, seed: int = 0, max_batch: Count = 32

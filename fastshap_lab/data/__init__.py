@@ -1,5 +1,6 @@
 """Data sets by the name they have in a configuration."""
 
+from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning
 from fastshap_lab.data.base import ImageDataModule
 from fastshap_lab.data.cifar10 import Cifar10
 from fastshap_lab.data.digits import Digits

@@ -44,7 +44,7 @@ def metered(*modules: nn.Module) -> Iterator[Cost]:
     def count_back(gradient: Tensor) -> None:
         cost.backward += len(gradient)
 
-    device = next(modules[0].parameters()).device
+    device = next((each.device for module in modules for each in module.parameters()), torch.device("cpu"))
     with hooked([lambda module=module: module.register_forward_hook(count) for module in modules]):
         before, start = _start_of_memory(device), time.perf_counter()
         yield cost

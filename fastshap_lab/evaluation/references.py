@@ -1,6 +1,5 @@
-"""Reference Shapley values of a surrogate's game: computed once per surrogate, link and image, kept beside it."""
+"""Reference Shapley values of a surrogate's game: computed once per surrogate, link and image, and kept."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,8 +11,9 @@ from fastshap_lab.data.base import Split
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import ModelGame
 from fastshap_lab.progress import track
-from fastshap_lab.runs.run import Run
-from fastshap_lab.shapley import Estimate, KernelSHAP, Kriging, shapley_values
+from fastshap_lab.runs.sources import identity
+from fastshap_lab.runs.store import Store, content_digest
+from fastshap_lab.shapley import ESTIMATORS, Estimate, KernelSHAP, Kriging, shapley_values
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,15 @@ def check_references(config: Config, split: Split) -> None:
 
 
 def reference_values(
-    surrogate: Run,
+    store: Store,
+    surrogate: str,
     game: ModelGame,
+    images: Tensor,
     split: Split,
-    indices: Sequence[int],
     link: str,
     config: ReferencesConfig,
 ) -> References:
-    """Return the Shapley values of some images, from the cache where it holds them.
+    """Return the Shapley values of some images, from the store where it holds them.
 
     Exact where that takes no more than the split's evaluations of each image, else by KernelSHAP, whose standard errors
     follow from how coalitions were drawn, whatever the game is like. With a ``kriging_tolerance``, half of the
@@ -72,10 +73,11 @@ def reference_values(
     classes), and their difference is then the error.
 
     Args:
-        surrogate: The run in whose folder they are kept.
+        store: Keeps them, image by image.
+        surrogate: Digest of the surrogate's model.
         game: The game of that surrogate, with that link.
-        split: Part of the data.
-        indices: Numbers of the images in it.
+        images: uint8 (N, 3, H, W), on the device of the game.
+        split: Part of the data that the images are from, whose evaluations count.
         link: Name of the link.
         config: How many coalitions to evaluate, and whether to believe kriging.
 
@@ -84,30 +86,31 @@ def reference_values(
     """
     evaluations, tolerance = getattr(config, f"{split}_evaluations"), config.kriging_tolerance
     exact = 2**game.num_players <= evaluations
-    folder = f"{split}-{link}-{'exact' if exact else evaluations}"
-    if not exact and tolerance is not None:
-        folder += f"-kriging-{tolerance:g}"
-    images = surrogate.data.dataset(split)
+    names = ["exact"] if exact else ["kernel_shap"] + (["kriging"] if tolerance is not None else [])
+    asked = {} if exact else {"evaluations": evaluations, "tolerance": tolerance}
+    key = {"surrogate": surrogate, "link": link} | asked
+    key["estimators"] = [identity(ESTIMATORS, name, {}) for name in names]
 
-    def make(index: int) -> dict[str, Tensor]:
-        image = images.images_at(torch.tensor([index])).float() / 255
+    def make(image: Tensor) -> dict[str, Tensor]:
+        image = image.float() / 255
         if exact or tolerance is None:
-            found, kriged = shapley_values(game, image, "exact" if exact else "kernel_shap", budget=evaluations), False
+            found, kriged = shapley_values(game, image, names[0], budget=evaluations), False
         else:
             found, kriged = _by_two_designs(game, image, evaluations, tolerance)
         return {"phi": found.phi, "stderr": found.stderr, "kriged": torch.tensor(kriged)}
 
     found = []
-    for index in track(indices, f"{'exact' if exact else 'reference'} Shapley values"):
-        values = surrogate.kept("references", folder, f"{index:06d}", make=partial(make, index))
+    for number, image in enumerate(track(list(images.split(1)), f"{'exact' if exact else 'reference'} Shapley values")):
+        values = store.get("references", key | {"image": content_digest(image)}, partial(make, image))
         if not values["stderr"].isfinite().all():
             raise UserError(
-                f"references of {split} image {index}: {evaluations} evaluations do not say how far its Shapley values "
-                f"may be off; raise references.{split}_evaluations, or take another explainer.link if its game is flat"
+                f"references of {split} image {number + 1} of {len(images)}: {evaluations} evaluations do not say how "
+                f"far its Shapley values may be off; raise references.{split}_evaluations, or take another "
+                "explainer.link if its game is flat"
             )
         found.append(values)
     phi, stderr = (torch.cat([values[name] for values in found]) for name in ("phi", "stderr"))
-    kriged, kind = sum(bool(values.get("kriged", False)) for values in found), "exact"
+    kriged, kind = sum(bool(values["kriged"]) for values in found), "exact"
     if not exact:
         kind = f"estimated by KernelSHAP with {evaluations:,} evaluations"
     if kriged:

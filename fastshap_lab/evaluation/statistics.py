@@ -1,32 +1,19 @@
-"""What sections have in common: maps of chosen classes, values of players, means with intervals."""
+"""What sections have in common: values of players, and means with intervals."""
 
 import torch
 from torch import Tensor
 
 from fastshap_lab.attribution import upsample
-from fastshap_lab.evaluation.base import Evaluation, Pipeline
-from fastshap_lab.metrics import PerImage, unit_values
+from fastshap_lab.metrics import PerImage
 from fastshap_lab.metrics.bootstrap import bootstrap_means, percentile_intervals
 from fastshap_lab.shapley import PlayerGrid
-
-
-def chosen_maps(evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, *classes: Tensor) -> list[Tensor]:
-    """Return an explainer's maps (N, rows, columns) of test images, for each of some classes (N,) per image.
-
-    Those of all other classes are held for one chunk of images at a time.
-    """
-    parts = []
-    for places in torch.arange(len(indices)).split(evaluation.run.config.trainer.max_batch):
-        maps, rows = evaluation.maps(pipeline, indices[places]), torch.arange(len(places))
-        parts.append([maps[rows, chosen[places]] for chosen in classes])
-    return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 def player_values(maps: Tensor, grid: PlayerGrid) -> Tensor:
     """Return means (B, P, E) of maps (B, E, rows, columns) over players; of enlarged ones where these do not divide."""
     if any(side % players for side, players in zip(maps.shape[-2:], grid.shape, strict=True)):
         maps = upsample(maps, grid.image_size)
-    return unit_values(maps, grid.shape)
+    return grid.pool(maps)
 
 
 def measured(metric: PerImage, columns: tuple[str, ...], *maps: Tensor) -> dict[str, Tensor]:

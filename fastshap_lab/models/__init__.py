@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning
 from fastshap_lab.components import build, lookup, name_and_params
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import CHANNELS, Classifier
@@ -26,7 +27,7 @@ from fastshap_lab.models.swin import swin
 from fastshap_lab.models.vision import Torchvision, torchvision_model
 from fastshap_lab.models.vit import vit
 from fastshap_lab.models.zoo import Timm, timm_model
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid
 
 __all__ = [
     "CLASSIFIERS",

@@ -31,7 +31,7 @@ class ModelGame:
     def __init__(self, classifier: Model, masking: Masking, link: str = "softmax", max_batch: int = 512) -> None:
         check_max_batch(max_batch)
         self.classifier, self.masking, self.max_batch = classifier, masking, max_batch
-        self.link, self.num_players = lookup(LINKS, "link", link), masking.grid.num_players
+        self.link, self.num_players = lookup(LINKS, "link", link), masking.players.num_players
         self._shared_null: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "ModelGame":

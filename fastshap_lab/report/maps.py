@@ -10,7 +10,7 @@ from math import sqrt
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -64,7 +64,7 @@ class _Row:
 
 def class_maps(
     images: Float[np.ndarray, "B H W 3"],
-    maps: Float[np.ndarray, "B K gh gw"],
+    maps: Float[np.ndarray, "B K *players"],
     probabilities: Float[np.ndarray, "B K"],
     class_names: Sequence[str],
     labels: Sequence[int] | np.ndarray | None = None,
@@ -72,6 +72,7 @@ def class_maps(
     value_name: str = "Shapley value",
     max_classes: int = 10,
     classes: Sequence[int] | None = None,
+    segments: Int[np.ndarray, "B H W"] | None = None,
 ) -> Figure:
     """Return a figure with one row per image: the image, then the map of each class, on one colour scale per row.
 
@@ -80,7 +81,7 @@ def class_maps(
 
     Args:
         images: RGB in [0, 1].
-        maps: Attributions of the players.
+        maps: Attributions of the players, rows and columns of a grid, or P segments.
         probabilities: Of the classes, printed under their maps; the largest is the prediction.
         class_names: One per class.
         labels: True class of each image.
@@ -88,6 +89,7 @@ def class_maps(
         value_name: What the colours stand for.
         max_classes: Most maps in a row.
         classes: The ones to show instead, in this order.
+        segments: The one that each pixel belongs to, where players are segments.
     """
     num_classes = maps.shape[1]
     if classes is None and num_classes <= max_classes:
@@ -99,7 +101,7 @@ def class_maps(
         order = np.argsort(-row_probabilities, kind="stable")[:max_classes] if classes is None else classes
         cells = [
             _Cell(
-                image_maps[k],
+                image_maps[k] if segments is None else image_maps[k][segments[index]],
                 title=class_names[k] if index == 0 or classes is None else "",
                 caption=f"p = {row_probabilities[k]:.2f}",
                 frame="predicted" if k == predicted else "label" if k == label else "plain",
@@ -110,8 +112,9 @@ def class_maps(
         text += [] if label is None else [f"label: {class_names[label]}"]
         text += [f"predicted: {class_names[predicted]}"]
         rows.append(_Row("\n".join(text), [_Cell(image), *cells]))
+    player = "patch" if segments is None else "segment"
     frames = "Solid frame: predicted class" + ("." if labels is None else "; dashed: the label, where it differs.")
-    return _draw(rows, images.shape[1:3], f"{value_name} of each patch. {KEY} {frames}")
+    return _draw(rows, images.shape[1:3], f"{value_name} of each {player}. {KEY} {frames}")
 
 
 def comparison(

@@ -23,7 +23,7 @@ def tracked(run: Run) -> Iterator[None]:
     config = run.config.logger
     # A trial of a sweep is a single W&B run, that of the stage which is swept; the agent has chosen its id.
     sweeping = "WANDB_SWEEP_ID" in os.environ
-    if config.name != "wandb" or (sweeping and run.stage != run.config.stage):
+    if config.name != "wandb" or (sweeping and run.stage.name != run.config.stage):
         yield
         return
     import wandb  # takes a second
@@ -33,7 +33,7 @@ def tracked(run: Run) -> Iterator[None]:
     try:
         tracker = wandb.init(
             project=config.project,
-            name=f"{run.stage}/{folder.name}",
+            name=f"{run.stage.name}/{folder.name}",
             id=None if sweeping else run.record()["id"],
             resume="allow",
             dir=folder,

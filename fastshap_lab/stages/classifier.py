@@ -1,7 +1,7 @@
 """The classifier stage: train the model that will be explained."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastshap_lab.checkpoints import fill, load_model, read_description, read_state, save_model
-from fastshap_lab.config import ClassifierConfig
+from fastshap_lab.checkpoints import fill, load_model, read_description, read_spec, read_state, save_model
+from fastshap_lab.config import ClassifierConfig, Config
 from fastshap_lab.data import ImageDataModule
-from fastshap_lab.data.imagenet import imagenet_classes
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
 from fastshap_lab.inference import load_classifier
@@ -22,25 +21,34 @@ from fastshap_lab.models.foreign import bare
 from fastshap_lab.models.freezing import frozen, load_matching
 from fastshap_lab.models.heads import heads_of, in_heads
 from fastshap_lab.models.libraries import PRETRAINED
-from fastshap_lab.runs.run import Run
-from fastshap_lab.stages.imported import identity, own_module
-from fastshap_lab.training.classifier import ClassifierTraining
-from fastshap_lab.training.training import (
-    batches,
+from fastshap_lab.models.specs import ClassifierSpec, EncoderSpec
+from fastshap_lab.runs.costs import Work
+from fastshap_lab.runs.run import Run, Stage
+from fastshap_lab.stages.base import (
     check_images,
-    device_of,
-    fit,
+    fit_run,
     known_pixels,
     network_description,
     network_params,
+    settings_of,
     stated,
+    training_work,
 )
+from fastshap_lab.stages.imported import identity, own_module
+from fastshap_lab.stages.judgements import weights_without_pixels
+from fastshap_lab.training.classifier import ClassifierTraining
+from fastshap_lab.training.optim import check_optimizer
 
 _CHECKPOINT = "checkpoint"
 
 
-def content(config: ClassifierConfig) -> dict[str, Any]:
-    """Return what a configuration says about the result: given models by their content, not their path."""
+def settings(config: Config, digest: str) -> dict[str, Any]:
+    """Return what can change the result: given models by their content, not their path."""
+    own = {"classifier": _content(config.classifier), "precision": config.trainer.precision}
+    return settings_of(config, own, digest)
+
+
+def _content(config: ClassifierConfig) -> dict[str, Any]:
     plain = asdict(config) | {"pretrain": None}  # which the parent says
     if not config.freeze:
         del plain["freeze"]
@@ -66,6 +74,7 @@ def content(config: ClassifierConfig) -> dict[str, Any]:
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the network cannot be built, or given weights do not fit the data."""
     config = run.config.classifier
+    check_optimizer(config.optim, "classifier")
     if not run.data.num_classes:
         raise UserError(
             f"data: {run.config.data.name} does not say what images show; name a classifier that brings its classes "
@@ -99,7 +108,7 @@ def check(run: Run) -> None:
             "as it is: classifier.mean=[0,0,0] classifier.std=[1,1,1]), or let the module have timm's pretrained_cfg"
         )
     with torch.device("cpu" if config.name == IMPORT else "meta"):  # one's own code need not run without memory
-        network = build_classifier(**network_description(run, config)).eval()
+        network = network_description(run, config).build().eval()
         check_images(network, "classifier", (2, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size))
     if config.weights is not None:
         with torch.device("cpu"):
@@ -122,10 +131,10 @@ def make(run: Run) -> dict[str, float]:
     config = run.config.classifier
     if config.name == _CHECKPOINT:
         network = load_classifier(str(config.path))
-        description = read_description(str(config.path), "classifier")["network"]
+        description = read_spec(str(config.path), ClassifierSpec).network
     else:
         description = network_description(run, config, pixel_statistics(run))
-        network = build_classifier(**description)
+        network = description.build()
         if "pretrain" in run.parents:
             load_matching(network, _encoder(run.parents["pretrain"].model).state_dict())
         inner = bare(network.network)
@@ -143,14 +152,33 @@ def make(run: Run) -> dict[str, float]:
                     "classifier.epochs=0 takes given weights (classifier.weights) as they are"
                 )
             teacher = None if config.teacher is None else load_classifier(config.teacher)
-            fit(ClassifierTraining(network, config, run.config.seed, teacher), run, config)
-    save_model(run.model, network, {"kind": "classifier", "network": description, "class_names": run.data.class_names})
-    metric, classifier = Imitation(), frozen(network).to(device_of(run))
-    for image, label in batches(run, "test"):
+            fit_run(run, ClassifierTraining(network, config, run.config.seed, teacher), config, "classifier")
+    save_model(run.model, network, ClassifierSpec(description, run.data.class_names).to_json())
+    metric, classifier = Imitation(), frozen(network).to(run.data.device)
+    for image, label in run.data.batches("test"):
         logits = classifier(image)
         metric.update(logits.unsqueeze(1).cpu(), label.cpu(), logits.cpu())
     measures = metric.compute()
     return {"test/accuracy": measures["accuracy"], "test/cross_entropy": measures["cross_entropy"]}
+
+
+def work(run: Run) -> Work:
+    """Return what there is to do."""
+    config = run.config.classifier
+
+    def module() -> ClassifierTraining:
+        teacher = None if config.teacher is None else load_classifier(config.teacher)
+        return ClassifierTraining(untrained(run), config, run.config.seed, teacher)
+
+    return training_work(run, config, module)
+
+
+def untrained(run: Run) -> Classifier:
+    """Return the classifier of a run's configuration, with any weights."""
+    config = run.config.classifier
+    if config.name == _CHECKPOINT:
+        return load_classifier(str(config.path))
+    return network_description(run, config).build()
 
 
 def pixel_statistics(run: Run) -> dict[str, list[float]]:
@@ -162,13 +190,13 @@ def pixel_statistics(run: Run) -> dict[str, list[float]]:
     return known
 
 
-def own_classes(config: ClassifierConfig, data: ImageDataModule) -> list[str] | None:
+def own_classes(whole: Config, data: ImageDataModule) -> list[str] | None:
     """Return the classes of a classifier that is explained as it is, or None where they are the data's.
 
     Raises:
         UserError: What it is made of cannot be read.
     """
-    names: list[str] | None = None
+    config, names = whole.classifier, None
     if config.name == _CHECKPOINT:
         if config.path is not None and not data.class_names:
             names = list(read_description(config.path, "classifier")["class_names"])
@@ -187,27 +215,6 @@ def own_classes(config: ClassifierConfig, data: ImageDataModule) -> list[str] | 
         ):
             names = found.class_names
     return None if names is None or list(names) == list(data.class_names) else [str(name) for name in names]
-
-
-def translation(own: Sequence[str], names: Sequence[str]) -> list[int | None]:
-    """Return the number, among a model's classes, of each class of the data; None where none or several have its name.
-
-    Case does not count, nor do underscores; a class may have several names, with commas between them. ImageNet's ids in
-    WordNet are known as well.
-    """
-    wnids = imagenet_classes()[0]
-    if own and len(names) == len(wnids) and set(own) <= set(wnids):
-        return [wnids.index(name) for name in own]
-    found: dict[str, set[int]] = {}
-    for number, name in enumerate(names):
-        for synonym in {_bare_name(one) for one in (name, *name.split(","))}:
-            found.setdefault(synonym, set()).add(number)
-    numbers = [found.get(_bare_name(name), set()) for name in own]
-    return [next(iter(one)) if len(one) == 1 else None for one in numbers]
-
-
-def _bare_name(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
 
 
 def _numbers(count: int) -> list[str]:
@@ -242,19 +249,14 @@ def _check_head(config: ClassifierConfig, weights: str, replaced: bool) -> None:
 
 def _encoder(folder: Path) -> Classifier:
     """Return what a pretraining has made: a network without a head."""
-    return load_model(folder, "encoder", lambda description: build_classifier(**description["network"]))
+    return load_model(folder, EncoderSpec, lambda spec: spec.network.build())
 
 
 def _check_folder(run: Run, key: str, path: str) -> None:
-    data, given = run.data, read_description(path, "classifier")
-    try:
-        size, names = given["network"]["image_size"], given["class_names"]
-        height, width = size
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"classifier.{key}={path}: its config.json is no classifier's, it lacks sizes or names"
-        ) from None
-    if list(size) != list(data.image_size):
+    data, given = run.data, read_spec(path, ClassifierSpec)
+    size, names = given.network.image_size, given.class_names
+    height, width = size
+    if size != list(data.image_size):
         raise UserError(
             f"classifier.{key}={path}: takes images of {height}×{width}, and the data has {data.image_size}"
         )
@@ -270,3 +272,24 @@ def _file(path: str) -> Path:
             f"classifier.weights={path}: no such file; a safetensors file or a PyTorch state dict is wanted"
         )
     return Path(path)
+
+
+def _warnings(run: Run, _: Mapping[str, float]) -> list[str]:
+    line = weights_without_pixels(run.config.classifier)
+    return [] if line is None else [line]
+
+
+STAGE = Stage(
+    "classifier",
+    settings,
+    check,
+    make,
+    group="classifier",
+    parents=("pretrain",),
+    part=lambda config: f"-{config.classifier.name}",
+    classes=own_classes,
+    trains=True,
+    work=work,
+    headline={"test/accuracy": ".4f"},
+    warnings=_warnings,
+)

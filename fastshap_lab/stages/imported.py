@@ -16,7 +16,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.files import sha256
 from fastshap_lab.models import IMPORT
 from fastshap_lab.models.foreign import hand_over
-from fastshap_lab.stages.sources import own_source
+from fastshap_lab.runs.sources import own_source
 
 
 def check_typed(config: Config, typed: Sequence[str]) -> None:

@@ -1,65 +1,43 @@
 """The surrogate stage: train a model that imitates the classifier when players are absent."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastshap_lab.checkpoints import read_description, save_model
-from fastshap_lab.config import SurrogateConfig
+from fastshap_lab.checkpoints import read_spec, save_model
+from fastshap_lab.config import Config, SurrogateConfig
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation, constant_kl
-from fastshap_lab.models import IMPORT, Classifier, Surrogate, build_surrogate
+from fastshap_lab.models import IMPORT, Classifier, ModelGame, Surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
-from fastshap_lab.runs.run import Run
-from fastshap_lab.shapley import UniformSizeSampler, reverse_surrogate_kl, surrogate_kl
-from fastshap_lab.stages.imported import identity
-from fastshap_lab.training.training import (
-    Training,
-    batches,
+from fastshap_lab.models.specs import ClassifierSpec, NetworkSpec, SurrogateNetworkSpec, SurrogateSpec
+from fastshap_lab.runs.costs import Work
+from fastshap_lab.runs.run import Run, Stage
+from fastshap_lab.shapley import UniformSizeSampler
+from fastshap_lab.stages.base import (
     check_images,
-    device_of,
-    fit,
+    fit_run,
     network_description,
     network_params,
+    settings_of,
+    training_work,
 )
+from fastshap_lab.stages.classifier import untrained
+from fastshap_lab.stages.imported import identity
+from fastshap_lab.stages.judgements import far_surrogate
+from fastshap_lab.training.optim import check_optimizer
+from fastshap_lab.training.surrogate import SurrogateTraining
 
 
-class SurrogateTraining(Training):
-    """Fit a surrogate to a frozen classifier. Batches hold ``image`` (B, C, H, W)."""
-
-    network: Surrogate
-
-    def __init__(self, network: Surrogate, classifier: Classifier, config: SurrogateConfig, seed: int) -> None:
-        super().__init__(network, config.optim, seed, monitor="val/kl")
-        self.num_coalitions, self.loss = config.num_coalitions, config.loss
-        self.sampler = UniformSizeSampler(network.grid.num_players)
-        self._classifier = [frozen(classifier)]  # in a list: neither trained nor saved with this module
-
-    def on_fit_start(self) -> None:
-        """Bring the classifier along."""
-        self._classifier[0].to(self.device)
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the divergence of classifier and surrogate, each image under fresh coalitions."""
-        return self._step("train", batch["image"], self.step_generator(batch_idx))
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log it over coalitions that are the same every epoch."""
-        self._step("val", batch["image"], torch.Generator(self.device).manual_seed(batch_idx))
-
-    def _step(self, split: str, image: Tensor, generator: torch.Generator) -> Tensor:
-        coalitions, _ = self.sampler(len(image), self.num_coalitions, generator, self.device)
-        with torch.no_grad():
-            target = self._classifier[0](image)
-        logits = self.network(image, coalitions)
-        kl = surrogate_kl(target, logits).mean()
-        self.log_epoch({f"{split}/kl": kl}, len(image))  # whatever the loss, so that runs can be compared
-        return kl if self.loss == "kl" else reverse_surrogate_kl(target, logits).mean()
+def settings(config: Config, _: str) -> dict[str, Any]:
+    """Return what can change the result."""
+    own = {"surrogate": _content(config.surrogate), "grid": config.data.grid, "precision": config.trainer.precision}
+    return settings_of(config, own)
 
 
-def content(config: SurrogateConfig) -> dict[str, Any]:
+def _content(config: SurrogateConfig) -> dict[str, Any]:
     """Return what a configuration says about the result: a library's model in full, one's own by its content."""
     plain = asdict(config) | {"params": network_params(config)}
     if config.name == IMPORT:
@@ -69,8 +47,9 @@ def content(config: SurrogateConfig) -> dict[str, Any]:
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the surrogate cannot be built."""
-    with torch.device("cpu" if run.config.surrogate.name == IMPORT else "meta"):
-        surrogate = build_surrogate(**_describe(run, network_description(run, run.config.surrogate))).eval()
+    check_optimizer(run.config.surrogate.optim, "surrogate")
+    with torch.device("cpu" if run.config.surrogate.name == IMPORT else "meta"):  # one's own code may need memory
+        surrogate = untrained_surrogate(run).eval()
         nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
         image = torch.zeros(2, 3, *run.data.image_size)
         check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), image, nobody)
@@ -79,18 +58,39 @@ def check(run: Run) -> None:
 def make(run: Run) -> dict[str, float]:
     """Train, export, and return measures on the test images."""
     config, parent = run.config.surrogate, run.parents["classifier"].model
-    pixels = read_description(parent, "classifier")["network"]
-    description = _describe(run, network_description(run, config, pixels))
-    classifier, network = load_classifier(parent), build_surrogate(**description)
+    pixels = vars(read_spec(parent, ClassifierSpec).network)
+    spec = SurrogateSpec(_describe(run, network_description(run, config, pixels)), run.data.class_names)
+    classifier, network = load_classifier(parent), spec.surrogate.build()
     if config.from_classifier:
         load_matching(network.classifier, classifier.state_dict())
-    fit(SurrogateTraining(network, classifier, config, run.config.seed), run, config)
-    save_model(run.model, network, {"kind": "surrogate", "surrogate": description, "class_names": run.data.class_names})
+    fit_run(run, SurrogateTraining(network, classifier, config, run.config.seed), config, "surrogate")
+    save_model(run.model, network, spec.to_json())
     return {f"test/{name}": value for name, value in _measure(run, classifier, network).items()}
 
 
-def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
-    return {"classifier": network, "masking": run.config.surrogate.masking, "grid": list(run.config.data.grid)}
+def work(run: Run) -> Work:
+    """Return what there is to do."""
+    config = run.config.surrogate
+    passes = 5 * run.data.count("test")
+
+    def module() -> SurrogateTraining:
+        return SurrogateTraining(untrained_surrogate(run), untrained(run), config, run.config.seed)
+
+    return training_work(run, config, module, passes=passes, game=lambda: untrained_game(run, "logits"))
+
+
+def untrained_surrogate(run: Run) -> Surrogate:
+    """Return the surrogate of a run's configuration, with any weights."""
+    return _describe(run, network_description(run, run.config.surrogate)).build()
+
+
+def untrained_game(run: Run, link: str) -> ModelGame:
+    """Return its game."""
+    return frozen(untrained_surrogate(run)).game(link, run.config.trainer.max_batch)
+
+
+def _describe(run: Run, network: NetworkSpec) -> SurrogateNetworkSpec:
+    return SurrogateNetworkSpec(network, run.config.surrogate.masking, list(run.config.data.grid))
 
 
 @torch.inference_mode()
@@ -99,11 +99,11 @@ def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str
 
     Beside them the KL of an answer that is the same for all images, by which the others can be judged.
     """
-    whole, masked, device, targets = Imitation(), Imitation(), device_of(run), []
+    whole, masked, device, targets = Imitation(), Imitation(), run.data.device, []
     classifier = frozen(classifier).to(device)
     game = frozen(surrogate).game("logits", run.config.trainer.max_batch).to(device)
     sampler, generator = UniformSizeSampler(game.num_players), torch.Generator().manual_seed(0)
-    for image, label in batches(run, "test"):
+    for image, label in run.data.batches("test"):
         coalitions, _ = sampler(len(image), 4, generator, device)
         logits, grand, _ = game(image, coalitions)
         label, target = label.cpu(), classifier(image).cpu()
@@ -112,3 +112,23 @@ def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str
         targets.append(target)
     constant = {"kl_constant": constant_kl(torch.cat(targets)).item()}
     return whole.compute() | constant | {f"masked_{name}": value for name, value in masked.compute().items()}
+
+
+def _warnings(run: Run, measures: Mapping[str, float]) -> list[str]:
+    line = far_surrogate(measures, run.parents["classifier"].measures())
+    return [] if line is None else [line]
+
+
+STAGE = Stage(
+    "surrogate",
+    settings,
+    check,
+    make,
+    group="surrogate",
+    parents=("pretrain", "classifier"),
+    part=lambda config: f"-by-{config.surrogate.name}",
+    trains=True,
+    work=work,
+    headline={"test/accuracy": ".4f", "test/kl": ".4f", "test/masked_kl": ".4f"},
+    warnings=_warnings,
+)

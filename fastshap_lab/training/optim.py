@@ -9,6 +9,7 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from fastshap_lab.components import lookup
 from fastshap_lab.config import OptimConfig
 
 OPTIMIZERS: dict[str, Any] = {
@@ -17,6 +18,17 @@ OPTIMIZERS: dict[str, Any] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
 }
 SCHEDULES = ("one_cycle", "cosine", "plateau", "constant")
+
+
+def check_optimizer(config: OptimConfig, key: str) -> None:
+    """Raise a ``UserError`` where an optimizer or a schedule is unknown.
+
+    Args:
+        config: Their names.
+        key: Of the training's settings, for errors.
+    """
+    lookup(OPTIMIZERS, f"{key}.optim.name", config.name)
+    lookup(dict.fromkeys(SCHEDULES), f"{key}.optim.schedule", config.schedule)
 
 
 def build_optimizer(

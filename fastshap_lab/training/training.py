@@ -1,39 +1,25 @@
-"""What training stages share: Lightning's trainer, and random draws that a resumed run repeats."""
+"""What trainings share: random draws that a resumed one repeats, and going through one from start to end."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from fastshap_lab.config import (
-    ClassifierConfig,
-    ComponentConfig,
-    ExplainerConfig,
-    OptimConfig,
-    TrainerConfig,
-    TrainingConfig,
-)
-from fastshap_lab.data.augment import Augment
-from fastshap_lab.data.base import Split
+from fastshap_lab.config import OptimConfig, TrainerConfig, TrainingConfig
 from fastshap_lab.data.loader import ImageLoader
-from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.errors import UserError
-from fastshap_lab.files import read_checkpoint
-from fastshap_lab.models import IMPORT, LIBRARIES
-from fastshap_lab.models.foreign import handed_over, is_foreign, stated_by
-from fastshap_lab.models.libraries import PRETRAINED, Stated
-from fastshap_lab.runs.run import METRICS_FILE, Run
+from fastshap_lab.files import is_intact, read_checkpoint
+from fastshap_lab.models.foreign import is_foreign
+from fastshap_lab.records import METRICS_FILE
 from fastshap_lab.seeding import derive_seed
-from fastshap_lab.training.callbacks import Checkpoints, EpochBar, FiniteLoss, History, Patience, WholeCheckpoints
+from fastshap_lab.training.callbacks import Checkpoints, EpochBar, FiniteLoss, History, Patience
 from fastshap_lab.training.optim import build_optimizer
+from fastshap_lab.training.trainer import build_trainer
 
 
 class Training(LightningModule):
@@ -105,14 +91,43 @@ class Training(LightningModule):
             scheduler.step()
 
 
-def fit(module: Training, run: Run, training: TrainingConfig, images: ImageSplit | None = None) -> None:
+@dataclass
+class Loaders:
+    """Batches of a training.
+
+    Attributes:
+        train: To learn from, on the device of the training.
+        val: To choose the best epoch by.
+    """
+
+    train: ImageLoader
+    val: ImageLoader
+
+
+def fit(
+    module: Training,
+    loaders: Loaders,
+    settings: TrainingConfig,
+    folder: Path,
+    trainer: TrainerConfig,
+    *,
+    title: str,
+    key: str | None = None,
+    tracker: Any = None,
+    quiet: bool = False,
+) -> None:
     """Train, going on from the last checkpoint if there is one, and leave the best epoch's weights in the module.
 
     Args:
         module: The training.
-        run: Its folder holds checkpoints and curves.
-        training: How long, and in which batches.
-        images: To train on, as they are; the data's training images, augmented, where none are given.
+        loaders: Its batches.
+        settings: How long, and with which optimizer.
+        folder: Where checkpoints and curves are kept.
+        trainer: The hardware, and the number format.
+        title: Of the training, for its bar and for those who interrupt it.
+        key: Of the settings in the configuration, for errors; by default the title.
+        tracker: A W&B run for the curves, if one is open.
+        quiet: Show no bar, for a training that is a step of longer work.
 
     Raises:
         UserError: The loss stopped being finite.
@@ -120,195 +135,37 @@ def fit(module: Training, run: Run, training: TrainingConfig, images: ImageSplit
     """
     if not is_foreign(module.network):
         module.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPUs and GPUs
-    augment = Augment(**asdict(training.augment))
-    run.data.configure(batch_size=training.batch_size, augment=augment, seed=run.config.seed)
-    loaders: dict[str, Any] = {"datamodule": run.data}
-    if images is not None:
-        given = ImageLoader(images, training.batch_size, training=True, seed=run.config.seed)
-        loaders = {"train_dataloaders": given, "val_dataloaders": run.data.val_dataloader()}
-    key = "classifier.pretrain" if run.stage == "pretrain" else run.stage  # of the configuration, for errors
-    checkpoints = Checkpoints(run.folder / "checkpoints", module.monitor, run.stage)
-    callbacks: list[Callback] = [
-        FiniteLoss(key),
-        History(run.folder / METRICS_FILE),
-        EpochBar(run.stage, module.monitor),
-        checkpoints,
-    ]
-    if training.patience is not None:
-        callbacks.append(Patience(module.monitor, patience=training.patience))
-    trainer = build_trainer(
-        run.config.trainer,
-        max_epochs=training.epochs,
+    key = key or title
+    checkpoints = Checkpoints(folder / "checkpoints", module.monitor, title)
+    if not is_intact(checkpoints.last):  # which alone says what the best one is of
+        for path in (checkpoints.last, checkpoints.best):
+            path.unlink(missing_ok=True)
+    callbacks: list[Callback] = [FiniteLoss(key), History(folder / METRICS_FILE)]
+    callbacks += [] if quiet else [EpochBar(title, module.monitor)]
+    callbacks.append(checkpoints)
+    if settings.patience is not None:
+        callbacks.append(Patience(module.monitor, patience=settings.patience))
+    lightning = build_trainer(
+        trainer,
+        max_epochs=settings.epochs,
         callbacks=callbacks,
-        gradient_clip_val=training.optim.clip_norm,
-        logger=WandbLogger(experiment=run.tracker) if run.tracker else False,
+        gradient_clip_val=settings.optim.clip_norm,
+        logger=WandbLogger(experiment=tracker) if tracker else False,
     )
-    compiled = trainer.strategy.root_device.type == "cuda"  # on CPUs it takes longer than it saves
+    compiled = lightning.strategy.root_device.type == "cuda"  # on CPUs it takes longer than it saves
     if compiled:
         module.network.forward = torch.compile(module.network.forward)
     last = checkpoints.last if checkpoints.last.is_file() else None
     try:
-        trainer.fit(module, **loaders, ckpt_path=last, weights_only=True)
+        lightning.fit(module, loaders.train, loaders.val, ckpt_path=last, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     if compiled:
         del module.network.forward
-    checkpoints.end_if_asked(trainer)
+    checkpoints.end_if_asked(lightning)
     if not checkpoints.best.is_file():
         raise UserError(f"{key}: {module.monitor} was never a finite number; lower {key}.optim.lr")
-    if run.tracker:
-        run.tracker.summary[module.monitor] = checkpoints.best_value  # the exported weights', and what a sweep compares
+    if tracker:
+        tracker.summary[module.monitor] = checkpoints.best_value  # the exported weights', and what a sweep compares
     module.load_state_dict(read_checkpoint(checkpoints.best)["state_dict"])
     module.to(memory_format=torch.contiguous_format).eval()  # as a loaded model is, which must agree to the bit
-
-
-def build_trainer(config: TrainerConfig, logger: Logger | bool = False, **arguments: Any) -> Trainer:
-    """Return Lightning's trainer on the configured hardware, without the notices it prints by default.
-
-    Raises:
-        UserError: Lightning refuses a setting, or several processes are asked for.
-    """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for message in (
-        ".*does not have many workers.*",  # batches come from a tensor on the device
-        ".*GPU available but not used.*",
-        ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on PyTorch 2.9 and later
-        ".*module.s. in eval mode at the start of training.*",  # frozen features
-        ".*lr_scheduler.step.*before.*optimizer.step.*",
-    ):
-        warnings.filterwarnings("ignore", message)
-    try:
-        trainer = Trainer(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.num_nodes,
-            strategy=config.strategy,
-            precision=config.precision,
-            logger=logger,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,  # nothing is logged by steps, but fewer of them than this would be warned of
-            use_distributed_sampler=False,  # the loaders slice by rank themselves
-            plugins=[WholeCheckpoints()],
-            **arguments,
-        )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-        settings = ", ".join(f"{key}={value}" for key, value in asdict(config).items())
-        raise UserError(f"trainer: {' '.join(str(error).split())} (from {settings})") from error
-    if trainer.world_size > 1:
-        raise UserError(
-            f"trainer.devices={config.devices}, trainer.num_nodes={config.num_nodes}: a stage runs in one process "
-            "so far, on one device"
-        )
-    return trainer
-
-
-def network_description(
-    run: Run,
-    config: ComponentConfig,
-    pixels: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return what builds a network for the run's images: its table entry, and what follows from the data.
-
-    Args:
-        run: Gives the data.
-        config: Table entry and arguments.
-        pixels: Holds ``mean`` and ``std`` to normalize with: the classifier's own, which those that learn from it
-            share. None is for networks that are only built to see whether they can be: then it is their number that
-            counts.
-
-    Raises:
-        UserError: A library does not know the model.
-    """
-    if pixels is None:
-        channels = len(known_pixels(run.config.classifier).get("mean", ["R", "G", "B"]))
-        pixels = {"mean": [0.5] * channels, "std": [0.5] * channels}
-    return {
-        "name": config.name,
-        "params": network_params(config),
-        "image_size": list(run.data.image_size),
-        "num_classes": run.data.num_classes,
-        "mean": list(pixels["mean"]),
-        "std": list(pixels["std"]),
-    }
-
-
-def network_params(config: ComponentConfig) -> dict[str, Any]:
-    """Return the arguments of a network's entry in ``CLASSIFIERS`` or ``EXPLAINERS``, a library's model in full."""
-    if isinstance(config, ClassifierConfig) and config.name == IMPORT:
-        return {"path": config.path}
-    if isinstance(config, ExplainerConfig) or config.name not in LIBRARIES:
-        return dict(config.params)
-    if PRETRAINED in config.params and not isinstance(config, ClassifierConfig):
-        raise UserError(
-            "surrogate.params.pretrained: a surrogate starts from its classifier's weights, surrogate.from_classifier"
-        )
-    return LIBRARIES[config.name].arguments(config.params)
-
-
-def stated(config: ClassifierConfig) -> Stated | None:
-    """Return what a library says of the weights that a classifier starts from; None where there is nothing to say.
-
-    Raises:
-        UserError: Its weights are wanted, and it has none.
-    """
-    if config.name not in LIBRARIES:
-        return None
-    if config.params.get(PRETRAINED):
-        return LIBRARIES[config.name].stated(config.params)
-    if config.weights is None:
-        return None
-    try:
-        return LIBRARIES[config.name].stated(config.params)
-    except UserError:  # it has no weights for this model, or there is no such model, which is said elsewhere
-        return None
-
-
-def known_pixels(config: ClassifierConfig) -> dict[str, list[float]]:
-    """Return of ``mean`` and ``std`` what is configured or, if neither is, what the model's library or author says."""
-    configured = {key: value for key, value in (("mean", config.mean), ("std", config.std)) if value is not None}
-    if configured:
-        return configured
-    if config.name == IMPORT and config.path is not None:
-        return stated_by(handed_over(config.path))
-    found = stated(config)
-    return {} if found is None else {"mean": found.mean, "std": found.std}
-
-
-def check_images(network: nn.Module, stage: str, answer: tuple[int, ...], *inputs: Tensor) -> None:
-    """Raise a ``UserError`` where a network cannot take the data's images, or answers with something else than it must.
-
-    On the meta device this costs nothing.
-
-    Args:
-        network: Takes the inputs.
-        stage: Of the network, or its key in the configuration, for errors.
-        answer: Shape of its answer.
-        inputs: Images (B, 3, H, W), and what else it takes.
-    """
-    height, width = inputs[0].shape[-2:]
-    try:
-        with torch.no_grad():
-            found = network.eval()(*inputs)
-    except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{stage}: its network does not take images of {height}×{width}: {reason}") from error
-    what = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"of type {type(found).__name__}"
-    if what != f"of shape {answer}":
-        raise UserError(
-            f"{stage}: its network's answer to {len(inputs[0])} images is {what}: must be a tensor of shape {answer}"
-        )
-
-
-def device_of(run: Run) -> torch.device:
-    """Return where a run's data are, and its models go: the trainer's device."""
-    return run.data.trainer.strategy.root_device
-
-
-def batches(run: Run, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images in [0, 1] and labels, in order, always the same number at once: what is drawn per batch, stays."""
-    data = run.data.dataset(split)
-    parts = torch.arange(len(data)).split(128)
-    for images, labels in zip(data.blocks(parts), data.labels.split(128), strict=True):
-        yield images.float() / 255, labels

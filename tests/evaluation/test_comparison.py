@@ -1,21 +1,23 @@
 """The evaluation's comparison of methods: a tiny run once, looked at from all sides."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from hydra.errors import HydraException
-from safetensors.torch import load_file
 
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.errors import UserError
-from fastshap_lab.evaluation.measures import MEASURES
+from fastshap_lab.evaluation.methods import AppliedMethod
+from fastshap_lab.evaluation.metrics import comparable_metrics
 from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.inference import load_classifier, load_surrogate
-from fastshap_lab.metrics import METRICS, Deletion, unit_values
+from fastshap_lab.metrics import METRICS, Deletion
 from fastshap_lab.models.freezing import frozen
+from fastshap_lab.runs.store import Store
 from fastshap_lab.stages import evaluate
 from tests.small_runs import TINY, UNET, executed, planned
 
@@ -24,7 +26,7 @@ ASKED = [
     "method=[explainer,grad_cam,leave_one_out,rise,rollout,kernel_shap]",
     "metric=all",
     "evaluate.methods.rise.params.num_masks=10",
-    "evaluate.methods.leave_one_out.params.grid=[2,2]",
+    "evaluate.methods.leave_one_out.params.players=[2,2]",
     "evaluate.methods.kernel_shap.params.budget=2",
     "evaluate.metrics.segmentation.params.confidence=0",
     "evaluate.metrics={blurred: {name: insertion, params: {removal: {name: blur, params: {width: 2}}}}}",
@@ -46,14 +48,14 @@ def tables(runs):
 
 
 def test_every_metric_has_a_table_with_every_method_and_random(tables):
-    for metric in MEASURES:
+    for metric in comparable_metrics():
         rows = tables[f"methods-{metric}"]
         assert set(rows[rows["model"] == "A"]["method"]) == {"explainer", "grad_cam", "leave_one_out", "rise", "random"}
 
 
 def test_every_metric_of_attributions_can_be_measured():
     others = {"additive_fit", "imitation", "shapley_error", "similarity", "map_agreement", "map_statistics"}
-    assert set(MEASURES) == set(METRICS) - others
+    assert set(comparable_metrics()) == set(METRICS) - others
 
 
 def test_what_does_not_apply_is_said(tables, runs):
@@ -102,15 +104,15 @@ def test_passes_are_counted(tables):
 
 
 def test_a_number_is_that_of_the_metric_itself(runs, tables):
-    surrogate, evaluation = next(run for run in runs if run.stage == "surrogate"), runs[-1]
+    surrogate, evaluation = next(run for run in runs if run.stage.name == "surrogate"), runs[-1]
     test = evaluation.data.dataset("test")
     image = test.images_at(reference_order(len(test))[:20]).float() / 255
     classifier = load_classifier(surrogate.parents["classifier"].model)
     classes = classifier(image).topk(2, dim=1).indices
-    method, metric = METHODS["leave_one_out"](classifier, grid=(2, 2)), Deletion()
+    method, metric = METHODS["leave_one_out"](classifier, players=(2, 2)), Deletion()
     maps = torch.stack([method.attribute(image, classes[:, number]) for number in range(2)], dim=1)
     game = frozen(load_surrogate(surrogate.model)).game("logits")
-    metric.update(game.values, image, unit_values(maps, (2, 2)), classes)
+    metric.update(game.values, image, maps.flatten(2).mT, classes)
     ours = tables["methods-deletion"].set_index(["model", "method"]).loc[("A", "leave_one_out")]
     for column, value in metric.compute().items():
         assert ours[column] == pytest.approx(value, rel=1e-5)
@@ -135,16 +137,28 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs,
     moved = tmp_path / "runs"
     shutil.copytree(runs[-1].config.runs_dir, moved)
     run = planned(f"runs_dir={moved}", *ASKED, base=BASE)[-1]
-    kept = load_file(run.folder / "methods/A/rise/00016.safetensors")["maps"]
-    (run.folder / "methods/A/rise/00016.safetensors").unlink()
-    (run.folder / "measures/A/deletion/rise/00016.safetensors").unlink()
-    for name in ("methods/A/leave_one_out/00000", "measures/A/insertion/rise/00000"):  # rotten since
-        path = run.folder / f"{name}.safetensors"
-        content = bytearray(path.read_bytes())
-        content[-2] ^= 64
-        path.write_bytes(content)
+    evaluation = evaluate.evaluation_of(run)
+    pipeline = evaluation.pipelines[0]
+    rise, leave_one_out = (evaluation.methods(pipeline)[name] for name in ("rise", "leave_one_out"))
+
+    def entry(method: AppliedMethod, chunk: slice) -> Path:
+        """Return the file of a chunk's maps."""
+        store = Store(moved / "store")
+        images = evaluation.test.images_at(evaluation.evaluated[chunk])
+        replace(method, store=store).chunk(images, evaluation.classes(pipeline)[chunk])
+        return store.folder / f"{store.used.pop()}.safetensors"
+
+    last, first = entry(rise, slice(16, 20)), entry(leave_one_out, slice(0, 16))
+    content, measures = last.read_bytes(), sorted((moved / "store" / "measures").iterdir())
+    last.unlink()
+    for path in measures[::3]:
+        path.unlink()
+    for path in [first, *measures[1::3]]:  # rotten since
+        rotten = bytearray(path.read_bytes())
+        rotten[-2] ^= 64
+        path.write_bytes(rotten)
     explained = []
-    for name in ("rise", "leave_one_out"):
+    for name in ("rise", "leave_one_out", "grad_cam"):
         original = METHODS[name].attribute_classes
 
         def spied(self, image, classes, original=original, name=name):
@@ -152,9 +166,10 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs,
             return original(self, image, classes)
 
         monkeypatch.setattr(METHODS[name], "attribute_classes", spied)
-    evaluate.make(run)
+    evaluate.make(planned(f"runs_dir={moved}", *ASKED, base=BASE)[-1])
     assert sorted(explained) == [("leave_one_out", 16), ("rise", 4)]
-    assert torch.equal(load_file(run.folder / "methods/A/rise/00016.safetensors")["maps"], kept)
+    assert last.read_bytes()[-64:] == content[-64:]
+    assert sorted((moved / "store" / "measures").iterdir()) == measures
     for table in (run.folder / "tables").glob("methods-*.csv"):
         assert table.read_bytes() == (runs[-1].folder / "tables" / table.name).read_bytes()
 
@@ -166,7 +181,10 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs,
         ("evaluate.methods={mine: {name: rize}}", "evaluate.methods.mine.name=rize: unknown, did you mean rise?"),
         ("evaluate.methods={mine: {name: rise, params: {masks: 3}}}", "evaluate.methods.mine.params.masks: unknown"),
         ("evaluate.methods={mine: {name: rise, params: {num_masks: few}}}", "evaluate.methods.mine.params.num_masks"),
-        ("evaluate.methods={mine: {name: explainer, params: {a: 1}}}", "explainer takes none"),
+        (
+            "evaluate.methods={mine: {name: explainer, params: {a: 1}}}",
+            "evaluate.methods.mine.params.a: unknown to explainer",
+        ),
         ("evaluate.metrics={mine: {name: delition}}", "evaluate.metrics.mine.name=delition: unknown"),
         ("evaluate.metrics={mine: {name: deletion, params: {units: pixels}}}", "a surrogate knows players only"),
         ("evaluate.metrics={mine: {name: deletion, params: {removal: black}}}", "mine.params.removal=black: unknown"),
@@ -180,7 +198,8 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs,
         ("evaluate.metrics={mine: {name: shapley_distance, params: {link: logits}}}", "choose centred_logits"),
         ("evaluate.checks={mine: {name: overdetermined, params: {removal: white}}}", "params.removal=white: unknown"),
         ("evaluate.checks={mine: {name: vit_cx_settings, params: {insertion: no}}}", "params.insertion"),
-        ("evaluate.methods={random: {name: rise}}", "evaluate.methods.random.name=rise: this name means random"),
+        ("evaluate.methods={a: {name: random}, b: {name: random, params: {seed: 1}}}", "a and b both know nothing"),
+        ("evaluate.sections=[models,map]", "evaluate.sections=map: unknown, did you mean maps?"),
         ("evaluate.checks={mine: {name: nothing}}", "evaluate.checks.mine.name=nothing: unknown"),
     ],
 )

@@ -1,6 +1,7 @@
 """Sections of an evaluation that compare explained pipelines: subsets, surrogates, shifted pictures."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,26 +15,30 @@ from torch import Tensor
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.data.base import Split
 from fastshap_lab.data.splits import NO_LABEL, TensorImages
-from fastshap_lab.evaluation.base import Evaluation, Pipeline, Report
-from fastshap_lab.evaluation.sections.shifts import shifted, shifts
-from fastshap_lab.evaluation.sections.subsets import _table, subsets
-from fastshap_lab.evaluation.sections.surrogates import surrogates
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.report import Report
+from fastshap_lab.evaluation.sections.shifts import Shifts, shifted
+from fastshap_lab.evaluation.sections.subsets import Subsets, _table
+from fastshap_lab.evaluation.sections.surrogates import Surrogates
 from fastshap_lab.inference import AmortizedExplainer
 from fastshap_lab.metrics.map_statistics import central_share
 from fastshap_lab.models.explainers import Explainer
 from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.store import Store
 from fastshap_lab.shapley import PlayerGrid
+from fastshap_lab.stages import evaluate
 from tests.small import IMAGE_SIZE, surrogate
 from tests.small_runs import configured, executed, planned
 
 TINY = "classifier: resnet_slim, surrogate: resnet_slim"
-SETTINGS = "overrides: ['seed=1', 'data.grid=[4,4]']"
+SETTINGS = "classifier_name: B, overrides: ['seed=1', 'data.grid=[4,4]']"
 PIPELINES = ", ".join(
     [
         f"A: {{{TINY}, explainer: unet_slim}}",
         f"B by one: {{{TINY}, explainer: unet_slim, {SETTINGS}}}",
         f"B by two: {{{TINY}, explainer: unet_slim, {SETTINGS}}}",  # the same by another name
-        f"B by three: {{{TINY}, overrides: ['seed=1', 'surrogate.epochs=2']}}",
+        f"B by three: {{{TINY}, classifier_name: B, overrides: ['seed=1', 'surrogate.epochs=2']}}",
     ]
 )
 
@@ -47,7 +52,9 @@ def finished(tmp_path_factory) -> Run:
 
 
 def evaluation_of(run: Run, folder, *names: str) -> Evaluation:
-    return Evaluation(run, [Pipeline.load(run, name, run.parents[name]) for name in names], Report(folder))
+    found = evaluate.evaluation_of(run)
+    pipelines = [pipeline for pipeline in found.pipelines if pipeline.name in names]
+    return replace(found, pipelines=pipelines, report=Report(folder), store=Store(folder / "store"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,7 @@ def compared(finished, tmp_path_factory) -> Evaluation:
     for pipeline, step, wrong in zip(evaluation.pipelines, (2, 3, 3), (1, 2, 2), strict=True):
         said = torch.where(number % step == 0, labels, (labels + wrong) % 3)
         pipeline.probabilities = F.one_hot(said, 3).float()
-    subsets(evaluation)
+    Subsets()(evaluation, "subsets")
     return evaluation
 
 
@@ -85,7 +92,7 @@ def test_statistics_of_subsets_are_those_of_their_first_images(compared):
     for subset, members in {"both right": order % 6 == 0, "only A right": (order % 2 == 0) & (order % 3 > 0)}.items():
         indices = order[members][:6]
         rows = torch.arange(len(indices))
-        maps_a, maps_b = compared.maps(a, indices), compared.maps(b, indices)
+        maps_a, maps_b = (compared.explainer_maps(one, indices, len(indices)) for one in (a, b))
         predicted = maps_a[rows, a.predictions[indices]]
         assert places.loc[("A", subset), "images"] == len(indices)
         assert places.loc[("A", subset), "central share"] == pytest.approx(central_share(predicted).mean().item())
@@ -139,7 +146,7 @@ def test_equal_surrogates_explain_alike(finished):
 
 def test_ranks_are_of_distinct_surrogates(finished, tmp_path):
     evaluation = evaluation_of(finished, tmp_path, "A", "B by one", "B by two", "B by three")
-    surrogates(evaluation)
+    Surrogates()(evaluation, "surrogates")
     text = evaluation.report.sections[-1].text
     measured = [
         finished.parents[name].parents.get("surrogate", finished.parents[name]).measures()
@@ -148,16 +155,16 @@ def test_ranks_are_of_distinct_surrogates(finished, tmp_path):
     ranks = spearmanr(*[[one[f"test/{key}"] for one in measured] for key in ("masked_kl", "cross_entropy")]).statistic
     assert f"over 3 surrogates: masked KL and cross-entropy {ranks:.2f}" in text
     fewer = evaluation_of(finished, tmp_path, "A", "B by one", "B by two")
-    surrogates(fewer)
+    Surrogates()(fewer, "surrogates")
     assert [section.title for section in fewer.report.sections] == ["Explanations by different surrogates"]
 
 
 def test_what_does_not_apply_adds_nothing(finished, tmp_path):
     one, unexplained = evaluation_of(finished, tmp_path, "A"), evaluation_of(finished, tmp_path, "B by three")
-    for section in (subsets, surrogates):
-        section(one)
-    for section in (subsets, surrogates, shifts):
-        section(unexplained)
+    for section in (Subsets, Surrogates):
+        section()(one, section.kind)
+    for section in (Subsets, Surrogates, Shifts):
+        section()(unexplained, section.kind)
     assert one.report.sections == unexplained.report.sections == []
     assert list(tmp_path.iterdir()) == []
 
@@ -165,7 +172,7 @@ def test_what_does_not_apply_adds_nothing(finished, tmp_path):
 def test_without_explainers_subsets_are_counted_only(finished, tmp_path):
     evaluation = evaluation_of(finished, tmp_path, "A", "B by three")
     evaluation.pipelines[0].explainer = None
-    subsets(evaluation)
+    Subsets()(evaluation, "subsets")
     assert list(evaluation.report.tables) == ["subsets-A-B"]
     assert evaluation.report.figures == {}
 
@@ -201,17 +208,39 @@ class Centre(Explainer):
 
 
 def test_slopes_tell_who_follows_the_object(tmp_path):
-    run = Run("evaluate", "blobs", {}, {}, configured("evaluate.images=4"), Blobs())
-    pipelines, names = [], run.data.class_names
+    config, data, pipelines = configured("evaluate.images=4"), Blobs(), []
+    names = data.class_names
     for name, kind in {"follows": Brightness, "stays": Centre}.items():
         network = kind(PlayerGrid(IMAGE_SIZE, IMAGE_SIZE), 3, [0.0] * 3, [1.0] * 3)
         imitation = surrogate("zero", IMAGE_SIZE)
         explainer = AmortizedExplainer(network, imitation, None, "softmax", "none", names)
-        pipelines.append(Pipeline(name, {}, imitation.classifier, imitation, explainer, torch.eye(5)[:, :3]))
-    evaluation = Evaluation(run, pipelines, Report(tmp_path))
+        pipelines.append(
+            Pipeline(
+                name=name,
+                classifier_name=name,
+                runs={},
+                digests={"classifier": "same", "explainer": name},
+                grid=network.grid,
+                max_batch=8,
+                classifier=imitation.classifier,
+                surrogate=imitation,
+                explainer=explainer,
+                probabilities=torch.eye(5)[:, :3],
+            )
+        )
+    evaluation = Evaluation(
+        settings=config.evaluate,
+        references=config.references,
+        trainer=config.trainer,
+        data=data,
+        device=torch.device("cpu"),
+        pipelines=pipelines,
+        store=Store(tmp_path / "store"),
+        report=Report(tmp_path),
+    )
     evaluation.test.labels[0] = NO_LABEL
     assert evaluation.labels_of(torch.arange(2)) == ["", names[evaluation.test.labels[1]]]
-    shifts(evaluation)
+    Shifts()(evaluation, "shifts")
     found = evaluation.report.tables["shifts"].set_index("pipeline")
     assert found["images"].tolist() == [4, 4]
     # The square fits into the middle half; shifted by a quarter, half of it is inside.
@@ -239,6 +268,6 @@ def test_what_the_first_paper_publishes_of_surrogates_has_a_place_in_our_table()
     evaluation = planned("experiment=roldan2022", "data=synthetic", base=[])[-1]
     names = set()
     for name, end in evaluation.parents.items():
-        config = (end.parents | {end.stage: end})["surrogate"].config
+        config = (end.parents | {end.stage.name: end})["surrogate"].config
         names.add("{}, {}×{}, {}".format(name, *config.data.grid, config.surrogate.masking))
     assert evaluation.config.evaluate.published["surrogates"].keys() <= names

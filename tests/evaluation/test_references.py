@@ -23,12 +23,13 @@ def test_changed_and_swapped_references_are_made_again(tmp_path, monkeypatch, ev
     monkeypatch.setattr(references, "shapley_values", lambda *given, **more: made.append(0) or original(*given, **more))
 
     def values() -> torch.Tensor:
-        return reference_values(run, game, "test", [3, 5, 7], "softmax", given).phi
+        images = run.data.dataset("test").images_at(torch.tensor([3, 5, 7]))
+        return reference_values(run.store, run.model_digest, game, images, "test", "softmax", given).phi
 
     before = values()
     assert torch.equal(values(), before)
     assert len(made) == 3
-    third, fifth, seventh = sorted((run.folder / "references").rglob("*.safetensors"))
+    third, fifth, seventh = sorted((tmp_path / "store" / "references").iterdir())
     content = [path.read_bytes() for path in (third, fifth, seventh)]
     third.write_bytes(content[1])
     fifth.write_bytes(content[0])
@@ -53,11 +54,12 @@ def surrogate(tmp_path_factory):
 )
 def test_kriging_is_believed_where_two_designs_agree(surrogate, tolerance, kind):
     game = frozen(load_surrogate(surrogate.model)).game()
-    images = surrogate.data.dataset("test").images_at(torch.tensor([3, 5, 7])).float() / 255
+    images = surrogate.data.dataset("test").images_at(torch.tensor([3, 5, 7]))
     given = ReferencesConfig(test_evaluations=400, kriging_tolerance=tolerance)
-    found = reference_values(surrogate, game, "test", [3, 5, 7], "softmax", given)
+    digest = surrogate.model_digest
+    found = reference_values(surrogate.store, digest, game, images, "test", "softmax", given)
     assert found.kind == kind
-    exact = exact_shapley_values(game, images)
+    exact = exact_shapley_values(game, images.float() / 255)
     assert (found.phi - exact).square().mean() < 0.01 * exact.square().mean()
     assert ((found.phi - exact).abs() <= 4 * found.stderr).double().mean() > 0.9
     torch.testing.assert_close(found.phi.sum(dim=1), exact.sum(dim=1), rtol=0, atol=1e-6)
@@ -69,8 +71,9 @@ def test_errors_that_are_unknown_make_no_reference(surrogate):
             return torch.full_like(super().values(image, coalitions), 0.25)
 
     given, model = ReferencesConfig(test_evaluations=200), frozen(load_surrogate(surrogate.model))
-    with pytest.raises(UserError, match=r"references of test image 2: 200 evaluations do not say how far"):
-        reference_values(surrogate, Flat(model.classifier, model.masking), "test", [2], "flat", given)
+    image, flat = surrogate.data.dataset("test").images_at(torch.tensor([2])), Flat(model.classifier, model.masking)
+    with pytest.raises(UserError, match=r"references of test image 1 of 1: 200 evaluations do not say how far"):
+        reference_values(surrogate.store, "flat", flat, image, "test", "flat", given)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,11 @@ from fastshap_lab.config import ComponentConfig, Config
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import write_atomically
 from fastshap_lab.inference import load_surrogate
-from fastshap_lab.stages import classifier, pipeline, surrogate
-from fastshap_lab.training.training import Training
+from fastshap_lab.runs.execute import execute
+from fastshap_lab.runs.plan import runs_of, show
 from fastshap_lab.runs.run import Run
+from fastshap_lab.stages import STAGES
+from fastshap_lab.training.training import Training
 from tests.small_runs import configured, executed, planned
 
 CONFIGS = {loss: configured(f"explainer.loss={loss}") for loss in ("labels", "fastshap")}
@@ -33,6 +35,7 @@ COUNTS_FOR = {
     "seed": ALL,
     "runs_dir": NONE,
     "dry_run": NONE,
+    "prune": NONE,
     "debug": NONE,
     "vars": NONE,
     "data": ALL,
@@ -94,6 +97,7 @@ OTHER = {
     "evaluate.methods": {"mine": ComponentConfig("rise")},
     "evaluate.metrics": {"mine": ComponentConfig("deletion")},
     "evaluate.checks": {"mine": ComponentConfig("roar")},
+    "evaluate.sections": ["models"],
     "evaluate.published": {"methods": {"mine": {"seconds": 1.0}}},
     "trainer.accelerator": "cpu",
     "trainer.devices": "1",
@@ -121,7 +125,7 @@ def changed(config: Config, key: str, value: Any) -> Config:
 
 def fingerprints(config: Config) -> dict[str, str]:
     """Return the fingerprint of each stage, whether or not it could be built."""
-    return {run.stage: run.fingerprint for run in pipeline.runs_of({"one": config}, config)}
+    return {run.stage.name: run.fingerprint for run in runs_of({"one": config}, config, STAGES)}
 
 
 @pytest.fixture(scope="module", params=["labels", "fastshap"])
@@ -185,7 +189,7 @@ def test_a_pipeline_counts_by_its_explainer_and_its_name():
 
 def test_a_stage_makes_what_it_needs_and_no_more(tmp_path):
     runs = executed("stage=surrogate", f"runs_dir={tmp_path}")
-    assert [run.stage for run in runs] == ["classifier", "surrogate"]
+    assert [run.stage.name for run in runs] == ["classifier", "surrogate"]
     assert {path.name for path in tmp_path.iterdir()} == {"classifier", "surrogate"}
 
 
@@ -225,7 +229,7 @@ def test_a_failed_run_says_so_and_starts_again(tmp_path, monkeypatch):
     assert {"git", "versions", "hardware", "settings", "fingerprint"} <= set(finished)
 
 
-def test_the_second_process_waits_says_so_and_reuses(tmp_path, capsys, monkeypatch):
+def test_the_second_process_waits_says_so_and_reuses(tmp_path, capsys):
     (run,) = executed("stage=classifier", f"runs_dir={tmp_path}")
     record = run.record()
     (run.folder / "run.json").write_text(json.dumps(record | {"status": "running"}))
@@ -239,8 +243,8 @@ def test_the_second_process_waits_says_so_and_reuses(tmp_path, capsys, monkeypat
 
     threading.Thread(target=another_process).start()
     held.wait()
-    monkeypatch.setattr(classifier, "make", lambda run: pytest.fail("it was there"))
-    pipeline.execute([run], Console(width=80))
+    run.stage = dataclasses.replace(run.stage, make=lambda run: pytest.fail("it was there"))
+    execute([run], Console(width=80))
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"classifier  waiting for another process that makes {run.folder}"
     assert said[1].split()[:2] == ["classifier", "reused"]
@@ -262,7 +266,7 @@ def test_what_another_process_makes_is_left_to_it_while_there_is_something_else_
     thread = threading.Thread(target=another_process)
     thread.start()
     held.wait()
-    pipeline.execute([first, second], Console(width=80))
+    execute([first, second], Console(width=80))
     thread.join()
     said = [" ".join(line.split()[:3]) for line in capsys.readouterr().out.splitlines()]
     assert [words.rpartition(" ")[0] for words in said] == [
@@ -313,15 +317,15 @@ def damage(path: Path, how: str) -> None:
 )
 def test_what_is_gone_or_changed_is_said_and_made_again(whole, tmp_path, capsys, stage, name, how):
     runs = copied(whole, tmp_path / "runs")
-    run = next(run for run in runs if run.stage == stage)
+    run = next(run for run in runs if run.stage.name == stage)
     path, undisturbed = run.folder / name, (run.folder / name).read_bytes()
     damage(path, how)
-    pipeline.show(runs, Console(width=80))
+    show(runs, Console(width=80))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    verb = "resume" if run.trains else "make"
-    assert [words[:2] for words in lines if words[1] != "reuse"] == [[stage, verb], [stage, "again:"]]
+    verb = "resume" if run.stage.trains else "make"
+    assert [words[:2] for words in lines if words[1] not in ("reuse", "total:")] == [[stage, verb], [stage, "again:"]]
     assert lines[[words[1] for words in lines].index("again:")][2] == f"{path}:"
-    pipeline.execute(runs, Console(quiet=True))
+    execute(runs, Console(quiet=True))
     assert run.finished
     if name != "run.json":  # which says when
         assert path.read_bytes() == undisturbed
@@ -334,7 +338,7 @@ def test_a_folder_in_the_place_of_a_file_is_named_before_anything_starts(whole, 
     (run.folder / name).unlink(missing_ok=True)
     (run.folder / name).mkdir()
     with pytest.raises(UserError, match=f"{run.folder / name}: a folder, and a file belongs in its place; move it"):
-        pipeline.show([run], Console(quiet=True))
+        show([run], Console(quiet=True))
 
 
 def test_damaged_measures_of_runs_from_before_digests_are_named(whole, tmp_path):
@@ -368,7 +372,7 @@ def test_a_run_is_known_by_its_whole_fingerprint(whole, tmp_path):
         _ = run.plan
 
 
-def test_what_a_later_stage_builds_on_must_not_vanish_or_change(whole, tmp_path, monkeypatch):
+def test_what_a_later_stage_builds_on_must_not_vanish_or_change(whole, tmp_path):
     runs = copied(whole, tmp_path / "runs")
     first, second = runs[:2]
     (second.folder / "run.json").unlink()
@@ -377,14 +381,14 @@ def test_what_a_later_stage_builds_on_must_not_vanish_or_change(whole, tmp_path,
         shutil.rmtree(first.model)
         return {"test/kl": 0.0, "test/masked_kl": 0.0, "test/accuracy": 1.0}
 
-    monkeypatch.setattr(surrogate, "make", make)
+    second.stage = dataclasses.replace(second.stage, make=make)
     line = f"^{first.model / 'config.json'}: missing; the .* builds on it: the same command makes it again$"
     with pytest.raises(UserError, match=line):
-        pipeline.execute(runs, Console(quiet=True))
+        execute(runs, Console(quiet=True))
     shutil.copytree(whole[0].model, first.model)
     (first.model / "config.json").write_text((first.model / "config.json").read_text().replace("[", " ["))
     with pytest.raises(UserError, match=r"model/config.json: changed since it was written; the surrogate builds on it"):
-        pipeline.execute([second], Console(quiet=True))
+        execute([second], Console(quiet=True))
     shutil.rmtree(first.folder)
     with pytest.raises(UserError, match=f"^{first.folder}: not finished; the surrogate builds on it"):
-        pipeline.execute([second], Console(quiet=True))
+        execute([second], Console(quiet=True))

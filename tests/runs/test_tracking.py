@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fastshap_lab.errors import UserError
-from tests.small_runs import CONFIGS, TINY, executed
+from tests.small_runs import TINY, TRAIN, executed
 
 wandb = pytest.importorskip("wandb")
 
@@ -20,7 +20,7 @@ def offline(tmp_path_factory):
         (folder / name).mkdir()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "XDG"))}
     environment |= {"HOME": str(folder / "home"), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
-    words = [sys.executable, str(CONFIGS.parent / "train.py"), *TINY, "logger=wandb", "logger.mode=offline"]
+    words = [sys.executable, TRAIN, *TINY, "logger=wandb", "logger.mode=offline"]
     done = subprocess.run(words, cwd=folder / "work", env=environment, capture_output=True, text=True, check=False)
     return folder, done
 
@@ -29,7 +29,7 @@ def test_it_works_and_says_nothing(offline):
     _, done = offline
     assert (done.returncode, done.stderr) == (0, "")
     assert "wandb" not in done.stdout
-    assert len([line for line in done.stdout.splitlines() if "  warning  " not in line]) == 12
+    assert len([line for line in done.stdout.splitlines() if "  warning  " not in line]) == 13
 
 
 def test_it_leaves_nothing_outside_of_the_run_folders(offline):

@@ -17,7 +17,7 @@ from torchvision import models
 from fastshap_lab.cli import main
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_classifier, load_explainer, load_surrogate
-from tests.small_runs import CONFIGS, RESNET, TINY, UNET, executed, planned
+from tests.small_runs import RESNET, TINY, UNET, executed, planned
 
 SIZE = 32
 OTHERS = [word for word in TINY if not word.startswith(("data", "classifier."))]
@@ -204,9 +204,9 @@ def own(tmp_path, monkeypatch):
 
 
 def in_process(monkeypatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    monkeypatch.setattr(sys, "argv", ["train.py"])
     try:
-        main(CONFIGS)
+        main(words)
     except SystemExit as end:
         return int(end.code or 0)
     return 0

@@ -17,8 +17,7 @@ from torch import nn
 from fastshap_lab.config import OptimConfig, TrainerConfig
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import CLASSIFIERS, ModelGame
-from fastshap_lab.stages import explainer
-from fastshap_lab.training import training
+from fastshap_lab.training import explainer, training
 from fastshap_lab.training.classifier import ClassifierTraining
 from fastshap_lab.training.optim import OPTIMIZERS, SCHEDULES, build_optimizer
 from tests.small_runs import executed, planned, pretend_cross_entropies
@@ -65,7 +64,7 @@ def test_the_course_belongs_to_its_epoch(tmp_path, monkeypatch):
         def on_train_epoch_end(self, *_: object) -> None:
             means.append(sum(self.losses) / len(self.losses))
 
-    monkeypatch.setattr(common, "EpochBar", lambda *_: Losses())
+    monkeypatch.setattr(training, "EpochBar", lambda *_: Losses())
     (run,) = executed("stage=classifier", f"runs_dir={tmp_path}")
     history = pd.read_csv(run.folder / "metrics.csv")
     assert history["epoch"].tolist() == [0, 1, 2]

@@ -1,7 +1,6 @@
-"""Checks of the evaluation, one per file."""
+"""Checks of the evaluation, one per file: sections that perturb, randomize or retrain networks, or look into them."""
 
 from fastshap_lab.evaluation.checks.attention_layers import AttentionLayers
-from fastshap_lab.evaluation.checks.base import Builder, Check
 from fastshap_lab.evaluation.checks.coverage import Coverage
 from fastshap_lab.evaluation.checks.mask_similarity import MaskSimilarity
 from fastshap_lab.evaluation.checks.masked_accuracy import MaskedAccuracy
@@ -11,18 +10,22 @@ from fastshap_lab.evaluation.checks.randomization import Randomization
 from fastshap_lab.evaluation.checks.roar import ROAR
 from fastshap_lab.evaluation.checks.segmentation_overlay import SegmentationOverlay
 from fastshap_lab.evaluation.checks.vit_cx_settings import ViTCXSettings
+from fastshap_lab.evaluation.section import Section
 
-__all__ = ["CHECKS", "Builder", "Check"]
+__all__ = ["CHECKS"]
 
-CHECKS: dict[str, type[Check]] = {
-    "randomization": Randomization,
-    "max_sensitivity": MaxSensitivity,
-    "masked_accuracy": MaskedAccuracy,
-    "roar": ROAR,
-    "attention_layers": AttentionLayers,
-    "mask_similarity": MaskSimilarity,
-    "overdetermined": Overdetermined,
-    "coverage": Coverage,
-    "vit_cx_settings": ViTCXSettings,
-    "segmentation_overlay": SegmentationOverlay,
+CHECKS: dict[str, type[Section]] = {
+    check.kind: check
+    for check in (
+        Randomization,
+        MaxSensitivity,
+        MaskedAccuracy,
+        ROAR,
+        AttentionLayers,
+        MaskSimilarity,
+        Overdetermined,
+        Coverage,
+        ViTCXSettings,
+        SegmentationOverlay,
+    )
 }

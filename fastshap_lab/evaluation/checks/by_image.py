@@ -1,23 +1,32 @@
 """What checks share that look at one image after another: ViT-CX, and results that are kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastshap_lab.attribution import METHODS
 from fastshap_lab.attribution.vit_cx import ViTCX
 from fastshap_lab.components import build
-from fastshap_lab.evaluation.base import Evaluation, Pipeline
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
 
 _PART = 8  # images whose results are kept together
 
 
 def vit_cx(evaluation: Evaluation, module: nn.Module, **changes: Any) -> ViTCX:
-    """Return ViT-CX on a module, with the arguments of the method ``vit_cx`` if that is chosen, and some changed."""
-    chosen = evaluation.run.config.evaluate.methods.get("vit_cx")
-    params = (chosen.params if chosen else {}) | changes
+    """Return ViT-CX on a module, with the arguments of the first method that is it, if any is, and some changed."""
+    params = vit_cx_params(evaluation) | changes
     return build({"vit_cx": ViTCX}, "evaluate.methods.vit_cx", "vit_cx", params, model=module)
+
+
+def vit_cx_params(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the arguments of the first method that is ViT-CX; none where none is."""
+    chosen = [one.params for one in evaluation.settings.methods.values() if METHODS[one.name] is ViTCX]
+    return dict(chosen[0]) if chosen else {}
 
 
 def with_vit_cx(evaluation: Evaluation) -> tuple[list[Pipeline], list[str]]:
@@ -28,19 +37,27 @@ def with_vit_cx(evaluation: Evaluation) -> tuple[list[Pipeline], list[str]]:
 
 
 def of_images(
-    evaluation: Evaluation, number: int, *place: str, make: Callable[[slice], dict[str, Tensor]]
+    section: Section,
+    evaluation: Evaluation,
+    pipeline: Pipeline,
+    number: int,
+    key: Mapping[str, Any],
+    make: Callable[[slice], Mapping[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """Return what is made of the first judged images, some at a time, each time kept.
+    """Return what is made of the first evaluated images, some at a time, each time kept.
 
     Args:
+        section: Keeps it.
         evaluation: Gives the images.
+        pipeline: Whose models are asked.
         number: Most images.
-        place: Folders of the files.
-        make: Takes places among the judged images and returns tensors, the first axis of which are these.
+        key: What it depends on beside the section, the classifier and the images.
+        make: Takes places among the evaluated images and returns tensors, the first axis of which are these.
     """
-    number = min(number, len(evaluation.judged))
+    number = min(number, len(evaluation.evaluated))
     parts = []
     for start in range(0, number, _PART):
         chosen = slice(start, min(start + _PART, number))
-        parts.append(evaluation.kept(*place, f"{start:05d}", make=lambda chosen=chosen: make(chosen)))
+        whole = evaluation.result_key(pipeline, chosen) | dict(key)
+        parts.append(section.kept(evaluation, whole, partial(make, chosen)))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -1,29 +1,16 @@
-"""What checks of one method after another share: methods as functions, order, and tests."""
+"""What checks of one method after another share: order, and tests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
-from fastshap_lab.evaluation.base import EXPLAINER, Pipeline
-from fastshap_lab.evaluation.checks.base import Builder
 from fastshap_lab.metrics.bootstrap import paired_test
 
 INTERVALS = "Intervals: 95 %, from resampling images; p: sign flips of the differences from Random on the same images."
 
-Explain = Callable[[Tensor, Tensor], Tensor]
-"""Takes images (B, 3, H, W) and the class of each (B,) to raw maps (B, rows, columns)."""
-
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-def explanations(pipeline: Pipeline, builders: Mapping[str, Builder]) -> dict[str, Explain]:
-    """Return the methods on the pipeline's classifier, and its trained explainer if it has one."""
-    found: dict[str, Explain] = {name: build(pipeline.classifier).attribute for name, build in builders.items()}
-    if pipeline.explainer is not None:
-        found[EXPLAINER] = lambda image, target: pipeline.amortized(image, target.unsqueeze(1)).squeeze(1)
-    return found
 
 
 def removed_first(values: Tensor, number: int) -> Tensor:

@@ -1,26 +1,24 @@
 """What the masks of ViT-CX let through of each pixel, and what dividing by it does to the map."""
 
-from collections.abc import Mapping
-
 import torch
 
-from fastshap_lab.evaluation.base import Evaluation
-from fastshap_lab.evaluation.checks.base import Builder, Check
 from fastshap_lab.evaluation.checks.by_image import vit_cx, with_vit_cx
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.section import Section
 from fastshap_lab.report import gallery
 
 
-class Coverage(Check):
+class Coverage(Section):
     """Sum of ViT-CX's masks, beside its map before and after it is divided by this sum.
 
     Reference: Xie et al., ViT-CX, IJCAI 2023, arXiv:2211.03064, figure 6 and equation 5.
     """
 
-    name = "coverage"
+    kind = "coverage"
 
-    def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add a figure per pipeline that ViT-CX applies to."""
-        indices = evaluation.judged[: evaluation.run.config.evaluate.images_shown]
+        indices = evaluation.evaluated[: evaluation.settings.images_shown]
         figures, (applicable, refused) = {}, with_vit_cx(evaluation)
         for pipeline in applicable:
             method = vit_cx(evaluation, pipeline.classifier, coverage=True)
@@ -36,13 +34,15 @@ class Coverage(Check):
                 f"explained: {evaluation.class_names[target]}"
                 for each, total, target in zip(masks, seen, targets.tolist(), strict=True)
             ]
-            figures[f"{self.name}-{pipeline.name}", pipeline.name] = gallery(
+            figures[f"{name}-{pipeline.name}", pipeline.name] = gallery(
                 evaluation.pictures(indices),
-                {name: (maps.cpu().numpy(), "saliency") for name, maps in columns.items()},
+                {title: (maps.cpu().numpy(), "saliency") for title, maps in columns.items()},
                 texts,
             )
         text = (
             "What the masks of ViT-CX let through of each pixel, added up; and its map before and after it is divided "
             "by that, without which pixels that many masks let through look important."
         )
-        evaluation.report.add(self.titled("Coverage of ViT-CX's masks"), "\n\n".join([text, *refused]), figures=figures)
+        evaluation.report.add(
+            self.titled("Coverage of ViT-CX's masks", name), "\n\n".join([text, *refused]), figures=figures
+        )

@@ -1,7 +1,5 @@
 """How alike the masks are that features make."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 import torch
@@ -11,9 +9,10 @@ from fastshap_lab.attribution.base import undisturbed
 from fastshap_lab.attribution.features import find_layers, look
 from fastshap_lab.attribution.vit_cx import ViTCX, cluster, plane_masks
 from fastshap_lab.components import Count
-from fastshap_lab.evaluation.base import Evaluation, Pipeline
-from fastshap_lab.evaluation.checks.base import Builder, Check
-from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx
+from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, vit_cx_params
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import with_intervals
 from fastshap_lab.report import densities
 
@@ -27,7 +26,7 @@ def similarities(masks: Tensor) -> Tensor:
     return (unit @ unit.T)[first, second].clamp(0, 1)
 
 
-class MaskSimilarity(Check):
+class MaskSimilarity(Section):
     """Distribution of the cosine similarity between two masks of an image, and what clustering leaves of them.
 
     A vision transformer's masks are those of ViT-CX; a convolutional network's are made in the same way of its last
@@ -39,36 +38,36 @@ class MaskSimilarity(Check):
         images: Most judged images.
     """
 
-    name = "mask_similarity"
+    kind = "mask_similarity"
 
     def __init__(self, images: Count = 100) -> None:
         self.images = images
 
-    def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add the distributions and numbers of masks."""
-        rows, counts, resamples = [], {}, evaluation.run.config.evaluate.bootstrap
+        rows, counts, resamples = [], {}, evaluation.settings.bootstrap
         edges = np.linspace(0, 1, BINS + 1)
         for pipeline in evaluation.pipelines:
             found = self._of(evaluation, pipeline)
-            columns = {name: found[name] for name in ("masks", "similarity", "clusters")}
+            columns = {column: found[column] for column in ("masks", "similarity", "clusters")}
             row = {"model": pipeline.name, "images": len(found["masks"])}
             rows.append(row | with_intervals(columns, resamples))
             if found["histogram"].any():
                 counts[pipeline.name] = found["histogram"].sum(dim=0).numpy()
         caption = "All pairs of masks of an image, images together"
         evaluation.report.add(
-            self.titled("Similarity of feature masks"),
+            self.titled("Similarity of feature masks", name),
             "Each plane of features becomes a mask of the image. Similarity: cosine of two masks, averaged over an "
             "image's pairs; 1 where all are alike. Clusters: masks that are left when similar ones are merged. "
             "Intervals: 95 %, from resampling images.",
-            {(self.name, "Masks per image"): pd.DataFrame(rows)},
-            {(self.name, caption): densities(counts, edges, "cosine similarity")} if counts else {},
+            {(name, "Masks per image"): pd.DataFrame(rows)},
+            {(name, caption): densities(counts, edges, "cosine similarity")} if counts else {},
         )
 
     def _of(self, evaluation: Evaluation, pipeline: Pipeline) -> dict[str, Tensor]:
         def make(place: slice) -> dict[str, Tensor]:
             rows = []
-            for image in evaluation.images(evaluation.judged[place]):
+            for image in evaluation.images(evaluation.evaluated[place]):
                 masks, threshold, linkage = feature_masks(evaluation, pipeline.classifier, image)
                 found = similarities(masks)
                 rows.append(
@@ -81,7 +80,7 @@ class MaskSimilarity(Check):
                 )
             return {name: torch.stack([row[name].cpu().double() for row in rows]) for name in rows[0]}
 
-        return of_images(evaluation, self.images, *self.place, pipeline.name, make=make)
+        return of_images(self, evaluation, pipeline, self.images, {"vit_cx": vit_cx_params(evaluation)}, make)
 
 
 def feature_masks(evaluation: Evaluation, classifier: nn.Module, image: Tensor) -> tuple[Tensor, float, str]:

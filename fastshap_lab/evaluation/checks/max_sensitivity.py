@@ -1,6 +1,5 @@
 """How much explanations change where the image hardly does."""
 
-from collections.abc import Mapping
 from functools import partial
 
 import pandas as pd
@@ -8,22 +7,22 @@ import torch
 from torch import Tensor
 
 from fastshap_lab.components import Count, Positive
-from fastshap_lab.evaluation.base import RANDOM, Evaluation, Pipeline
-from fastshap_lab.evaluation.checks.base import Builder, Check
 from fastshap_lab.evaluation.checks.by_method import (
     INTERVALS,
-    Explain,
-    explanations,
     less_random,
     lowest_first,
 )
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import AppliedMethod
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import with_intervals
 from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
 from fastshap_lab.seeding import derive_seed
 
 
-class MaxSensitivity(Check):
+class MaxSensitivity(Section):
     """Largest relative change of the target's map over random changes of the image that are hardly seen.
 
     Reference: Yeh et al., On the (in)fidelity and sensitivity of explanations, NeurIPS 2019, arXiv:1901.09392,
@@ -36,46 +35,48 @@ class MaxSensitivity(Check):
         images: Of the judged ones, the first so many.
     """
 
-    name = "max_sensitivity"
+    kind = "max_sensitivity"
 
     def __init__(self, draws: Count = 10, radius: Positive = 0.02, images: Count = 16) -> None:
         self.draws, self.radius, self.images = draws, radius, images
 
-    def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add a table of the changes, and how they grow with the number of draws."""
-        resamples = evaluation.run.config.evaluate.bootstrap
+        resamples = evaluation.settings.bootstrap
         rows, curves = [], {}
         for pipeline in evaluation.pipelines:
-            found, largest = explanations(pipeline, methods[pipeline.name]), {}
-            title = f"max-sensitivity on {pipeline.name}"
-            for name, explain in track(found.items(), title):
-                make = partial(self._changes, evaluation, pipeline, explain)
-                changes = evaluation.kept(*self.place, pipeline.name, name, "changes", make=make)["changes"]
-                largest[name] = changes.cummax(dim=0).values
-            change = {name: growing[-1] for name, growing in largest.items()}
-            for name in lowest_first(change):
+            largest, key = {}, evaluation.result_key(pipeline, slice(self.images))
+            key |= {"indices": evaluation.evaluated[: self.images].tolist()}  # which the noise depends on
+            for method, applied in track(evaluation.methods(pipeline).items(), f"max-sensitivity on {pipeline.name}"):
+                make = partial(self._changes, evaluation, pipeline, applied)
+                changes = self.kept(evaluation, key | {"method": applied.key}, make)["changes"]
+                largest[method] = changes.cummax(dim=0).values
+            change = {method: growing[-1] for method, growing in largest.items()}
+            for method in lowest_first(change):
                 rows.append(
-                    {"model": pipeline.name, "method": name}
-                    | with_intervals({"change": change[name]}, resamples)
-                    | less_random("less random", change[name], change[RANDOM], resamples)
-                    | {"images": int(change[name].isfinite().sum())}
+                    {"model": pipeline.name, "method": method}
+                    | with_intervals({"change": change[method]}, resamples)
+                    | less_random("less random", change[method], change[evaluation.baseline], resamples)
+                    | {"images": int(change[method].isfinite().sum())}
                 )
-            means = {name: growing.nanmean(dim=1).numpy() for name, growing in largest.items()}
+            means = {method: growing.nanmean(dim=1).numpy() for method, growing in largest.items()}
             curves[pipeline.name] = pd.DataFrame(means, index=range(1, self.draws + 1))
+        figure = method_curves(curves, "draws", "change", evaluation.baseline)
         evaluation.report.add(
-            self.titled("Max-sensitivity"),
+            self.titled("Max-sensitivity", name),
             f"Largest relative change of the target's map over {self.draws} draws of noise, uniform within "
             f"±{self.radius:g} of the normalized space. Less is steadier, which is not better in itself: a map that "
             "ignores the image has none; Random is drawn anew for every image, and two such maps differ by √2 times "
             f"their size. {INTERVALS} Images: those on which it is defined, the map not being zero.",
-            {(self.name, "Largest relative change"): pd.DataFrame(rows)},
-            {(self.name, "Largest relative change so far, by draws"): method_curves(curves, "draws", "change")},
+            {(name, "Largest relative change"): pd.DataFrame(rows)},
+            {(name, "Largest relative change so far, by draws"): figure},
         )
 
-    def _changes(self, evaluation: Evaluation, pipeline: Pipeline, explain: Explain) -> dict[str, Tensor]:
+    def _changes(self, evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod) -> dict[str, Tensor]:
         """Return the relative change (draws, B) under each draw."""
-        indices = evaluation.judged[: self.images]
+        indices = evaluation.evaluated[: self.images]
         image, target = evaluation.images(indices), evaluation.classes(pipeline)[: self.images, 0]
+        explain = applied.method.attribute
         original, changes = explain(image, target), []
         for draw in range(self.draws):
             noise = torch.stack([_noise(image.shape[1:], index, draw) for index in indices.tolist()]).to(image)

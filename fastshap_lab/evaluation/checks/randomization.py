@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import hooked
 from fastshap_lab.components import Count
-from fastshap_lab.evaluation.base import Evaluation, Pipeline
-from fastshap_lab.evaluation.checks.base import Builder, Check
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import AppliedMethod
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import with_intervals
 from fastshap_lab.metrics import Similarity
 from fastshap_lab.models import Classifier
@@ -27,7 +29,7 @@ _FEWEST, _MOST = 8, 12  # steps
 Mode = Literal["cascading", "independent"]
 
 
-class Randomization(Check):
+class Randomization(Section):
     """Similarity of maps before and after layers of the network are drawn at random, from the output to the input.
 
     The class explained stays the one that the trained network names. Every layer and seed has a generator of its own.
@@ -40,23 +42,24 @@ class Randomization(Check):
         images: Of the judged ones, the first so many.
     """
 
-    name = "randomization"
+    kind = "randomization"
 
     def __init__(self, mode: Mode = "cascading", seeds: Count = 2, images: Count = 16) -> None:
         self.mode, self.seeds, self.images = mode, seeds, images
 
-    def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add tables and figures of the similarity by method and step."""
-        resamples, name = evaluation.run.config.evaluate.bootstrap, f"{self.name}-{self.mode}"
+        resamples, place = evaluation.settings.bootstrap, f"{name}-{self.mode}"
         rows, tables, figures = [], {}, {}
         for pipeline in evaluation.pipelines:
-            steps = layers(pipeline.classifier, evaluation.images(evaluation.judged[:1]))
+            steps = layers(pipeline.classifier, evaluation.images(evaluation.evaluated[:1]))
             curves: dict[str, dict[str, np.ndarray]] = {column: {} for column in Similarity.columns}
-            found, title = methods[pipeline.name].items(), f"{self.mode} randomization of {pipeline.name}"
-            for method, builder in track(found, title):
-                place = *self.place, pipeline.name, method, "similarity"
-                make = partial(self._similarity, evaluation, pipeline, builder, list(steps.values()))
-                similarity = evaluation.kept(*place, make=make)["similarity"].nanmean(dim=1)  # (steps, B, columns)
+            key = evaluation.result_key(pipeline, slice(self.images))
+            found = {name: one for name, one in evaluation.methods(pipeline).items() if one.rebuildable}
+            for method, applied in track(found.items(), f"{self.mode} randomization of {pipeline.name}"):
+                make = partial(self._similarity, evaluation, pipeline, applied, list(steps.values()))
+                kept = self.kept(evaluation, key | {"method": applied.key}, make)
+                similarity = kept["similarity"].nanmean(dim=1)  # (steps, B, columns)
                 judged = similarity[-1] if self.mode == "cascading" else similarity[1:].nanmean(dim=0)
                 row: dict[str, str | float] = {"model": pipeline.name, "method": method}
                 columns = dict(zip(Similarity.columns, judged.unbind(dim=1), strict=True))
@@ -69,36 +72,38 @@ class Randomization(Check):
             }
             drawn = "layers drawn, up to" if self.mode == "cascading" else "layer drawn"
             by_step = panels["spearman"].T.rename_axis("method")
-            tables[f"{name}-{pipeline.name}", f"{pipeline.name}: Spearman correlation by step"] = by_step
-            figures[f"{name}-{pipeline.name}", pipeline.name] = method_curves(panels, drawn)
+            tables[f"{place}-{pipeline.name}", f"{pipeline.name}: Spearman correlation by step"] = by_step
+            figures[f"{place}-{pipeline.name}", pipeline.name] = method_curves(
+                panels, drawn, baseline=evaluation.baseline
+            )
         last = {"cascading": "once all layers are drawn", "independent": "with one layer drawn, mean over layers"}
         evaluation.report.add(
-            self.titled(f"Randomization, {self.mode}"),
-            f"Similarity of the target's maps on {min(self.images, len(evaluation.judged))} images to those of the "
+            self.titled(f"Randomization, {self.mode}", name),
+            f"Similarity of the target's maps on {min(self.images, len(evaluation.evaluated))} images to those of the "
             f"trained network, mean over {self.seeds} draws: Spearman correlation of signed and of absolute values, "
             "and SSIM, at the maps' own resolution. Similarity that stays high says that a map shows the image, not "
             "what the network has learned; Random, which never asks the network, stays at 1. Layers are drawn from "
             "their own initialization, running statistics with them; parameters without one (tokens, position "
             "embeddings) from a normal distribution with their own mean and standard deviation. Intervals: 95 %, from "
             "resampling images.",
-            {(name, f"Similarity {last[self.mode]}"): pd.DataFrame(rows)} | tables,
+            {(place, f"Similarity {last[self.mode]}"): pd.DataFrame(rows)} | tables,
             figures,
         )
 
     def _similarity(
-        self, evaluation: Evaluation, pipeline: Pipeline, builder: Builder, steps: list[list[str]]
+        self, evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod, steps: list[list[str]]
     ) -> dict[str, Tensor]:
         """Return the similarity (steps, seeds, B, columns) after each step; before the first, to itself."""
         image, target = (
-            evaluation.images(evaluation.judged[: self.images]),
+            evaluation.images(evaluation.evaluated[: self.images]),
             evaluation.classes(pipeline)[: self.images, 0],
         )
         drawn = list(accumulate(steps)) if self.mode == "cascading" else steps
-        original = builder(pipeline.classifier).attribute(image, target)
+        original = applied.method.attribute(image, target)
 
         def similarity(names: list[str], seed: int) -> Tensor:
             metric = Similarity()
-            metric.update(original, builder(redrawn(pipeline.classifier, names, seed)).attribute(image, target))
+            metric.update(original, applied.on(redrawn(pipeline.classifier, names, seed)).attribute(image, target))
             return torch.stack(list(metric.per_image().values()), dim=1)
 
         itself = Similarity()

@@ -1,6 +1,6 @@
 """What ViT-CX owes to its settings and to each of its parts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -9,10 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from fastshap_lab.components import Component, Count, NotNegative, in_words
-from fastshap_lab.evaluation.base import Evaluation, Pipeline, check_removal
-from fastshap_lab.evaluation.checks.base import Builder, Check
-from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, with_vit_cx
+from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, vit_cx_params, with_vit_cx
 from fastshap_lab.evaluation.cost import metered
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline, check_removal
+from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import player_values, with_intervals
 from fastshap_lab.metrics import Deletion, Insertion
 from fastshap_lab.report import setting_curves
@@ -29,7 +30,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-class ViTCXSettings(Check):
+class ViTCXSettings(Section):
     """Deletion, insertion and seconds of ViT-CX for values of its threshold and noise, and without each of its parts.
 
     One setting changes at a time; the others are those of the method ``vit_cx`` if that is chosen, else its defaults.
@@ -46,7 +47,7 @@ class ViTCXSettings(Check):
         images: Most judged images.
     """
 
-    name = "vit_cx_settings"
+    kind = "vit_cx_settings"
 
     def __init__(
         self,
@@ -64,29 +65,28 @@ class ViTCXSettings(Check):
         for curve, removal in self.removals.items():
             check_removal(removal, f"params.{curve}")
 
-    def __call__(self, evaluation: Evaluation, methods: Mapping[str, Mapping[str, Builder]]) -> None:
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add a table per setting, their curves, and a table of variants."""
         applicable, refused = with_vit_cx(evaluation)
         by_setting = {
             setting: pd.DataFrame(
                 [
-                    {"model": pipeline.name, setting: value}
-                    | self._row(evaluation, pipeline, f"{argument}-{number}", **{argument: value})
+                    {"model": pipeline.name, setting: value} | self._row(evaluation, pipeline, **{argument: value})
                     for pipeline in applicable
-                    for number, value in enumerate(values)
+                    for value in values
                 ]
             )
             for setting, (argument, values) in self.varied.items()
         }
         variants = [
-            {"model": pipeline.name, "variant": name} | self._row(evaluation, pipeline, name, **changes)
+            {"model": pipeline.name, "variant": variant} | self._row(evaluation, pipeline, **changes)
             for pipeline in applicable
-            for name, changes in ABLATIONS.items()
+            for variant, changes in ABLATIONS.items()
         ]
         text = (
-            f"Of {min(self.images, len(evaluation.judged))} test images, {self.step} of their {self.units} at a time: "
-            "areas under the curves of the predicted class's probability when they are deleted, lower is better, and "
-            "inserted, higher is better; masks, passes through the classifier and seconds per image. "
+            f"Of {min(self.images, len(evaluation.evaluated))} test images, {self.step} of their {self.units} at a "
+            "time: areas under the curves of the predicted class's probability when they are deleted, lower is better, "
+            "and inserted, higher is better; masks, passes through the classifier and seconds per image. "
             + ", ".join(f"{curve}: {in_words(removal).replace('_', ' ')}" for curve, removal in self.removals.items())
             + " where units are absent. δ: distance at which masks are no longer merged; σ: noise, in the model's "
             "normalized space. Intervals: 95 %, from resampling images."
@@ -94,22 +94,22 @@ class ViTCXSettings(Check):
         tables, figures = {}, {}
         if applicable:
             tables = {
-                (f"{self.name}-{argument}", f"Values of {setting}"): by_setting[setting]
+                (f"{name}-{argument}", f"Values of {setting}"): by_setting[setting]
                 for setting, (argument, _) in self.varied.items()
             }
-            tables[f"{self.name}-variants", "Without each of its parts"] = pd.DataFrame(variants)
-            figures[self.name, "Deletion and insertion"] = setting_curves(by_setting, list(self.removals))
-        evaluation.report.add(self.titled("Settings of ViT-CX"), "\n\n".join([text, *refused]), tables, figures)
+            tables[f"{name}-variants", "Without each of its parts"] = pd.DataFrame(variants)
+            figures[name, "Deletion and insertion"] = setting_curves(by_setting, list(self.removals))
+        evaluation.report.add(self.titled("Settings of ViT-CX", name), "\n\n".join([text, *refused]), tables, figures)
 
-    def _row(self, evaluation: Evaluation, pipeline: Pipeline, name: str, **changes: Any) -> dict[str, float]:
+    def _row(self, evaluation: Evaluation, pipeline: Pipeline, **changes: Any) -> dict[str, float]:
         """Return means over images; made with some arguments of the method changed."""
         grid = pipeline.grid if self.units == "players" else PlayerGrid(*[pipeline.grid.image_size] * 2)
-        most = evaluation.run.config.trainer.max_batch
-        games = {curve: pipeline.removal_game(grid, removal, most) for curve, removal in self.removals.items()}
+        most = pipeline.max_batch
+        games = {curve: pipeline.removal_game(grid, removal) for curve, removal in self.removals.items()}
 
         def make(place: slice) -> dict[str, Tensor]:
             method, rows = vit_cx(evaluation, pipeline.classifier, **changes), []
-            images = evaluation.images(evaluation.judged[place])
+            images = evaluation.images(evaluation.evaluated[place])
             for image, target in zip(images.split(1), evaluation.classes(pipeline)[place, :1].split(1), strict=True):
                 with metered(pipeline.classifier) as cost:
                     maps = method.attribute_classes(image, target)
@@ -123,7 +123,8 @@ class ViTCXSettings(Check):
                 rows.append(row | {"masks": masks} | spent)
             return {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in rows[0]}
 
-        found = of_images(evaluation, self.images, *self.place, pipeline.name, name, make=make)
+        key = {"vit_cx": vit_cx_params(evaluation) | changes}
+        found = of_images(self, evaluation, pipeline, self.images, key, make)
         means = {key: found[key].mean().item() for key in ("masks", "passes", "seconds")}
         curves = {curve: found[curve] for curve in self.removals}
-        return with_intervals(curves, evaluation.run.config.evaluate.bootstrap) | means
+        return with_intervals(curves, evaluation.settings.bootstrap) | means

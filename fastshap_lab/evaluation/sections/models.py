@@ -3,7 +3,9 @@
 import pandas as pd
 
 from fastshap_lab.components import in_words
-from fastshap_lab.evaluation.base import Evaluation, Pipeline
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
 from fastshap_lab.report import training_curves
 from fastshap_lab.runs.run import METRICS_FILE
 
@@ -24,15 +26,34 @@ _PANELS = {
 }
 
 
-def models(evaluation: Evaluation) -> None:
-    """Add what each stage measured of its own result on the test images."""
+class Models(Section):
+    """What each stage measured of its own result on the test images."""
+
+    kind = "models"
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add tables of classifiers, surrogates and explainers."""
+        _models(evaluation)
+
+
+class Trainings(Section):
+    """The course of every training."""
+
+    kind, appendix = "trainings", True
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add curves of the measures by epoch."""
+        _trainings(evaluation)
+
+
+def _models(evaluation: Evaluation) -> None:
     rows = []
-    for pipeline in evaluation.firsts("classifier"):
+    for pipeline in evaluation.distinct("classifier"):
         measured = pipeline.runs["classifier"].measures()
         accuracy, cross_entropy = measured["test/accuracy"], measured["test/cross_entropy"]
         parameters = sum(parameter.numel() for parameter in pipeline.classifier.parameters())
         row = {
-            "classifier": pipeline.original,
+            "classifier": pipeline.classifier_name,
             "accuracy": accuracy,
             "cross-entropy": cross_entropy,
             "parameters": parameters,
@@ -67,12 +88,11 @@ def models(evaluation: Evaluation) -> None:
     evaluation.report.add("Models", text, tables)
 
 
-def trainings(evaluation: Evaluation) -> None:
-    """Add the course of every training."""
+def _trainings(evaluation: Evaluation) -> None:
     figures = {}
     for stage, panels in _PANELS.items():
         histories = {
-            pipeline.original if stage in ("pretrain", "classifier") else pipeline.name: run.history()
+            pipeline.classifier_name if stage in ("pretrain", "classifier") else pipeline.name: run.history()
             for pipeline in evaluation.pipelines
             if (run := pipeline.runs.get(stage)) is not None
             and (run.folder / METRICS_FILE).is_file()  # a classifier with given weights may never have been trained

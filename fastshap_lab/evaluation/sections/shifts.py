@@ -8,7 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastshap_lab.evaluation.base import Evaluation, Pipeline
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import with_intervals
 from fastshap_lab.metrics.map_statistics import central_share, centroid
 from fastshap_lab.report import subset_maps
@@ -22,16 +24,25 @@ _IMAGES_SHOWN = 4
 Maps = Mapping[tuple[int, int], Tensor]  # by shift
 
 
-def shifts(evaluation: Evaluation) -> None:
-    """Add where maps go when the picture is shifted."""
+class Shifts(Section):
+    """Where maps go when the picture is shifted."""
+
+    kind = "shifts"
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add a table and a figure."""
+        _shifts(evaluation)
+
+
+def _shifts(evaluation: Evaluation) -> None:
     if not evaluation.explained:
         return
     rows, shown = [], {}
     for pipeline in evaluation.explained:
         maps = _maps(evaluation, pipeline)
-        columns = measures(maps, evaluation.run.data.image_size)
-        means = with_intervals(columns, evaluation.run.config.evaluate.bootstrap)
-        rows.append({"pipeline": pipeline.name, "images": len(evaluation.judged)} | means)
+        columns = measures(maps, evaluation.data.image_size)
+        means = with_intervals(columns, evaluation.settings.bootstrap)
+        rows.append({"pipeline": pipeline.name, "images": len(evaluation.evaluated)} | means)
         shown[pipeline.name] = {shift: maps[shift][:_IMAGES_SHOWN] for shift in _SHOWN}
     evaluation.report.add(
         "Shifted pictures",
@@ -97,24 +108,15 @@ def _mirrored(places: Tensor, side: int) -> Tensor:
 
 
 def _maps(evaluation: Evaluation, pipeline: Pipeline) -> dict[tuple[int, int], Tensor]:
-    """Return the maps (N, rows, columns) of the predicted class of the judged images, by shift."""
-    assert pipeline.explainer is not None
-    most, parts = evaluation.run.config.trainer.max_batch, []
-    for indices in evaluation.judged.split(most):
-        images, rows = evaluation.test.images_at(indices).cpu(), torch.arange(len(indices))
-        targets = pipeline.predictions[indices]
-        parts.append(
-            {
-                shift: pipeline.explainer.explain(shifted(images, shift), most).values[rows, targets]
-                for shift in (_STILL, *_SHIFTS)
-            }
-        )
-    return {shift: torch.cat([part[shift] for part in parts]) for shift in parts[0]}
+    """Return the maps (N, rows, columns) of the predicted class of the evaluated images, by shift."""
+    images = evaluation.test.images_at(evaluation.evaluated)
+    classes, explainer = pipeline.predictions[evaluation.evaluated].unsqueeze(1), evaluation.amortized(pipeline)
+    return {shift: explainer.maps(shifted(images, shift), classes)[:, 0] for shift in (_STILL, *_SHIFTS)}
 
 
 def _figure(evaluation: Evaluation, shown: Mapping[str, Maps]) -> Figure:
     """Return a few images, each still and shifted, with the maps of all pipelines."""
-    indices, names = evaluation.judged[:_IMAGES_SHOWN], evaluation.class_names
+    indices, names = evaluation.evaluated[:_IMAGES_SHOWN], evaluation.class_names
     labels = evaluation.labels_of(indices)
     pictures = np.moveaxis(evaluation.pictures(indices), 3, 1).copy()
     turned = [shifted(torch.from_numpy(pictures), shift) for shift in _SHOWN]
@@ -124,7 +126,7 @@ def _figure(evaluation: Evaluation, shown: Mapping[str, Maps]) -> Figure:
         of = shown[pipeline.name]
         maps[pipeline.name] = torch.stack([of[shift] for shift in _SHOWN], dim=1).flatten(0, 1).numpy()
         moved = {
-            shift: _slope(of[_STILL], of[shift], shift, evaluation.run.data.image_size).tolist()
+            shift: _slope(of[_STILL], of[shift], shift, evaluation.data.image_size).tolist()
             for shift in _SHOWN
             if shift != _STILL
         }

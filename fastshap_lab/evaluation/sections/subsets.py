@@ -8,8 +8,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastshap_lab.evaluation.base import Evaluation, Pipeline
-from fastshap_lab.evaluation.statistics import chosen_maps, measured, with_intervals
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.evaluation.statistics import measured, with_intervals
 from fastshap_lab.metrics import MapAgreement, MapStatistics, correctness_subsets, holm, two_sample_p_values
 from fastshap_lab.report import subset_maps
 
@@ -20,16 +22,21 @@ _REFERENCE = "both right"  # what other subsets are tested against
 _RELABELLINGS = 100  # of each test in a table, so that Holm's correction leaves p-values down to 1 %
 
 
-def subsets(evaluation: Evaluation) -> None:
-    """Add, for each two classifiers, how test images fall into those that both, one or none get right."""
-    if not evaluation.labelled:
-        return
-    for a, b in combinations(evaluation.firsts("classifier"), 2):
-        _compare(evaluation, a, b)
+class Subsets(Section):
+    """How test images fall into those that both of two classifiers, one or none get right, and their maps."""
+
+    kind = "subsets"
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add a section for each two classifiers."""
+        if not evaluation.labelled:
+            return
+        for a, b in combinations(evaluation.distinct("classifier"), 2):
+            _compare(evaluation, a, b)
 
 
 def _compare(evaluation: Evaluation, a: Pipeline, b: Pipeline) -> None:
-    config, labels = evaluation.run.config.evaluate, evaluation.test.labels.cpu()
+    settings, labels = evaluation.settings, evaluation.test.labels.cpu()
     members_of = correctness_subsets(a.predictions == labels, b.predictions == labels)
     agree = a.predictions == b.predictions
     both = {pipeline.runs["classifier"].fingerprint for pipeline in (a, b)}
@@ -39,18 +46,19 @@ def _compare(evaluation: Evaluation, a: Pipeline, b: Pipeline) -> None:
     pairs: dict[str, dict[tuple[str, ...], dict[str, Tensor]]] = {}
     for subset, members in members_of.items():
         # At once: the name of A may hold a B.
-        subset = subset.translate({ord("A"): a.original, ord("B"): b.original})
+        subset = subset.translate({ord("A"): a.classifier_name, ord("B"): b.classifier_name})
         agreement = agree[members].float().mean().item() if members.any() else float("nan")
         count = int(members.sum())
         rows.append({"subset": subset, "images": count, "share": count / len(labels), "agreement": agreement})
-        indices = evaluation.order[members[evaluation.order]]
+        members_in_order = evaluation.order[members[evaluation.order]]
         if not count or not explained:
             continue
-        name = f"subset-{a.original}-{b.original}-{subset.replace(' ', '_')}"
-        figures[name, f"{subset} ({count} images)"] = _figure(evaluation, explained, indices[: config.images_shown])
-        indices = indices[: config.images]
+        name = f"subset-{a.classifier_name}-{b.classifier_name}-{subset.replace(' ', '_')}"
+        figures[name, f"{subset} ({count} images)"] = _figure(
+            evaluation, explained, members_in_order, settings.images_shown, labels
+        )
         maps = {
-            pipeline.name: chosen_maps(evaluation, pipeline, indices, pipeline.predictions[indices], labels[indices])
+            pipeline.name: _maps(evaluation, pipeline, members_in_order, settings.images, labels).unbind(dim=1)
             for pipeline in explained
         }
         places[subset] = {
@@ -63,38 +71,43 @@ def _compare(evaluation: Evaluation, a: Pipeline, b: Pipeline) -> None:
             for kind, left, right in zip(("predicted", "label"), maps[first], maps[second], strict=True)
         }
     rows.append({"subset": "all", "images": len(labels), "share": 1.0, "agreement": agree.float().mean().item()})
-    tables = {(f"subsets-{a.original}-{b.original}", "Correctness subsets"): pd.DataFrame(rows)}
+    tables = {(f"subsets-{a.classifier_name}-{b.classifier_name}", "Correctness subsets"): pd.DataFrame(rows)}
     text = (
         "Test images by which of the two classifiers is right. Agreement: the share on which both name the same class. "
         "Each map in the figures explains the class that its own pipeline's classifier names; the label stands over "
         "the image."
     )
     if explained:
-        name = f"subset_maps-{a.original}-{b.original}"
-        tables[name, "Maps of the predicted class"] = _table(places, ("pipeline",), config.bootstrap)
+        name = f"subset_maps-{a.classifier_name}-{b.classifier_name}"
+        tables[name, "Maps of the predicted class"] = _table(places, ("pipeline",), settings.bootstrap)
         text += (
-            f"\n\nDo maps differ between subsets? Over up to {config.images} images of each. Of a map's absolute "
+            f"\n\nDo maps differ between subsets? Over up to {settings.images} images of each. Of a map's absolute "
             "values: central share, how much lies in the middle half of rows and columns (0.25 if spread evenly), and "
             "entropy (1 spread evenly, 0 all in one player). Intervals: 95 %, from resampling images. p: of a "
             f'permutation test of the difference from "{_REFERENCE}", with Holm\'s correction for all tests of the '
             "table; none can be much below 0.01."
         )
     if len(explained) > 1:
-        name = f"subset_correlations-{a.original}-{b.original}"
-        tables[name, "Correlation between maps"] = _table(pairs, ("pipelines", "class"), config.bootstrap)
+        name = f"subset_correlations-{a.classifier_name}-{b.classifier_name}"
+        tables[name, "Correlation between maps"] = _table(pairs, ("pipelines", "class"), settings.bootstrap)
         text += (
             "\n\nCorrelation is over players, of two pipelines' maps of one image: of the class that each pipeline's "
             "own classifier predicts, and of the label. Finer grids are summed to the coarser one's players."
         )
-    evaluation.report.add(f"{a.original} and {b.original}: who is right", text, tables, figures)
+    evaluation.report.add(f"{a.classifier_name} and {b.classifier_name}: who is right", text, tables, figures)
 
 
-def _figure(evaluation: Evaluation, explained: list[Pipeline], indices: Tensor) -> Figure:
-    names, maps, captions = evaluation.class_names, {}, {}
+def _maps(evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, number: int, labels: Tensor) -> Tensor:
+    """Return an explainer's maps (number, 2, rows, columns) of the first images of a list: prediction and label."""
+    classes = torch.stack([pipeline.predictions[indices], labels[indices]], dim=1)
+    return evaluation.explainer_maps(pipeline, indices, number, classes)
+
+
+def _figure(evaluation: Evaluation, explained: list[Pipeline], members: Tensor, number: int, labels: Tensor) -> Figure:
+    names, maps, captions, indices = evaluation.class_names, {}, {}, members[:number]
     for pipeline in explained:
         targets = pipeline.predictions[indices]
-        [shown] = chosen_maps(evaluation, pipeline, indices, targets)
-        maps[pipeline.name] = shown.numpy()
+        maps[pipeline.name] = _maps(evaluation, pipeline, members, number, labels)[:, 0].numpy()
         sure = pipeline.probabilities[indices, targets]
         captions[pipeline.name] = [f"says {names[t]} ({p:.2f})" for t, p in zip(targets, sure, strict=True)]
     return subset_maps(evaluation.pictures(indices), maps, captions, evaluation.labels_of(indices))

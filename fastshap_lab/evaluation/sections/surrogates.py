@@ -5,9 +5,12 @@ from itertools import combinations
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from fastshap_lab.evaluation.base import Evaluation, Pipeline
-from fastshap_lab.evaluation.statistics import chosen_maps, measured, with_intervals
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.evaluation.statistics import measured, with_intervals
 from fastshap_lab.metrics import MapAgreement
 from fastshap_lab.metrics.correlation import spearman
 from fastshap_lab.report import relations, subset_maps
@@ -17,10 +20,15 @@ _FEWEST = 3  # surrogates: any two are in some order
 _MEASURES = {"masked KL": "test/masked_kl", "cross-entropy": "test/cross_entropy", "accuracy": "test/accuracy"}
 
 
-def surrogates(evaluation: Evaluation) -> None:
-    """Add explanations of one classifier by several surrogates, and the relation of measures over all surrogates."""
-    _explanations(evaluation)
-    _relations(evaluation)
+class Surrogates(Section):
+    """Explanations of one classifier by several surrogates, and the relation of measures over all surrogates."""
+
+    kind = "surrogates"
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add a section for each of both."""
+        _explanations(evaluation)
+        _relations(evaluation)
 
 
 def _explanations(evaluation: Evaluation) -> None:
@@ -31,15 +39,12 @@ def _explanations(evaluation: Evaluation) -> None:
     for pipelines in of_classifier.values():
         if len(pipelines) == 1:
             continue
-        original, indices = pipelines[0].original, evaluation.judged
+        original, indices = pipelines[0].classifier_name, evaluation.evaluated
         figures[f"surrogates-{original}", f"{original} by its surrogates"] = _figure(evaluation, pipelines)
-        maps = {
-            pipeline.name: chosen_maps(evaluation, pipeline, indices, pipeline.predictions[indices])
-            for pipeline in pipelines
-        }
+        maps = {pipeline.name: [_maps(evaluation, pipeline, evaluation.settings.images)] for pipeline in pipelines}
         for first, second in combinations(maps, 2):
             alike = measured(MapAgreement(), MapAgreement.columns, *maps[first], *maps[second])
-            means = with_intervals(alike, evaluation.run.config.evaluate.bootstrap)
+            means = with_intervals(alike, evaluation.settings.bootstrap)
             rows.append({"pipelines": f"{first} and {second}", "images": len(indices)} | means)
     if not rows:
         return
@@ -54,21 +59,26 @@ def _explanations(evaluation: Evaluation) -> None:
     )
 
 
+def _maps(evaluation: Evaluation, pipeline: Pipeline, number: int) -> Tensor:
+    """Return maps (number, rows, columns) of the predicted classes of the first test images."""
+    classes = pipeline.predictions[evaluation.order].unsqueeze(1)
+    return evaluation.explainer_maps(pipeline, evaluation.order, number, classes)[:, 0]
+
+
 def _figure(evaluation: Evaluation, pipelines: list[Pipeline]) -> Figure:
-    config, names = evaluation.run.config, evaluation.class_names
-    indices = evaluation.order[: config.evaluate.images_shown]
+    names, number = evaluation.class_names, evaluation.settings.images_shown
+    indices = evaluation.order[:number]
     targets, maps, captions = pipelines[0].predictions[indices], {}, {}
     for pipeline in pipelines:
-        [shown] = chosen_maps(evaluation, pipeline, indices, targets)
-        maps[pipeline.name] = shown.numpy()
-        answers = pipeline.game("softmax", config.trainer.max_batch).grand(evaluation.images(indices)).cpu()
+        maps[pipeline.name] = _maps(evaluation, pipeline, number).numpy()
+        answers = pipeline.game("softmax").grand(evaluation.images(indices)).cpu()
         sure = answers[torch.arange(len(indices)), targets]
         captions[pipeline.name] = [f"{names[t]} ({p:.2f})" for t, p in zip(targets, sure, strict=True)]
     return subset_maps(evaluation.pictures(indices), maps, captions, evaluation.labels_of(indices))
 
 
 def _relations(evaluation: Evaluation) -> None:
-    pipelines = evaluation.firsts("surrogate")  # which those share that differ in their explainers alone
+    pipelines = evaluation.distinct("surrogate")  # which those share that differ in their explainers alone
     if len(pipelines) < _FEWEST:
         return
     measures = pd.DataFrame(
@@ -91,6 +101,6 @@ def _relations(evaluation: Evaluation) -> None:
         "accuracy are against the labels of whole images. A colour is a classifier.\n\n"
         f"Rank correlations over {len(pipelines)} surrogates: {ranks}.",
         figures={
-            ("surrogates", "Surrogates"): relations(measures, kl, others, [one.original for one in pipelines]),
+            ("surrogates", "Surrogates"): relations(measures, kl, others, [one.classifier_name for one in pipelines]),
         },
     )

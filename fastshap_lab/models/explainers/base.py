@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastshap_lab.models.classifier import as_channels
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid
 
 L = TypeVar("L", nn.Linear, nn.Conv2d)
 

@@ -12,39 +12,41 @@ from fastshap_lab.attribution import METHODS
 from fastshap_lab.attribution.raw_attention import RawAttention
 from fastshap_lab.attribution.vit_cx import ViTCX
 from fastshap_lab.components import build
-from fastshap_lab.evaluation.base import Evaluation, Pipeline, Report
+from fastshap_lab.config import ComponentConfig
 from fastshap_lab.evaluation.checks import CHECKS, attention_layers, coverage, segmentation_overlay
 from fastshap_lab.evaluation.checks.mask_similarity import MaskSimilarity, similarities
 from fastshap_lab.evaluation.checks.overdetermined import Overdetermined
 from fastshap_lab.evaluation.checks.vit_cx_settings import ViTCXSettings
-from fastshap_lab.evaluation.measures import MEASURES
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.report import Report
+from fastshap_lab.metrics import METRICS
 from fastshap_lab.models import Classifier
 from fastshap_lab.report import densities, layer_maps, overlays
-from fastshap_lab.stages import pipeline
+from fastshap_lab.runs.execute import execute
+from fastshap_lab.runs.store import Store
+from fastshap_lab.stages.evaluate import evaluation_of
 from tests.small_runs import TINY, configured, planned
 
 ASKED = [
     "evaluate={images: 10, images_shown: 2, bootstrap: 20}",
+    "method=[rollout]",  # which applies to the ViT alone
     "classifier.epochs=1",
     "evaluate.pipelines={ViT: {classifier: vit_slim, overrides: ['classifier.params.width=24']}, "
     "ResNet: {classifier: resnet_slim, overrides: ['classifier.params.strides=[1,1,2,2,2]']}}",  # leaves 2×2 places
 ]
-METHODS_OF = {"ViT": {name: METHODS[name] for name in ("random", "rollout")}, "ResNet": {"random": METHODS["random"]}}
 
 
 @pytest.fixture(scope="module")
-def pipelines(tmp_path_factory):
+def pipelines(tmp_path_factory) -> Evaluation:
     """Return the evaluation of a ViT and a ResNet, without surrogates."""
     runs = planned(f"runs_dir={tmp_path_factory.mktemp('runs')}", *ASKED, base=TINY)
-    pipeline.execute(runs[:-1], Console(quiet=True))
-    run = runs[-1]
-    return run, [Pipeline.load(run, name, end) for name, end in run.parents.items()]
+    execute(runs[:-1], Console(quiet=True))
+    return evaluation_of(runs[-1])
 
 
 @pytest.fixture
-def evaluation(pipelines):
-    run, loaded = pipelines
-    return Evaluation(run, list(loaded), Report(run.folder))
+def evaluation(pipelines, tmp_path):
+    return replace(pipelines, report=Report(tmp_path), store=Store(tmp_path / "store"))
 
 
 def test_masks_that_are_alike_have_similarity_one_and_masks_apart_zero():
@@ -54,9 +56,9 @@ def test_masks_that_are_alike_have_similarity_one_and_masks_apart_zero():
 
 
 def test_similar_masks_of_both_kinds_of_network_are_counted(evaluation):
-    MaskSimilarity(images=9)(evaluation, METHODS_OF)
+    MaskSimilarity(images=9)(evaluation, "mask_similarity")
     table = evaluation.report.tables["mask_similarity"].set_index("model")
-    image = evaluation.images(evaluation.judged[:9])
+    image = evaluation.images(evaluation.evaluated[:9])
     vit = evaluation.pipelines[0].classifier
     clusters = [len(ViTCX(vit).image_masks(one)) for one in image]
     assert table.loc["ViT", "clusters"] == pytest.approx(np.mean(clusters))
@@ -93,7 +95,7 @@ def test_overdetermined_are_images_with_two_sufficient_parts(evaluation, needed,
     built = replace(evaluation.pipelines[0], name=name, classifier=classifier)
     built.probabilities = torch.tensor([0.0, 1.0, 0.0]).expand(24, 3)
     evaluation.pipelines = [built]
-    Overdetermined(methods=["random", "vit_cx"], shares=[0.25, 0.5])(evaluation, {name: {"random": METHODS["random"]}})
+    Overdetermined(methods=["random", "vit_cx"], shares=[0.25, 0.5])(evaluation, "overdetermined")
     table = evaluation.report.tables["overdetermined"].set_index("share")
     found = {share: None if np.isnan(value) else value for share, value in table["overdetermined"].items()}
     assert found == expected
@@ -104,10 +106,10 @@ def test_coverage_is_the_sum_of_the_masks_and_what_the_map_is_divided_by(evaluat
     drawn = []
     monkeypatch.setattr(coverage, "gallery", lambda *given: drawn.append(given[1]))
     monkeypatch.setattr(evaluation.report, "add", lambda *given, **_: drawn.append(given[1]))
-    coverage.Coverage()(evaluation, METHODS_OF)
+    coverage.Coverage()(evaluation, "coverage")
     columns, text = drawn
     vit = evaluation.pipelines[0]
-    image, target = evaluation.images(evaluation.judged[:2]), evaluation.classes(vit)[:2, 0]
+    image, target = evaluation.images(evaluation.evaluated[:2]), evaluation.classes(vit)[:2, 0]
     sums = torch.stack([ViTCX(vit.classifier).image_masks(one).sum(dim=0) for one in image])
     np.testing.assert_allclose(columns["sum of masks"][0], sums.numpy())
     for name, corrected in (("map before", False), ("map after", True)):
@@ -117,9 +119,8 @@ def test_coverage_is_the_sum_of_the_masks_and_what_the_map_is_divided_by(evaluat
 
 
 def test_settings_of_vit_cx_change_one_at_a_time_and_cost_what_their_masks_do(evaluation):
-    evaluation.run.config.evaluate.methods["vit_cx"] = configured("method=[vit_cx]", base=[]).evaluate.methods["vit_cx"]
-    evaluation.run.config.evaluate.methods["vit_cx"].params["num_masks"] = 7
-    ViTCXSettings(thresholds=[0.0, 0.1, 1.0], noises=[0.1], images=2)(evaluation, METHODS_OF)
+    evaluation.settings = replace(evaluation.settings, methods={"mine": ComponentConfig("vit_cx", {"num_masks": 7})})
+    ViTCXSettings(thresholds=[0.0, 0.1, 1.0], noises=[0.1], images=2)(evaluation, "vit_cx_settings")
     tables = evaluation.report.tables
     by_delta, variants = tables["vit_cx_settings-threshold"], tables["vit_cx_settings-variants"].set_index("variant")
     assert set(by_delta["model"]) == {"ViT"}
@@ -139,15 +140,15 @@ def test_settings_of_vit_cx_change_one_at_a_time_and_cost_what_their_masks_do(ev
 def test_every_block_has_its_map_and_final_maps_stand_beneath(evaluation, monkeypatch):
     drawn = []
     monkeypatch.setattr(attention_layers, "layer_maps", lambda *given: drawn.append(given) or layer_maps(*given))
-    attention_layers.AttentionLayers(images=2)(evaluation, METHODS_OF)
+    attention_layers.AttentionLayers(images=2)(evaluation, "attention_layers")
     assert len(drawn) == len(evaluation.report.figures) == 2
-    vit, image = evaluation.pipelines[0].classifier, evaluation.images(evaluation.judged[:2])
+    vit, image = evaluation.pipelines[0].classifier, evaluation.images(evaluation.evaluated[:2])
     for place, (_, layers, final) in enumerate(drawn):
         expected = [RawAttention(vit, layer=number).attribute(image)[place].numpy() for number in range(4)]
         np.testing.assert_allclose(layers["ViT"], expected, rtol=1e-5)
         assert list(layers) == ["ViT"]
         assert {name: list(found) for name, found in final.items()} == {
-            name: ["ViT"] for name in attention_layers._FINAL
+            name: ["ViT"] for name in attention_layers._FINAL.values()
         }
     assert "Not applicable to ResNet" in evaluation.report.sections[-1].text
 
@@ -155,7 +156,7 @@ def test_every_block_has_its_map_and_final_maps_stand_beneath(evaluation, monkey
 def test_every_method_has_its_map_and_what_otsu_makes_of_it(evaluation, monkeypatch):
     drawn = []
     monkeypatch.setattr(segmentation_overlay, "overlays", lambda *given: drawn.append(given) or overlays(*given))
-    segmentation_overlay.SegmentationOverlay()(evaluation, METHODS_OF)
+    segmentation_overlay.SegmentationOverlay()(evaluation, "segmentation_overlay")
     (_, maps, cut, _), _ = drawn
     assert list(maps) == list(cut) == ["random", "rollout"]
     for name, values in maps.items():
@@ -196,7 +197,7 @@ def test_what_a_recipe_publishes_has_a_place_in_our_tables(paper):
     rows = {f"{model}, {method}" for model in config.pipelines for method in config.methods}
     for table, published in config.published.items():
         name = table.removeprefix("methods-")
-        columns = build(MEASURES, "evaluate.metrics", name, config.metrics[name].params).metric().columns
+        columns = METRICS[config.metrics[name].name].columns
         assert published.keys() <= rows
         assert {column for row in published.values() for column in row} <= set(columns)
     for name, chosen in config.checks.items():

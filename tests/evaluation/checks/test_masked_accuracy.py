@@ -6,17 +6,16 @@ from fastshap_lab.evaluation.checks.by_method import removed_first
 from fastshap_lab.evaluation.checks.masked_accuracy import MaskedAccuracy
 from fastshap_lab.evaluation.statistics import player_values
 from fastshap_lab.shapley import PlayerGrid
-from tests.evaluation.checks.tiny import METHODS_OF
 
 
 @pytest.fixture(scope="module")
 def tables(evaluation):
-    MaskedAccuracy((0.25, 0.75))(evaluation, METHODS_OF)
+    MaskedAccuracy((0.25, 0.75))(evaluation, "masked_accuracy")
     return evaluation.report.tables
 
 
 def test_accuracies_are_the_surrogates_without_the_highest_players_and_with_them_alone(evaluation, tables):
-    pipeline, indices = evaluation.pipelines[0], evaluation.judged
+    pipeline, indices = evaluation.pipelines[0], evaluation.evaluated
     image, target = evaluation.images(indices), evaluation.classes(pipeline)[:, 0]
     maps = METHODS["saliency"](pipeline.classifier).attribute(image, target).double()
     means = maps.view(6, 2, 8, 2, 8).mean(dim=(2, 4)).flatten(1)

@@ -4,7 +4,6 @@ import torch
 
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.evaluation.checks.max_sensitivity import MaxSensitivity, _noise, relative_change
-from tests.evaluation.checks.tiny import METHODS_OF
 
 
 def noise_of(index: int, draw: int) -> torch.Tensor:
@@ -13,12 +12,12 @@ def noise_of(index: int, draw: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def table(evaluation):
-    MaxSensitivity(draws=5, radius=0.05, images=4)(evaluation, METHODS_OF)
+    MaxSensitivity(draws=5, radius=0.05, images=4)(evaluation, "max_sensitivity")
     return evaluation.report.tables["max_sensitivity"].set_index(["model", "method"])
 
 
 def test_it_is_captums_for_the_same_noise(evaluation, table):
-    pipeline, indices = evaluation.pipelines[0], evaluation.judged[:4]
+    pipeline, indices = evaluation.pipelines[0], evaluation.evaluated[:4]
     saliency, target = METHODS["saliency"](pipeline.classifier), evaluation.classes(pipeline)[:4, 0]
     noise = torch.stack([noise_of(i, draw) for i in indices.tolist() for draw in range(5)])
 

@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fastshap_lab.config import ComponentConfig
-from fastshap_lab.evaluation.base import Report
+from fastshap_lab.components import build
 from fastshap_lab.evaluation.checks import CHECKS
-from fastshap_lab.evaluation.sections.comparison import comparison
+from fastshap_lab.evaluation.report import Report
+from fastshap_lab.runs.store import Store
 
 # Arguments of the first and of the second.
 ASKED = {
@@ -32,10 +32,10 @@ ASKED = {
 @pytest.mark.parametrize("kind", CHECKS)
 def test_two_checks_of_a_kind_have_tables_figures_and_numbers_of_their_own(evaluation, tmp_path, kind):
     def compared(folder: str, **chosen: dict[str, Any]) -> Report:
-        run, checks = evaluation.run, {name: ComponentConfig(kind, params) for name, params in chosen.items()}
-        asked = replace(run.config.evaluate, checks=checks)
-        run = replace(run, config=replace(run.config, evaluate=asked, runs_dir=str(tmp_path / folder)))
-        comparison(replace(evaluation, run=run, report=(report := Report(run.folder))))
+        report, store = Report(tmp_path / folder), Store(tmp_path / folder / "store")
+        asked = replace(evaluation, report=report, store=store)
+        for name, params in chosen.items():
+            build(CHECKS, name, kind, params)(asked, name)
         return report
 
     first, second = ASKED[kind]
