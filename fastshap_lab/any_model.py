@@ -15,6 +15,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.inference import Explanation
 from fastshap_lab.models import Classifier, ModelGame
+from fastshap_lab.models.foreign import Logits
 from fastshap_lab.models.freezing import evaluating, frozen, takes_channels_last
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.progress import Progress
@@ -171,20 +172,6 @@ def _arranged(
     return values, errors, torch.stack(labels).int()
 
 
-class _Logits(nn.Module):
-    """A model of unknown modules: takes pixels channel after channel, and may wrap its logits into an object."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-        self.dtype = next(floating, torch.float32)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        answer = self.model(pixels.contiguous().to(self.dtype))
-        return getattr(answer, "logits", answer)
-
-
 def _classifier(
     model: nn.Module, pixels: tuple[Sequence[float], Sequence[float]], image: Tensor
 ) -> tuple[Classifier, int]:
@@ -199,7 +186,7 @@ def _classifier(
         classifier.mean, classifier.std = classifier.mean.to(image), classifier.std.to(image)  # not the model
         return classifier
 
-    classifier = model if isinstance(model, Classifier) else behind(_Logits(model), 0)
+    classifier = model if isinstance(model, Classifier) else behind(Logits(model), 0)
     try:
         logits = classifier(image)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -215,7 +202,7 @@ def _classifier(
         return classifier, num_classes
     if isinstance(model, Classifier):
         return frozen(model), num_classes
-    plain = getattr(classifier.network, "dtype", None) == torch.float32
+    plain = isinstance(classifier.network, Logits) and classifier.network.dtype == torch.float32
     return (frozen(behind(model, num_classes)) if plain else classifier), num_classes
 
 

@@ -22,7 +22,9 @@ from torch.overrides import TorchFunctionMode
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file, write_atomically
+from fastshap_lab.models.heads import in_heads
 from fastshap_lab.models.specs import Spec
+from fastshap_lab.models.zoo import adapted
 
 M = TypeVar("M", bound=nn.Module)
 S = TypeVar("S", bound=Spec)
@@ -100,7 +102,7 @@ def read_spec(folder: Path | str, kind: type[S]) -> S:
     return _parsed(folder, kind, read_description(folder, kind.kind))
 
 
-def load_model(folder: Path | str, kind: type[S], builder: Callable[[S], M]) -> M:
+def load_model(folder: Path | str, kind: type[S], builder: Callable[[S], M], without: str | None = None) -> M:
     """Return the model in a folder, in evaluation mode on the CPU.
 
     Before it takes any memory, it is built without, and in no more steps than the weights warrant, to see whether these
@@ -110,6 +112,7 @@ def load_model(folder: Path | str, kind: type[S], builder: Callable[[S], M]) -> 
         folder: Where it is.
         kind: Of model that is wanted.
         builder: Builds it from what is said of it.
+        without: First part of the names of weights that the builder has no place for.
 
     Raises:
         UserError: The folder is missing or damaged, holds another kind of model, or weights that do not fit the
@@ -121,7 +124,8 @@ def load_model(folder: Path | str, kind: type[S], builder: Callable[[S], M]) -> 
         raise UserError(f"{path}: missing; {_REMEDY}")
     try:
         with open_file(path) as file, safe_open(path, "pt") as weights:
-            state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118 - mapped, not yet read
+            names = [name for name in weights.keys() if not (without and name.startswith(without))]  # noqa: SIM118
+            state = {name: weights.get_tensor(name) for name in names}  # mapped, not yet read
             _check_skeleton(Path(folder), state, lambda: builder(spec))
             unchanged = hashlib.file_digest(file, "sha256").hexdigest() == description.get("weights_sha256")
             if not (unchanged and os.path.samestat(os.fstat(file.fileno()), path.stat())):  # both opened the same file
@@ -245,17 +249,25 @@ def fill(network: nn.Module, state: dict[str, Tensor], path: Path | str) -> bool
     Raises:
         UserError: The weights are another network's.
     """
-    # timm's; of another network nothing is known to be the head, and all has to fit.
-    heads = network.get_classifier() if hasattr(network, "get_classifier") else ()
-    heads = heads if isinstance(heads, tuple) else (heads,)
-    places = [name for name, module in network.named_modules() if any(module is head for head in heads)]
-    own = network.state_dict()
-    in_head = {name for name in own if any(name.startswith(f"{place}.") for place in places)}
-    replaced = any(name not in state or state[name].shape != own[name].shape for name in in_head)
-    left = in_head if replaced else set()
-    fitting = {name: tensor for name, tensor in own.items() if name not in left}
-    if mismatch := _mismatch(fitting, {name: tensor for name, tensor in state.items() if name not in left}):
-        raise UserError(f"{path}: not this network's weights: {mismatch}")
+    own, in_head = network.state_dict(), in_heads(network)
+
+    def compared(state: dict[str, Tensor]) -> tuple[bool, str]:
+        replaced = any(name not in state or state[name].shape != own[name].shape for name in in_head)
+        left = in_head if replaced else set()
+        fitting = {name: tensor for name, tensor in own.items() if name not in left}
+        return replaced, _mismatch(fitting, {name: tensor for name, tensor in state.items() if name not in left})
+
+    replaced, mismatch = compared(state)
+    if mismatch:
+        try:
+            converted = adapted(network, state)
+        except (KeyError, RuntimeError, ValueError, AttributeError, IndexError):  # of what it does not know
+            converted = state
+        replaced, still = compared(converted)
+        if still:
+            raise UserError(f"{path}: not this network's weights: {mismatch}")
+        state = converted
+    fitting = {name: tensor for name, tensor in own.items() if not (replaced and name in in_head)}
     for name, tensor in fitting.items():
         tensor.copy_(state[name])  # the network's own; nothing happens on the meta device, where this is a check
     return replaced

@@ -86,6 +86,7 @@ def _run(config: DictConfig) -> None:
         from fastshap_lab.runs.plan import plan, show
         from fastshap_lab.runs.prune import prune
         from fastshap_lab.stages import STAGES
+        from fastshap_lab.stages.imported import check_typed
         from fastshap_lab.training.trainer import device_of
 
         given = list(HydraConfig.get().overrides.task)
@@ -93,10 +94,16 @@ def _run(config: DictConfig) -> None:
         def compose(choices: dict[str, str], overrides: list[str]) -> Config:
             kept = [one for one in given if one.split("=")[0] not in choices]
             chosen = [f"{group}={choice}" for group, choice in choices.items()]
-            return validated(hydra.compose("config", chosen + [as_hydra_wants(one) for one in overrides] + kept))
+            composed = hydra.compose("config", chosen + [as_hydra_wants(one) for one in overrides] + kept)
+            return of_the_user(composed)
+
+        def of_the_user(composed: DictConfig) -> Config:
+            complete = validated(composed)
+            check_typed(complete, sys.argv[1:])
+            return complete
 
         console = Console(highlight=False)
-        checked = validated(config)
+        checked = of_the_user(config)
         if checked.prune:
             prune(Path(checked.runs_dir), console, checked.dry_run)
             return

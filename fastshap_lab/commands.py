@@ -192,7 +192,7 @@ def _rows(
     read: list[Tensor | str] = []
     for path, _ in pictures:
         try:
-            read.append(to_tensor(path, explainer.grid.image_size))
+            read.append(to_tensor(path, explainer.grid.image_size, explainer.resize))
         except UserError as error:
             read.append(str(error).removeprefix(f"{path}: "))
     images = [image for image in read if not isinstance(image, str)]

@@ -8,7 +8,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import AfterValidator, Field
 
 from fastshap_lab.components import (
-    Color,
     Component,
     Count,
     NotNegative,
@@ -37,7 +36,9 @@ def _short(name: str) -> str:
 
 
 # OmegaConf checks the types of what it composes, pydantic the ranges, at the end: see ``validated``.
-Spread = Annotated[list[Positive], Field(min_length=3, max_length=3)]
+Level = Annotated[float, Field(ge=0, le=1)]
+Levels = Annotated[list[Level], Field(min_length=1, max_length=4)]  # a number per channel, as are deviations
+Spread = Annotated[list[Positive], Field(min_length=1, max_length=4)]
 FolderName = Annotated[str, Field(pattern=r"^\w[\w .+-]*$"), AfterValidator(_short)]
 
 
@@ -102,7 +103,8 @@ class ClassifierConfig(TrainingConfig):
     teacher: str | None = None
     weights: str | None = None
     path: str | None = None
-    mean: Color | None = None
+    freeze: bool = False
+    mean: Levels | None = None
     std: Spread | None = None
 
 

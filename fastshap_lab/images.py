@@ -25,7 +25,9 @@ EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", "
 MAX_PIXELS = 64_000_000
 """Of an image, which takes 12 bytes a pixel while it is decoded: enough for what 35 mm cameras give. Else settable."""
 
-Resize = Literal["stretch", "crop", "imagenet"]
+_ORIENTATION = 0x0112  # the tag that cameras write
+
+Resize = Literal["stretch", "crop", "pad", "imagenet"]
 Images = Tensor | Image.Image | str | Path | Sequence[Tensor | Image.Image | str | Path]
 
 
@@ -124,8 +126,18 @@ def read_rgb(source: str | Path | BytesIO, upright: bool = True) -> Image.Image:
         return to_rgb(image, upright)
 
 
+def size_of(source: str | Path | BytesIO, upright: bool = True) -> tuple[int, int]:
+    """Return width and height of an encoded image, of which the header alone is read; arguments as for ``read_rgb``."""
+    with opened(source) as image:
+        width, height = image.size
+        turned = upright and image.getexif().get(_ORIENTATION, 1) >= 5  # by a quarter, in one way or another
+        return (height, width) if turned else (width, height)
+
+
 def kept_part(original: tuple[int, int], size: tuple[int, int], resize: Resize) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of the part of an image that ``resized`` keeps, in the image's pixels.
+    """Return left, top, right and bottom of the part of an image that ``resized`` shows, in the image's pixels.
+
+    Padding reaches beyond the image.
 
     Args:
         original: Width and height of the image.
@@ -140,7 +152,7 @@ def kept_part(original: tuple[int, int], size: tuple[int, int], resize: Resize) 
         kept_width, kept_height = min(float(width), ratio * height), min(float(height), width / ratio)
         left, top = (width - kept_width) * 0.5, (height - kept_height) * 0.5
         return left, top, left + kept_width, top + kept_height
-    wide, high, left, top = _as_tested(original, size)
+    wide, high, left, top = _fitted(original, size) if resize == "pad" else _as_tested(original, size)
     return left * width / wide, top * height / high, (left + columns) * width / wide, (top + rows) * height / high
 
 
@@ -152,15 +164,31 @@ def _as_tested(original: tuple[int, int], size: tuple[int, int]) -> tuple[int, i
     return wide, high, round((wide - columns) / 2), round((high - rows) / 2)
 
 
+def _fitted(original: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return width and height of the whole image where it fits in, then left and top to crop at, which are negative."""
+    (width, height), (rows, columns) = original, size
+    scale = min(columns / width, rows / height)
+    wide, high = (min(most, max(1, round(side * scale))) for side, most in ((width, columns), (height, rows)))
+    return wide, high, -((columns - wide) // 2), -((rows - high) // 2)
+
+
+def _padded(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
+    wide, high, left, top = _fitted(image.size, size)
+    canvas = Image.new(image.mode, size[::-1])
+    canvas.paste(image.resize((wide, high), resampling), (-left, -top))
+    return canvas
+
+
 def resized(image: Image.Image, size: tuple[int, int], resize: Resize = "stretch") -> np.ndarray:
     """Return an RGB image as uint8 (3, H, W), resized with antialiasing where its size differs.
 
     Args:
         image: Of mode RGB.
         size: Height and width.
-        resize: ``stretch`` keeps the whole image, ``crop`` its proportions and the largest part in the centre, both
-            bilinearly. ``imagenet`` is how networks for ImageNet are tested: the shorter side becomes 256 pixels for a
-            size of 224 (others in proportion), bicubically, and the centre is kept.
+        resize: ``stretch`` keeps the whole image; ``crop`` its proportions and the largest part in the centre; ``pad``
+            the whole image and its proportions, with black beside it; all bilinearly. ``imagenet`` is how networks for
+            ImageNet are tested: the shorter side becomes 256 pixels for a size of 224 (others in proportion),
+            bicubically, and the centre is kept.
 
     Raises:
         UserError: ``imagenet`` would make too many pixels of it.
@@ -170,6 +198,8 @@ def resized(image: Image.Image, size: tuple[int, int], resize: Resize = "stretch
         _check_pixels(wide * high)  # of a strip far more than it has
         image = image.resize((wide, high), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + size[1], top + size[0]))
+    elif resize == "pad":
+        image = _padded(image, size, Image.Resampling.BILINEAR)
     else:
         image = image.resize(size[::-1], Image.Resampling.BILINEAR, kept_part(image.size, size, resize))
     return np.asarray(image).transpose(2, 0, 1)
@@ -178,11 +208,15 @@ def resized(image: Image.Image, size: tuple[int, int], resize: Resize = "stretch
 def resized_labels(labels: Image.Image, size: tuple[int, int], resize: Resize = "stretch") -> UInt8[np.ndarray, "H W"]:
     """Return the pixels of a grey or palette image of labels where ``resized`` takes those of the picture: the nearest.
 
+    Padding has label 0.
+
     Args:
         labels: Of the picture's size.
         size: Height and width.
         resize: See ``resized``.
     """
+    if resize == "pad":
+        return np.asarray(_padded(labels, size, Image.Resampling.NEAREST))
     part = kept_part(labels.size, size, resize)
     return np.asarray(labels.resize(size[::-1], Image.Resampling.NEAREST, part))
 
@@ -223,13 +257,14 @@ def to_pixels(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     return resized(to_rgb(image), size)
 
 
-def to_tensor(images: Images, size: tuple[int, int]) -> Tensor:
+def to_tensor(images: Images, size: tuple[int, int], resize: Resize = "stretch") -> Tensor:
     """Return one image or several as a new float batch (B, 3, H, W) in [0, 1].
 
     Args:
         images: uint8 or [0, 1] float tensors of the right size, (3, H, W) or (B, 3, H, W); PIL images or paths, which
             are resized to it; or a sequence of any of them.
         size: Height and width.
+        resize: How pictures and files become that large, see ``resized``.
 
     Raises:
         UserError: A tensor has another shape, or values outside of its range; a file is no image.
@@ -237,7 +272,7 @@ def to_tensor(images: Images, size: tuple[int, int]) -> Tensor:
     if isinstance(images, (list, tuple)):
         if not images:
             raise UserError("no image given")
-        return torch.cat([to_tensor(image, size) for image in images])
+        return torch.cat([to_tensor(image, size, resize) for image in images])
     if isinstance(images, Tensor):
         return _checked(images, size)
     try:
@@ -246,7 +281,7 @@ def to_tensor(images: Images, size: tuple[int, int]) -> Tensor:
         raise UserError(f"{images}: cannot be read as an image: {error}") from None
     except UserError as error:
         raise UserError(f"{images}: {error}") from error
-    return torch.from_numpy(resized(image, size).copy()).unsqueeze(0).float() / 255
+    return torch.from_numpy(resized(image, size, resize).copy()).unsqueeze(0).float() / 255
 
 
 def _checked(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fastshap_lab.checkpoints import load_model
+from fastshap_lab.checkpoints import load_model, read_spec
 from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.files import open_file, replacing
-from fastshap_lab.images import Images, to_tensor
+from fastshap_lab.images import Images, Resize, to_tensor
 from fastshap_lab.models import (
+    IMPORT,
     Classifier,
     Explainer,
     ModelGame,
@@ -249,6 +250,7 @@ class AmortizedExplainer(nn.Module):
         normalization: How raw values are made to add up.
         class_names: Of all K classes.
         refinement: What references have told of the explainer, if it was trained with any.
+        resize: How pictures become as large as the model wants them: as those that it was trained on did.
     """
 
     def __init__(
@@ -260,8 +262,10 @@ class AmortizedExplainer(nn.Module):
         normalization: str,
         class_names: Sequence[str],
         refinement: Refinement | None = None,
+        resize: Resize = "stretch",
     ) -> None:
         super().__init__()
+        self.resize = resize
         self.refinement = refinement or Refinement()
         self.network, self.surrogate, self.classifier = network, surrogate, classifier
         self.grid, self.class_names = network.grid, list(class_names)
@@ -312,7 +316,7 @@ class AmortizedExplainer(nn.Module):
         check_max_batch(max_batch)
         if refine:
             self._check_refinement(refine, tolerance)
-        batch = to_tensor(images, self.grid.image_size)
+        batch = to_tensor(images, self.grid.image_size, self.resize)
         to_probability = LINKS["sigmoid" if self.link == "sigmoid" else "softmax"]
         game = self.game(max_batch) if refine else None
         parts = []
@@ -354,7 +358,7 @@ class AmortizedExplainer(nn.Module):
         Raises:
             UserError: As for ``explain``, or a target is no class.
         """
-        batch = to_tensor(image, self.grid.image_size)
+        batch = to_tensor(image, self.grid.image_size, self.resize)
         chosen = None if target is None else class_of_each(target, len(batch), len(self.class_names)).cpu()
         explanation = self.explain(batch)
         if chosen is None:
@@ -394,19 +398,36 @@ class AmortizedExplainer(nn.Module):
         return NORMALIZATIONS[self.normalization](raw, grand, null), efficiency_gap(raw, grand, null), full
 
 
-def build_amortized(spec: ExplainerSpec) -> AmortizedExplainer:
-    """Return an explainer with random weights."""
+def build_amortized(
+    spec: ExplainerSpec, surrogate: nn.Module | None = None, classifier: nn.Module | None = None
+) -> AmortizedExplainer:
+    """Return an explainer with random weights.
+
+    Args:
+        spec: Of a model folder.
+        surrogate: The caller's own network, where that is what the surrogate is.
+        classifier: The same of the classifier; one's own is left out without it.
+    """
     lookup(LINKS, "link", spec.link)
     lookup(NORMALIZATIONS, "normalization", spec.normalization)
+    described = None if _lacks_classifier(spec, classifier) else spec.classifier
     return AmortizedExplainer(
         spec.network.build(),
-        spec.surrogate.build(),
-        None if spec.classifier is None else spec.classifier.build(),
+        spec.surrogate.build(surrogate),
+        None if described is None else described.build(classifier),
         spec.link,
         spec.normalization,
         spec.class_names,
         _refinement(spec.refinement),
+        spec.resize,
     )
+
+
+def _lacks_classifier(spec: ExplainerSpec, classifier: nn.Module | None) -> bool:
+    """Return whether a bundled classifier is of one's own code, and that is not there."""
+    if spec.classifier is None and classifier is not None:
+        raise UserError("classifier=…: no classifier is bundled with this explainer")
+    return spec.classifier is not None and spec.classifier.name == IMPORT and classifier is None
 
 
 def _refinement(description: dict[str, Any] | None) -> Refinement | None:
@@ -414,23 +435,44 @@ def _refinement(description: dict[str, Any] | None) -> Refinement | None:
     return None if description is None or "error" not in description else Refinement(**description)
 
 
-def load_classifier(folder: str | Path) -> Classifier:
+def load_classifier(folder: str | Path, module: nn.Module | None = None) -> Classifier:
     """Return a trained classifier, in evaluation mode on the CPU.
 
     Args:
         folder: A run folder, or the model folder in it.
+        module: The caller's own network, with any weights, where that is what was explained: no code comes from a
+            folder. It is copied.
 
     Raises:
-        UserError: The folder is missing, damaged, or holds another kind of model.
+        UserError: The folder is missing, damaged, or holds another kind of model; its network is one's own code and
+            ``module`` is missing, or is another network.
     """
-    return load_model(model_folder(folder), ClassifierSpec, lambda spec: spec.network.build())
+    return load_model(model_folder(folder), ClassifierSpec, lambda spec: spec.network.build(module))
 
 
-def load_surrogate(folder: str | Path) -> Surrogate:
-    """Return a trained surrogate, in evaluation mode on the CPU; folder and errors as for ``load_classifier``."""
-    return load_model(model_folder(folder), SurrogateSpec, lambda spec: spec.surrogate.build())
+def load_surrogate(folder: str | Path, module: nn.Module | None = None) -> Surrogate:
+    """Return a trained surrogate, in evaluation mode on the CPU; arguments and errors as for ``load_classifier``."""
+    return load_model(model_folder(folder), SurrogateSpec, lambda spec: spec.surrogate.build(module))
 
 
-def load_explainer(folder: str | Path) -> AmortizedExplainer:
-    """Return a trained explainer, in evaluation mode on the CPU; folder and errors as for ``load_classifier``."""
-    return load_model(model_folder(folder), ExplainerSpec, build_amortized)
+def load_explainer(
+    folder: str | Path, surrogate: nn.Module | None = None, classifier: nn.Module | None = None
+) -> AmortizedExplainer:
+    """Return a trained explainer, in evaluation mode on the CPU.
+
+    Args:
+        folder: A run folder, or the model folder in it.
+        surrogate: The caller's own network, where the surrogate is one; see ``load_classifier``.
+        classifier: The same of a bundled classifier. Without it such a one is left out, and probabilities are the
+            surrogate's.
+
+    Raises:
+        UserError: As for ``load_classifier``.
+    """
+    place = model_folder(folder)
+    return load_model(
+        place,
+        ExplainerSpec,
+        lambda spec: build_amortized(spec, surrogate, classifier),
+        without="classifier." if _lacks_classifier(read_spec(place, ExplainerSpec), classifier) else None,
+    )

@@ -165,7 +165,7 @@ TIMM = "classifier=timm classifier.params.model"
         (f"{TIMM}=hf-hub:timm/resnet18", "classifier.params.model=hf-hub:timm/resnet18: no model of timm"),
         (f"{TIMM}=local-dir:/tmp", "classifier.params.model=local-dir:/tmp: no model of timm"),
         (f"{TIMM}=resnet18 classifier.params.checkpoint_path=x", "classifier.params.checkpoint_path: unknown to timm"),
-        (f"{TIMM}=resnet18 classifier.params.pretrained=true", "classifier.params.pretrained: unknown to timm"),
+        (f"{TIMM}=resnet18 classifier.params.pretrained=1", "classifier.params.pretrained=1: true or false, of timm"),
         (f"{TIMM}=resnet18 classifier.params.patch_size=4", "classifier.params.model=resnet18: cannot be built for"),
         (f"{TIMM}=vit_tiny_patch16_224 classifier.params.patch_size=5", "classifier.params.model=vit_tiny_patch16_224"),
         (f"{TIMM}=vgg11", "classifier: its network does not take images of 16×16: "),

@@ -227,7 +227,7 @@ def test_networks_for_imagenet_see_the_pixels_they_are_tested_on(original, side,
     assert np.array_equal(ours, np.asarray(tested(Image.fromarray(pixels))).transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop", "imagenet"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad", "imagenet"])
 @pytest.mark.parametrize("original", [(120, 80), (70, 110), (48, 32)])  # width and height
 @pytest.mark.parametrize("size", [(32, 48), (40, 40), (56, 20)])
 def test_labels_and_boxes_go_where_the_picture_goes(resize, original, size):
@@ -236,7 +236,7 @@ def test_labels_and_boxes_go_where_the_picture_goes(resize, original, size):
     region = box_region(box, original[::-1]).byte()
     image = resized(Image.fromarray(255 * region.numpy()).convert("RGB"), size, resize)
     expected = image[0] >= 128
-    assert 0.05 < expected.mean() < 0.95
+    assert 0.04 < expected.mean() < 0.95
     labels = resized_labels(Image.fromarray(region.numpy()), size, resize)
     boxed = box_region(resized_boxes(box, original, size, resize), size).numpy()
     border = (image[0] > 25) & (image[0] < 230)  # an edge amid a pixel is rounded one way or the other

@@ -227,12 +227,12 @@ def mean_colour(model: nn.Module, image: Float[Tensor, "B C H W"]) -> Float[Tens
 
     A ``Classifier`` normalizes inside and knows its mean; of any other module, the input is taken to be normalized.
     """
-    return model.mean.to(image) if isinstance(model, Classifier) else image.new_zeros(image.shape[1], 1, 1)
+    return model.mean_rgb.to(image) if isinstance(model, Classifier) else image.new_zeros(image.shape[1], 1, 1)
 
 
 def colour_scale(model: nn.Module, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "C 1 1"]:
     """Return one unit of the model's normalized space in units of the input, which noise levels are given in."""
-    return model.std.to(image) if isinstance(model, Classifier) else image.new_ones(image.shape[1], 1, 1)
+    return model.std_rgb.to(image) if isinstance(model, Classifier) else image.new_ones(image.shape[1], 1, 1)
 
 
 def baseline_colour(

@@ -87,7 +87,12 @@ def look(
         UserError: None of them has such features, or one takes no part in the answer.
     """
     for module in modules:
-        logits, features, lay_out = _look(model, module, image, entering)
+        try:
+            logits, features, lay_out = _look(model, module, image, entering)
+        except UserError:
+            if module is modules[-1]:
+                raise
+            continue
         if lay_out(features)[0, 0].numel() > 1:
             return logits, features, lay_out
     height, width = image.shape[2:]
@@ -102,7 +107,9 @@ def _look(
     with record([module]) as recorded, recorded_inputs([] if network is None else [network.patch_embed]) as pixels:
         logits = model(image)
     if module not in recorded:
-        raise UserError(f"the layer {type(module).__name__} takes no part in the model's answer")
+        raise UserError(
+            f"the layer {type(module).__name__} takes no part in the model's answer, or its own is no tensor"
+        )
 
     def lay_out(features: Tensor) -> Tensor:
         if network is not None and features.ndim == 3:

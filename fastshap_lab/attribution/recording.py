@@ -110,11 +110,14 @@ def recorded_activations(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Modul
     """Record the output of each module during the one forward pass in the ``with`` block.
 
     What follows a module works on a copy, so that a layer that works in place neither changes the record nor breaks
-    the gradient by it. With gradients on, each output can be differentiated by, whatever came before.
+    the gradient by it. With gradients on, each output can be differentiated by, whatever came before. A module whose
+    output is no tensor is not in the record.
     """
     outputs: dict[nn.Module, Tensor] = {}
 
-    def keep(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):  # transformers wraps what its larger parts say
+            return None
         outputs[module] = _differentiable(output)
         return outputs[module].clone()
 

@@ -14,6 +14,7 @@ from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.errors import UserError
+from fastshap_lab.images import Resize
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -68,6 +69,9 @@ class ImageDataModule(ABC):
         UserError: The name of a class cannot be written as UTF-8.
     """
 
+    resize: Resize = "stretch"
+    """How pictures of another size become as large."""
+
     def __init__(self, class_names: list[str], image_size: tuple[int, int]) -> None:
         for name in class_names:  # which model folders and reports hold
             if not is_utf8(name):
@@ -86,6 +90,10 @@ class ImageDataModule(ABC):
 
         Encoded images are better than decoded ones, which may differ between versions of a decoder.
         """
+
+    def notice(self) -> str | None:
+        """Return what the user should know of the images before anything is made of them, if there is anything."""
+        return None
 
     def digest(self) -> str:
         """Return the SHA-256 of the content: equal for equal data, wherever its files lie."""

@@ -2,7 +2,9 @@
 
 import os
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from fastshap_lab.images import Resize
 from fastshap_lab.progress import track
 
 MAX_RESIDENT = 2 * 2**30
+
+_LOOKED_AT = 16  # pictures, for what is said of their proportions
+_DONE: dict[Resize, str] = {"stretch": "stretched", "crop": "cropped", "pad": "padded", "imagenet": "cropped"}
 
 
 def split_off(labels: np.ndarray, option: str, fraction: float) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +47,7 @@ class DecodedDataModule(ImageDataModule):
 
     Args:
         labels: Of the source's splits: ``train``, ``test``, and ``val`` if it has one.
-        class_names: In the order of the labels.
+        class_names: In the order of the labels; none where images have no label, and a model is to bring its classes.
         image_size: Height and width.
         val_fraction: Share of the training images to validate on.
         limit_train: Use only so many training images, and validation images in proportion.
@@ -73,7 +78,7 @@ class DecodedDataModule(ImageDataModule):
         for option, value in options.items():
             if value is not None and value < 1:
                 raise UserError(f"data.params.{option}={value}: must be at least 1")
-        if self.num_classes < 2:
+        if self.num_classes == 1 or (not class_names and any(label >= 0 for label in labels["train"])):
             raise UserError(f"{type(self).__name__.lower()}: needs two classes or more, has {self.class_names}")
         self._labels = {split: np.asarray(values) for split, values in labels.items()}
         if "val" in labels:
@@ -89,7 +94,7 @@ class DecodedDataModule(ImageDataModule):
             "val": "val" if "val" in labels else "train",
             "test": "test",
         }
-        self._resize, self._max_resident, self._workers = resize, max_resident, workers or available_cores()
+        self.resize, self._max_resident, self._workers = resize, max_resident, workers or available_cores()
 
     @abstractmethod
     def pixels(self, source: Split, index: int) -> np.ndarray:
@@ -98,6 +103,25 @@ class DecodedDataModule(ImageDataModule):
     @abstractmethod
     def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
         """Yield for each image of the source what it is decoded from, or a digest of that."""
+
+    def original_size(self, source: Split, index: int) -> tuple[int, int] | None:
+        """Return width and height of an image of the source before it is resized, or None where that is not known."""
+        return None
+
+    def notice(self) -> str | None:
+        """Return what becomes of pictures of other proportions, if there are any among the first ones."""
+        source, found = self._source["train"], Counter[tuple[int, int]]()
+        for index in self._indices["train"][:_LOOKED_AT].tolist():
+            with suppress(UserError):  # which says its own when the image is wanted
+                size = self.original_size(source, index)
+                if size is not None and not _alike(size, self.image_size):
+                    found[size] += 1
+        if not found:
+            return None
+        [((width, height), _)] = found.most_common(1)
+        rows, columns = self.image_size
+        others = "" if len(found) == 1 else " and others"
+        return f"{height}×{width} pictures{others} are {_DONE[self.resize]} to {rows}×{columns} (data.params.resize)"
 
     def regions(self, source: Split) -> Callable[[int], np.ndarray] | None:
         """Return what says, by index, where an image of the source has its object, or None if nothing does.
@@ -132,13 +156,19 @@ class DecodedDataModule(ImageDataModule):
 
     def content(self) -> Iterator[bytes]:
         """Yield what images are decoded from, and the labels, of each split: limits and fractions count."""
-        if self._resize != "stretch":
-            yield self._resize.encode()
+        if self.resize != "stretch":
+            yield self.resize.encode()
         for split in SPLITS:
             source, indices = self._source[split], self._indices[split].tolist()
             for index, identity in zip(indices, self.identities(source, indices), strict=True):
                 yield identity
                 yield str(self._labels[source][index]).encode()
+
+
+def _alike(original: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Return whether a width and height have the proportions of a height and width, but for a pixel."""
+    (width, height), (rows, columns) = original, size
+    return abs(width * rows - height * columns) < max(width, height, rows, columns)
 
 
 def available_cores() -> int:

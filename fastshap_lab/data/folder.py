@@ -1,14 +1,16 @@
 """A folder of images, with a folder per class."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from fastshap_lab.data.base import height_and_width
 from fastshap_lab.data.decoded import MAX_RESIDENT, split_off
 from fastshap_lab.data.image_files import ImageFiles, folders_in, listed
+from fastshap_lab.data.splits import NO_LABEL
 from fastshap_lab.errors import UserError
-from fastshap_lab.images import Resize
+from fastshap_lab.images import EXTENSIONS, Resize, images_in
 
 
 class Folder(ImageFiles):
@@ -20,18 +22,21 @@ class Folder(ImageFiles):
 
     Files without an image's extension are passed over, as is what begins with a dot. Images become RGB as
     ``images.to_rgb`` says. Those of another size are stretched, as an explainer does with files; ``resize=crop`` keeps
-    the proportions and cuts off what is beyond the largest part in the centre that has those of ``image_size``.
+    the proportions and cuts off what is beyond the largest part in the centre that has those of ``image_size``, ``pad``
+    keeps them and all of the image, with black beside it.
 
     Args:
         path: The folder.
         image_size: Height and width, or the side of a square.
-        resize: ``stretch``, ``crop``, or ``imagenet`` (see ``images.resized``).
+        resize: ``stretch``, ``crop``, ``pad``, or ``imagenet`` (see ``images.resized``).
         val_fraction: Share of the training images to validate on, without ``val``.
         test_fraction: Share of the images to test on, without ``train`` and ``test``.
         limit_train: Use only so many training images, and validation images in proportion.
         limit_test: Use only so many test images.
         max_resident: Splits of more bytes are decoded as they are needed.
         workers: Decoding threads; one for each available core if None.
+        classes: Those that ``folders`` are called as, or ``none``: any images in the folder and those in it, without
+            labels. They can be explained with a classifier that is not trained and brings its classes.
 
     Raises:
         UserError: The folder, a class or an image is not there or not readable.
@@ -48,11 +53,21 @@ class Folder(ImageFiles):
         limit_test: int | None = None,
         max_resident: int = MAX_RESIDENT,
         workers: int | None = None,
+        classes: Literal["folders", "none"] = "folders",
     ) -> None:
         root = Path(path).expanduser()
         if not root.is_dir():
             raise UserError(f"data.params.path={path}: no such folder")
-        if not any(folders_in(root / "train")):
+        class_names: list[str]
+        if classes == "none":
+            files = sorted(images_in(root))
+            if not files:
+                raise UserError(f"data.params.path={path}: no image in it ({' '.join(sorted(EXTENSIONS))})")
+            class_names, labels = [], [NO_LABEL] * len(files)
+            train, test = split_off(np.array(labels), "test_fraction", test_fraction)
+            all_files = {"train": [files[index] for index in train], "test": [files[index] for index in test]}
+            all_labels = {"train": [NO_LABEL] * len(train), "test": [NO_LABEL] * len(test)}
+        elif not any(folders_in(root / "train")):
             class_names = _class_names(root)
             files, labels = listed(root, class_names, "")
             train, test = split_off(np.array(labels), "test_fraction", test_fraction)
@@ -91,5 +106,8 @@ class Folder(ImageFiles):
 def _class_names(parent: Path) -> list[str]:
     names = [folder.name for folder in folders_in(parent)]
     if len(names) < 2:
-        raise UserError(f"{parent}: needs a folder of images for each of two classes or more, has {names or 'none'}")
+        raise UserError(
+            f"{parent}: needs a folder of images for each of two classes or more, has {names or 'none'}; "
+            "data.params.classes=none reads images without labels"
+        )
     return names

@@ -13,7 +13,7 @@ from fastshap_lab.data.base import Split, height_and_width, is_utf8
 from fastshap_lab.data.decoded import MAX_RESIDENT, DecodedDataModule
 from fastshap_lab.data.image_files import read_file
 from fastshap_lab.errors import UserError
-from fastshap_lab.images import Resize, read_rgb, resized
+from fastshap_lab.images import Resize, read_rgb, resized, size_of
 
 
 class Hub(DecodedDataModule):
@@ -34,7 +34,7 @@ class Hub(DecodedDataModule):
         class_names: In the order of the labels; those of the data set if None, or else the labels as they are.
         limit_train: Use only so many training images, and validation images in proportion.
         limit_test: Use only so many test images.
-        resize: ``stretch``, ``crop``, or ``imagenet`` (see ``images.resized``).
+        resize: ``stretch``, ``crop``, ``pad``, or ``imagenet`` (see ``images.resized``).
         max_resident: Data sets of more bytes are left on disk, and splits of more decoded as they are needed.
         workers: Decoding threads; one for each available core if None.
 
@@ -97,7 +97,11 @@ class Hub(DecodedDataModule):
     def pixels(self, source: Split, index: int) -> np.ndarray:
         """Return an image, resized if it has to be."""
         with self._named(source, index):
-            return resized(read_rgb(io.BytesIO(self._encoded(source, index))), self.image_size, self._resize)
+            return resized(read_rgb(io.BytesIO(self._encoded(source, index))), self.image_size, self.resize)
+
+    def original_size(self, source: Split, index: int) -> tuple[int, int]:
+        """Return width and height of an image before it is resized."""
+        return size_of(io.BytesIO(self._encoded(source, index)))
 
     def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
         """Yield the encoded images; paths do not count."""

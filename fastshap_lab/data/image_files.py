@@ -14,7 +14,7 @@ from fastshap_lab.data.base import Split
 from fastshap_lab.data.decoded import DecodedDataModule
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
-from fastshap_lab.images import EXTENSIONS, images_in, opened, read_rgb, resized
+from fastshap_lab.images import EXTENSIONS, images_in, opened, read_rgb, resized, size_of
 
 NOTHING: Mapping[Split, Sequence[Path]] = MappingProxyType({})
 
@@ -56,9 +56,13 @@ class ImageFiles(DecodedDataModule):
         """Return an image, resized if it has to be."""
         path = self._files[source][index]
         try:
-            return resized(read_rgb(path, self._upright), self.image_size, self._resize)
+            return resized(read_rgb(path, self._upright), self.image_size, self.resize)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+
+    def original_size(self, source: Split, index: int) -> tuple[int, int]:
+        """Return width and height of a picture as it is shown."""
+        return size_of(self._files[source][index], self._upright)
 
     def size(self, source: Split, index: int) -> tuple[int, int]:
         """Return width and height of a picture as it is stored."""

@@ -30,7 +30,7 @@ class ImageNet(ImageFiles):
     Args:
         root: Folder that has ``val``.
         image_size: Height and width, or the side of a square.
-        resize: ``imagenet``, as networks for it are tested, ``stretch`` or ``crop`` (see ``images.resized``).
+        resize: ``imagenet``, as networks for it are tested, ``stretch``, ``crop`` or ``pad`` (see ``images.resized``).
         val_fraction: Share of the training images to validate on.
         test_fraction: Share of the images to test on, without ``train``.
         limit_train: Use only so many training images, and validation images in proportion.
@@ -96,7 +96,7 @@ class ImageNet(ImageFiles):
         # Images may have been made smaller since: boxes are measured in the size that their file states.
         scale = [side / stated for side, stated in zip(original, boxes.picture, strict=True)] * 2
         edges = boxes.edges[torch.tensor(chosen, dtype=torch.bool)] * torch.tensor(scale, dtype=torch.float64)
-        return box_region(resized_boxes(edges, original, self.image_size, self._resize), self.image_size).byte().numpy()
+        return box_region(resized_boxes(edges, original, self.image_size, self.resize), self.image_size).byte().numpy()
 
 
 def imagenet_classes() -> tuple[list[str], list[str]]:

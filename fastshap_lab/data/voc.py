@@ -43,7 +43,7 @@ class Voc(ImageFiles):
         foreground: The objects that count: those of the ``label``'s class, or ``any``.
         classes: ``voc``, or ``imagenet`` for its networks: then images have no label, and objects of any kind count.
         image_size: Height and width, or the side of a square.
-        resize: ``stretch``, ``crop``, or ``imagenet`` (see ``images.resized``).
+        resize: ``stretch``, ``crop``, ``pad``, or ``imagenet`` (see ``images.resized``).
         val_fraction: Share of the training images to validate on.
         limit_train: Use only so many training images, and validation images in proportion.
         limit_test: Use only so many test images.
@@ -113,7 +113,7 @@ class Voc(ImageFiles):
         return lambda index: self._pixels_of(source, index) if of_pixels else self._boxes_of(source, index)
 
     def _pixels_of(self, source: Split, index: int) -> np.ndarray:
-        labels = resized_labels(_labels_of_pixels(self._annotations[source][index]), self.image_size, self._resize)
+        labels = resized_labels(_labels_of_pixels(self._annotations[source][index]), self.image_size, self.resize)
         inside = labels > 0 if self._foreground == "any" else labels == self._labels[source][index] + 1
         return np.where(labels == VOID, VOID, inside).astype(np.uint8)
 
@@ -121,7 +121,7 @@ class Voc(ImageFiles):
         boxes = read_boxes(self._annotations[source][index], first_pixel=1)
         chosen = [self._foreground == "any" or name == CLASSES[self._labels[source][index]] for name in boxes.names]
         edges = boxes.edges[torch.tensor(chosen, dtype=torch.bool)]
-        edges = resized_boxes(edges, self.size(source, index), self.image_size, self._resize)
+        edges = resized_boxes(edges, self.size(source, index), self.image_size, self.resize)
         return box_region(edges, self.image_size).byte().numpy()
 
 

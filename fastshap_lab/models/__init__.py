@@ -13,20 +13,26 @@ from torch import nn
 from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning
 from fastshap_lab.components import build, lookup, name_and_params
 from fastshap_lab.errors import UserError
-from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.classifier import CHANNELS, Classifier
 from fastshap_lab.models.explainers import EXPLAINERS, Explainer
+from fastshap_lab.models.foreign import imported, own_network
 from fastshap_lab.models.game import ModelGame
+from fastshap_lab.models.hugging_face import Transformers, transformers_model
+from fastshap_lab.models.libraries import Library
 from fastshap_lab.models.mae import MaskedAutoencoder
 from fastshap_lab.models.maskings import MASKINGS, build_masking
 from fastshap_lab.models.resnet import resnet
 from fastshap_lab.models.surrogate import Surrogate
 from fastshap_lab.models.swin import swin
+from fastshap_lab.models.vision import Torchvision, torchvision_model
 from fastshap_lab.models.vit import vit
-from fastshap_lab.models.zoo import timm_model
+from fastshap_lab.models.zoo import Timm, timm_model
 from fastshap_lab.shapley.players import PlayerGrid
 
 __all__ = [
     "CLASSIFIERS",
+    "IMPORT",
+    "LIBRARIES",
     "PRETRAININGS",
     "Classifier",
     "Explainer",
@@ -39,7 +45,22 @@ __all__ = [
     "takes_backbone",
 ]
 
-CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"resnet": resnet, "vit": vit, "swin": swin, "timm": timm_model}
+IMPORT = "import"
+"""The network that is one's own code, which no description builds by itself."""
+
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
+    "resnet": resnet,
+    "vit": vit,
+    "swin": swin,
+    "timm": timm_model,
+    "torchvision": torchvision_model,
+    "transformers": transformers_model,
+    IMPORT: imported,
+}
+
+LIBRARIES: dict[str, Library] = {"timm": Timm(), "torchvision": Torchvision(), "transformers": Transformers()}
+"""Of the above those that give away weights."""
+
 MAX_SIDE = 2048
 """Of a network's images, in pixels: what a network of them takes to build grows with it, whatever its weights."""
 
@@ -55,18 +76,48 @@ def build_classifier(
     std: Sequence[float],
     extra_channels: int = 0,
     group: str = "classifier",
+    module: nn.Module | None = None,
 ) -> Classifier:
-    """Return a classifier of RGB images; ``group`` is the configuration group that errors name."""
+    """Return a classifier of RGB images.
+
+    Args:
+        name: Entry of ``CLASSIFIERS``.
+        params: Its arguments.
+        image_size: Height and width.
+        num_classes: K.
+        mean: Mean colour, a number per channel of the network: one, three or four (see ``classifier.as_channels``).
+        std: Standard deviation of each channel.
+        extra_channels: Of the network, beside these.
+        group: Of the configuration, which errors name.
+        module: The caller's own, where the network is one's own code.
+    """
     height, width = _checked_size(image_size)
-    given = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean) + extra_channels}
-    network = build(CLASSIFIERS, group, name, params, **given)
+    if len(mean) not in CHANNELS or len(std) != len(mean):
+        raise UserError(
+            f"{group}.mean={list(mean)}, {group}.std={list(std)}: as many numbers each are wanted as the network takes "
+            "channels: one (grey), three (RGB) or four (with alpha)"
+        )
+    if extra_channels and name == IMPORT:
+        raise UserError(f"{group}: one's own network has no channel for the mask; choose another {group}.masking")
+    if module is not None and name != IMPORT:
+        raise UserError(f"a module was handed over, and the network is built here: {name}; leave the module out")
+    if module is not None:
+        network: nn.Module = own_network(module)
+    else:
+        given = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean) + extra_channels}
+        network = build(CLASSIFIERS, group, name, params, **given)
     return Classifier(network, mean, std, (height, width), num_classes)
 
 
-def build_surrogate(classifier: Mapping[str, Any], masking: str | Mapping[str, Any], grid: Sequence[int]) -> Surrogate:
+def build_surrogate(
+    classifier: Mapping[str, Any],
+    masking: str | Mapping[str, Any],
+    grid: Sequence[int],
+    module: nn.Module | None = None,
+) -> Surrogate:
     """Return a surrogate; ``classifier`` describes the network inside, without the masking's channels."""
     kind = lookup(MASKINGS, "surrogate.masking", name_and_params(masking, "surrogate.masking")[0])
-    inner = build_classifier(**classifier, extra_channels=kind.extra_channels, group="surrogate")
+    inner = build_classifier(**classifier, extra_channels=kind.extra_channels, group="surrogate", module=module)
     rows, columns = grid
     players = PlayerGrid(inner.image_size, (rows, columns))
     return Surrogate(inner, build_masking(masking, inner, players), players)

@@ -8,13 +8,32 @@ from torch import Tensor, nn
 Model = Callable[[Tensor], Tensor]
 """Takes images (B, C, H, W) to logits (B, K): a module, or what calls one."""
 
+CHANNELS = (1, 3, 4)
+"""Numbers of channels that networks may take, of RGB images."""
+
+_LUMINANCE = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as Pillow's mode L; three equal channels stay what they are
+
+
+def as_channels(image: Tensor, channels: int) -> Tensor:
+    """Return RGB images (…, 3, H, W) with as many channels as a network takes.
+
+    One is their luminance. A fourth is alpha: images have been composited when they were read, and are opaque.
+    """
+    if channels == 1:
+        weights = image.new_tensor(_LUMINANCE).view(-1, 1, 1)
+        return (image * weights).sum(dim=-3, keepdim=True)
+    if channels == 4:
+        return torch.cat([image, torch.ones_like(image[..., :1, :, :])], dim=-3)
+    return image
+
 
 class Classifier(nn.Module):
     """A network behind its pixel normalization.
 
     Args:
         network: Takes normalized pixels, and after them any further channels of its own.
-        mean: Mean colour of the training images, RGB in [0, 1].
+        mean: Mean colour of the training images in [0, 1], a number for each channel that the network takes: see
+            ``as_channels``.
         std: Standard deviation of each channel.
         image_size: Height and width of the images.
         num_classes: K.
@@ -39,7 +58,17 @@ class Classifier(nn.Module):
 
     def normalize(self, image: Tensor) -> Tensor:
         """Return pixels in the network's own space, where zero is the mean colour."""
-        return (image - self.mean) / self.std
+        return (as_channels(image, len(self.mean)) - self.mean) / self.std
+
+    @property
+    def mean_rgb(self) -> Tensor:
+        """Mean colour (3, 1, 1) in units of the image."""
+        return self.mean[:3].expand(3, 1, 1)
+
+    @property
+    def std_rgb(self) -> Tensor:
+        """Standard deviation (3, 1, 1) of each channel of the image."""
+        return self.std[:3].expand(3, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K) of images (B, 3, H, W)."""

@@ -13,6 +13,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
 
 from fastshap_lab.models.classifier import Classifier
+from fastshap_lab.models.foreign import is_foreign
 from fastshap_lab.models.tokens import is_token_network, token_grid
 
 M = TypeVar("M", bound=nn.Module)
@@ -30,9 +31,12 @@ def takes_channels_last(model: nn.Module) -> bool:
 def frozen(module: M) -> M:
     """Return a copy for inference: evaluation mode, no gradients, BatchNorm folded into convolutions, channels-last.
 
-    Answers differ from the original's by rounding alone. The original stays as it is.
+    Answers differ from the original's by rounding alone. The original stays as it is. Of a foreign network nothing is
+    known but its answers: of it the copy is one and no more.
     """
     clone = copy.deepcopy(module).eval().requires_grad_(False)
+    if is_foreign(module):
+        return clone
     for part in list(clone.modules()):
         if isinstance(part, Classifier):
             part.network = _folded(part.network)

@@ -7,8 +7,10 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict, Field
+from torch import nn
 
 from fastshap_lab.components import Component, checked
+from fastshap_lab.images import Resize
 from fastshap_lab.models import Classifier, Explainer, Surrogate, build_classifier, build_explainer, build_surrogate
 
 S = TypeVar("S", bound="Spec")
@@ -48,9 +50,9 @@ class NetworkSpec:
     mean: list[float]
     std: list[float]
 
-    def build(self) -> Classifier:
-        """Return the network, with random weights."""
-        return build_classifier(**_plain(self))
+    def build(self, module: nn.Module | None = None) -> Classifier:
+        """Return the network, with random weights; ``module`` is the caller's own, where it is of one's own code."""
+        return build_classifier(**_plain(self), module=module)
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class SurrogateNetworkSpec:
     masking: Component
     grid: Pair
 
-    def build(self) -> Surrogate:
-        """Return the network, with random weights."""
-        return build_surrogate(**_plain(self))
+    def build(self, module: nn.Module | None = None) -> Surrogate:
+        """Return the network, with random weights; ``module`` as of the network inside."""
+        return build_surrogate(**_plain(self), module=module)
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class ExplainerSpec(Spec):
         normalization: Entry of ``NORMALIZATIONS``.
         class_names: Of all K classes.
         refinement: What references have told, as ``Refinement`` takes it.
+        resize: How pictures become as large as the networks want them.
     """
 
     kind: ClassVar[str] = "explainer"
@@ -157,3 +160,4 @@ class ExplainerSpec(Spec):
     normalization: str
     class_names: list[str]
     refinement: dict[str, Any] | None = None
+    resize: Resize = "stretch"

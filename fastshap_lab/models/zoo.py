@@ -1,14 +1,19 @@
 """Any image classifier of timm, by name."""
 
 import difflib
+import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import timm
-from torch import nn
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
 
 from fastshap_lab.components import Count, Share
 from fastshap_lab.errors import UserError
+from fastshap_lab.models.libraries import Library, Stated, fetched
 from fastshap_lab.models.tokens import is_token_network
 
 
@@ -37,8 +42,7 @@ def timm_model(
     Raises:
         UserError: There is no such model, or it cannot be built so.
     """
-    if model not in (known := timm.list_models()):
-        raise UserError(f"params.model={model}: no model of timm {timm.__version__}; {_near(model, known)}")
+    _check_name(model)
     wanted = {"patch_size": patch_size, "drop_rate": drop_rate or None, "drop_path_rate": drop_path_rate or None}
     arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     arguments |= {key: value for key, value in wanted.items() if value is not None}
@@ -60,6 +64,53 @@ def timm_model(
         if image_size[0] % height or image_size[1] % width:
             raise UserError(f"params.model={model}: its patches of {height}×{width} do not divide images of {size}")
     return network
+
+
+class Timm(Library):
+    """timm's models and weights, by the names that it lists."""
+
+    def stated(self, params: Mapping[str, Any]) -> Stated:
+        """Return what timm says of a model; see ``Library``."""
+        found = _pretrained(params["model"])
+        names, subset = None, infer_imagenet_subset(found.to_dict())  # type: ignore[no-untyped-call]
+        if subset is not None:
+            described = ImageNetInfo(subset).label_descriptions()
+            if len(described) == found.num_classes:
+                names = [description.split(",")[0] for description in described]
+        return Stated(
+            f"timm/{found.architecture}.{found.tag}", list(found.mean), list(found.std), found.num_classes, names
+        )
+
+    def weights(self, params: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:
+        """Return timm's weights for a model, its head with them; see ``Library``."""
+        model = params["model"]
+        try:
+            return timm.create_model(model, pretrained=True, num_classes=_pretrained(model).num_classes).state_dict()
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise UserError(fetched(f"classifier.params.model={model}", error)) from None
+
+
+def adapted(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights of a model of timm as timm itself would load them: renamed, and resampled to the network's size.
+
+    Of a network that is none of timm's, or of whose weights timm knows nothing more, they are returned as they are.
+    """
+    module = type(network).__module__
+    convert = getattr(sys.modules[module], "checkpoint_filter_fn", None) if module.startswith("timm.") else None
+    return state if convert is None else convert(dict(state), network)
+
+
+def _pretrained(model: str) -> PretrainedCfg:
+    _check_name(model)
+    found = timm.get_pretrained_cfg(model)
+    if found is None or not found.has_weights:
+        raise UserError(f"classifier.params.model={model}: timm {timm.__version__} has no weights for it")
+    return found
+
+
+def _check_name(model: str) -> None:
+    if model not in (known := timm.list_models()):
+        raise UserError(f"params.model={model}: no model of timm {timm.__version__}; {_near(model, known)}")
 
 
 def _near(model: str, known: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Making runs: reuse what is finished, resume what was begun, make the rest; and saying what came of it."""
 
 import json
+import math
 import time
 from contextlib import suppress
 
@@ -71,7 +72,7 @@ def _check_parents(left: list[Run]) -> None:
 def _say(run: Run, done: str, seconds: float, console: Console) -> None:
     measures = run.measures()
     said = [
-        f"{name.removeprefix('test/')} {measures[name]:{form}}"
+        f"{name.removeprefix('test/')} {_in_words(measures[name], form)}"
         for name, form in run.stage.headline.items()
         if name in measures
     ]
@@ -79,6 +80,10 @@ def _say(run: Run, done: str, seconds: float, console: Console) -> None:
     console.print(f"{run.stage.name:<10}  {done:<7}  {seconds:7.1f} s  {result}", soft_wrap=True)
     for line in run.stage.warnings(run, measures):
         console.print(f"{run.stage.name:<10}  warning  {line}", soft_wrap=True, markup=False)
+
+
+def _in_words(measure: float, form: str) -> str:
+    return "unknown" if math.isnan(measure) else f"{measure:{form}}"
 
 
 def _make(run: Run) -> tuple[str, float] | None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from fastshap_lab.components import build, lookup
 from fastshap_lab.config import Config, PipelineConfig
 from fastshap_lab.data import DATASETS, ImageDataModule
+from fastshap_lab.data.relabelled import Relabelled
 from fastshap_lab.errors import UserError
 from fastshap_lab.runs.costs import Cost, in_words, total
 from fastshap_lab.runs.run import Run, Stage
@@ -63,6 +64,7 @@ def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage
             PlayerGrid(data.image_size, (one.data.grid[0], one.data.grid[1]))
         except UserError as error:
             raise UserError(f"data.grid: {error}") from None
+    data = _with_classes(data, pipelines, stages)
     digest = data.digest()
     chains = {
         name: _chain(one, config.evaluate.pipelines.get(name), data, digest, stages) for name, one in pipelines.items()
@@ -78,6 +80,8 @@ def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage
 
 def show(runs: list[Run], console: Console) -> None:
     """Print what making the runs will do, and what it will cost."""
+    if notice := runs[0].data.notice():
+        console.print(f"{'data':<10}  {notice}", soft_wrap=True, markup=False)
     known: dict[str, Cost | None] = {}
     costs: list[Cost | None] = []
     for run in runs:
@@ -90,6 +94,22 @@ def show(runs: list[Run], console: Console) -> None:
             console.print(f"{run.stage.name:<10}  again:   {run.flaw}", soft_wrap=True)
     if costs:
         console.print(f"in total: {total(costs)}", soft_wrap=True)
+
+
+def _with_classes(data: ImageDataModule, pipelines: dict[str, Config], stages: Sequence[Stage]) -> ImageDataModule:
+    """Return the data under the classes of a model that is taken over as it is, if that has others.
+
+    Raises:
+        UserError: Pipelines have several.
+    """
+    found = {
+        name: next((names for stage in stages if (names := stage.classes(one, data)) is not None), None)
+        for name, one in pipelines.items()
+    }
+    first = next(iter(found.values()))
+    if other := next((name for name, names in found.items() if names != first), None):
+        raise UserError(f"evaluate.pipelines.{other}: its classifier has other classes than {next(iter(found))}'s")
+    return data if first is None else Relabelled(data, first)
 
 
 def _chain(

@@ -50,6 +50,7 @@ class Stage:
         parents: Names of the stages that it builds on, as far as a configuration has them.
         joins: Whether it builds on the ends of all pipelines instead.
         wanted: Returns whether a configuration has this stage at all.
+        classes: Returns the classes of the model that it takes over as it is, where they are not the data's; else None.
         part: Returns its part of the readable name of folders.
         trains: Whether the result is a model.
         reports: Whether the result is a page.
@@ -67,6 +68,7 @@ class Stage:
     parents: tuple[str, ...] = ()
     joins: bool = False
     wanted: Callable[[Config], bool] = lambda config: True
+    classes: Callable[[Config, ImageDataModule], list[str] | None] = lambda config, data: None
     part: Callable[[Config], str] = lambda config: ""
     trains: bool = False
     reports: bool = False

@@ -64,6 +64,15 @@ def source(where: str, component: Any) -> str | None:
         ) from None
 
 
+def own_source(modules: set[str], network: Any) -> str:
+    """Return the digest of some modules' source and of those that define the user's own parts of a network."""
+    found = modules | {kind.__module__ for kind in map(type, network.modules()) if _is_own(kind.__module__)}
+    try:
+        return sha256(*(inspect.getsource(sys.modules[module]) for module in sorted(found)))
+    except (OSError, TypeError, KeyError) as error:
+        raise UserError(f"{', '.join(sorted(found))}: its source cannot be read: {error}") from None
+
+
 def _called(value: Any) -> str:
     return getattr(value, "__qualname__", type(value).__qualname__)
 

@@ -4,19 +4,20 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.config import ComponentConfig, Config, TrainingConfig
+from fastshap_lab.config import ClassifierConfig, ComponentConfig, Config, ExplainerConfig, TrainingConfig
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.base import SPLITS
 from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.data.splits import ImageSplit, TensorImages
 from fastshap_lab.errors import UserError
-from fastshap_lab.models import ModelGame
+from fastshap_lab.models import IMPORT, LIBRARIES, ModelGame
+from fastshap_lab.models.foreign import handed_over, stated_by
+from fastshap_lab.models.libraries import PRETRAINED, Stated
 from fastshap_lab.models.specs import NetworkSpec
 from fastshap_lab.runs.costs import Cost, Work
 from fastshap_lab.runs.run import Run
@@ -66,7 +67,7 @@ def fit_run(run: Run, module: Training, settings: TrainingConfig, key: str, imag
 def network_description(
     run: Run,
     config: ComponentConfig,
-    pixels: Mapping[str, Any] = MappingProxyType({"mean": [0.5] * 3, "std": [0.5] * 3}),
+    pixels: Mapping[str, Any] | None = None,
 ) -> NetworkSpec:
     """Return what builds a network for the run's images: its table entry, and what follows from the data.
 
@@ -74,16 +75,65 @@ def network_description(
         run: Gives the data.
         config: Table entry and arguments.
         pixels: Holds ``mean`` and ``std`` to normalize with: the classifier's own, which those that learn from it
-            share. The default is for networks that are only built to see whether they can be.
+            share. None is for networks that are only built to see whether they can be: then it is their number that
+            counts.
+
+    Raises:
+        UserError: A library does not know the model.
     """
+    if pixels is None:
+        channels = len(known_pixels(run.config.classifier).get("mean", ["R", "G", "B"]))
+        pixels = {"mean": [0.5] * channels, "std": [0.5] * channels}
     return NetworkSpec(
         name=config.name,
-        params=dict(config.params),
+        params=network_params(config),
         image_size=list(run.data.image_size),
         num_classes=run.data.num_classes,
         mean=list(pixels["mean"]),
         std=list(pixels["std"]),
     )
+
+
+def network_params(config: ComponentConfig) -> dict[str, Any]:
+    """Return the arguments of a network's entry in ``CLASSIFIERS`` or ``EXPLAINERS``, a library's model in full."""
+    if isinstance(config, ClassifierConfig) and config.name == IMPORT:
+        return {"path": config.path}
+    if isinstance(config, ExplainerConfig) or config.name not in LIBRARIES:
+        return dict(config.params)
+    if PRETRAINED in config.params and not isinstance(config, ClassifierConfig):
+        raise UserError(
+            "surrogate.params.pretrained: a surrogate starts from its classifier's weights, surrogate.from_classifier"
+        )
+    return LIBRARIES[config.name].arguments(config.params)
+
+
+def stated(config: ClassifierConfig) -> Stated | None:
+    """Return what a library says of the weights that a classifier starts from; None where there is nothing to say.
+
+    Raises:
+        UserError: Its weights are wanted, and it has none.
+    """
+    if config.name not in LIBRARIES:
+        return None
+    if config.params.get(PRETRAINED):
+        return LIBRARIES[config.name].stated(config.params)
+    if config.weights is None:
+        return None
+    try:
+        return LIBRARIES[config.name].stated(config.params)
+    except UserError:  # it has no weights for this model, or there is no such model, which is said elsewhere
+        return None
+
+
+def known_pixels(config: ClassifierConfig) -> dict[str, list[float]]:
+    """Return of ``mean`` and ``std`` what is configured or, if neither is, what the model's library or author says."""
+    configured = {key: value for key, value in (("mean", config.mean), ("std", config.std)) if value is not None}
+    if configured:
+        return configured
+    if config.name == IMPORT and config.path is not None:
+        return stated_by(handed_over(config.path))
+    found = stated(config)
+    return {} if found is None else {"mean": found.mean, "std": found.std}
 
 
 def check_images(network: nn.Module, stage: str, answer: tuple[int, ...], *inputs: Tensor) -> None:

@@ -7,19 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastshap_lab.checkpoints import fill, load_model, read_description, read_spec, read_state, save_model
 from fastshap_lab.config import ClassifierConfig, Config
+from fastshap_lab.data import ImageDataModule
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
-from fastshap_lab.models import Classifier
+from fastshap_lab.models import IMPORT, LIBRARIES, Classifier, build_classifier
+from fastshap_lab.models.foreign import bare
 from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.models.heads import heads_of, in_heads
+from fastshap_lab.models.libraries import PRETRAINED
 from fastshap_lab.models.specs import ClassifierSpec, EncoderSpec
 from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
-from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of, training_work
+from fastshap_lab.stages.base import (
+    check_images,
+    fit_run,
+    known_pixels,
+    network_description,
+    network_params,
+    settings_of,
+    stated,
+    training_work,
+)
+from fastshap_lab.stages.imported import identity, own_module
 from fastshap_lab.stages.judgements import weights_without_pixels
 from fastshap_lab.training.classifier import ClassifierTraining
 from fastshap_lab.training.optim import check_optimizer
@@ -35,12 +50,23 @@ def settings(config: Config, digest: str) -> dict[str, Any]:
 
 def _content(config: ClassifierConfig) -> dict[str, Any]:
     plain = asdict(config) | {"pretrain": None}  # which the parent says
+    if not config.freeze:
+        del plain["freeze"]
+    if (found := stated(config)) is not None:  # said by the library, and not by the data's own statistics
+        plain |= known_pixels(config)
+        if config.params.get(PRETRAINED):
+            plain["weights"] = found.weights
+    plain["params"] = network_params(config)
+    if config.name == IMPORT:
+        plain["path"] = None
+        plain["code"] = identity(_import_path(config), "classifier.path")
+        plain |= known_pixels(config)
     if config.teacher is not None:
         plain["teacher"] = read_description(config.teacher, "classifier")
     if config.weights is not None:
         with open_file(_file(config.weights)) as file:
             plain["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
-    if config.path is not None:
+    if config.path is not None and config.name != IMPORT:
         plain = {"path": read_description(config.path, "classifier")}
     return plain
 
@@ -49,6 +75,11 @@ def check(run: Run) -> None:
     """Raise a ``UserError`` where the network cannot be built, or given weights do not fit the data."""
     config = run.config.classifier
     check_optimizer(config.optim, "classifier")
+    if not run.data.num_classes:
+        raise UserError(
+            f"data: {run.config.data.name} does not say what images show; name a classifier that brings its classes "
+            "and is not trained: classifier.epochs=0, with classifier.params.pretrained=true or classifier.weights"
+        )
     if config.teacher is not None and (config.name == _CHECKPOINT or config.epochs == 0):
         raise UserError(f"classifier.teacher={config.teacher}: nobody to teach, this classifier is not trained")
     if config.name == _CHECKPOINT:
@@ -58,17 +89,41 @@ def check(run: Run) -> None:
         return
     if config.teacher is not None:
         _check_folder(run, "teacher", config.teacher)
-    if config.epochs == 0 and config.weights is None:
-        raise UserError("classifier.epochs=0: nothing to train from; name a file in classifier.weights")
-    network = network_description(run, config).build()
-    check_images(network, "classifier", (2, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size))
+    given, pretrained = config.weights or config.params.get(PRETRAINED), config.params.get(PRETRAINED, False)
+    if not isinstance(pretrained, bool) or (pretrained and config.name not in LIBRARIES):
+        raise UserError(f"classifier.params.pretrained={pretrained}: true or false, of {', '.join(LIBRARIES)} alone")
+    if pretrained and config.weights is not None:
+        raise UserError(
+            f"classifier.params.pretrained=true, classifier.weights={config.weights}: one of them is wanted"
+        )
+    if config.epochs == 0 and not given and config.name != IMPORT:
+        raise UserError(
+            "classifier.epochs=0: nothing to train from; name a file in classifier.weights, or set "
+            "classifier.params.pretrained=true"
+        )
+    if config.name == IMPORT and config.epochs == 0 and known_pixels(config).keys() != {"mean", "std"}:
+        raise UserError(
+            f"classifier.path={config.path}: how are pixels normalized for it? Set classifier.mean and classifier.std "
+            "(ImageNet's: classifier.mean=[0.485,0.456,0.406] classifier.std=[0.229,0.224,0.225]; if it takes [0, 1] "
+            "as it is: classifier.mean=[0,0,0] classifier.std=[1,1,1]), or let the module have timm's pretrained_cfg"
+        )
+    with torch.device("cpu" if config.name == IMPORT else "meta"):  # one's own code need not run without memory
+        network = network_description(run, config).build().eval()
+        check_images(network, "classifier", (2, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size))
     if config.weights is not None:
         with torch.device("cpu"):
-            replaced = fill(network.network, read_state(config.weights), config.weights)
-        if replaced and config.epochs == 0:
-            raise UserError(
-                f"classifier.epochs=0: {config.weights} was trained on other classes, and its new head needs training"
-            )
+            replaced = fill(bare(network.network), read_state(config.weights), config.weights)
+        _check_head(config, config.weights, replaced)
+    elif pretrained and (found := stated(config)) is not None:
+        _check_head(config, found.weights, found.num_classes != run.data.num_classes)
+    if config.freeze and not (given or config.name == IMPORT or config.pretrain):
+        raise UserError(
+            "classifier.freeze=true: features that nobody has trained; name classifier.weights, or set "
+            "classifier.params.pretrained=true"
+        )
+    if config.freeze and (not config.epochs or not in_heads(network.network)):
+        reason = "it has no head" if config.epochs else "classifier.epochs=0"
+        raise UserError(f"classifier.freeze=true: {reason}, nothing would learn")
 
 
 def make(run: Run) -> dict[str, float]:
@@ -82,8 +137,14 @@ def make(run: Run) -> dict[str, float]:
         network = description.build()
         if "pretrain" in run.parents:
             load_matching(network, _encoder(run.parents["pretrain"].model).state_dict())
+        inner = bare(network.network)
         if config.weights is not None:
-            fill(network.network, read_state(config.weights), config.weights)
+            fill(inner, read_state(config.weights), config.weights)
+        elif config.params.get(PRETRAINED):
+            state = LIBRARIES[config.name].weights(config.params, inner)
+            _check_head(
+                config, f"{config.params['model']} of {config.name}", fill(inner, state, config.params["model"])
+            )
         if config.epochs:
             if bool((run.data.dataset("train").labels < 0).any()):
                 raise UserError(
@@ -115,16 +176,75 @@ def work(run: Run) -> Work:
 def untrained(run: Run) -> Classifier:
     """Return the classifier of a run's configuration, with any weights."""
     config = run.config.classifier
-    return load_classifier(config.path) if config.path else network_description(run, config).build()
+    if config.name == _CHECKPOINT:
+        return load_classifier(str(config.path))
+    return network_description(run, config).build()
 
 
 def pixel_statistics(run: Run) -> dict[str, list[float]]:
-    """Return the pixel normalization: the configured one, or else the training images' own statistics."""
-    config = run.config.classifier
-    if config.mean is not None and config.std is not None:
-        return {"mean": config.mean, "std": config.std}
-    mean, std = run.data.dataset("train").pixel_statistics()
-    return {"mean": config.mean or mean, "std": config.std or std}
+    """Return the pixel normalization: the configured one, or what the model's library states, or the images' own."""
+    known = known_pixels(run.config.classifier)
+    if known.keys() != {"mean", "std"}:
+        mean, std = run.data.dataset("train").pixel_statistics()
+        known = {"mean": mean, "std": std} | known
+    return known
+
+
+def own_classes(whole: Config, data: ImageDataModule) -> list[str] | None:
+    """Return the classes of a classifier that is explained as it is, or None where they are the data's.
+
+    Raises:
+        UserError: What it is made of cannot be read.
+    """
+    config, names = whole.classifier, None
+    if config.name == _CHECKPOINT:
+        if config.path is not None and not data.class_names:
+            names = list(read_description(config.path, "classifier")["class_names"])
+    elif config.epochs == 0 and config.name == IMPORT:
+        module = own_module(_import_path(config), "classifier.path")
+        names = getattr(module, "class_names", None)
+        if names is None and not data.class_names and (heads := heads_of(module)):
+            names = _numbers(_outputs(list(heads.values())[-1]))
+    elif config.epochs == 0 and (found := stated(config)) is not None:
+        if config.params.get(PRETRAINED):
+            names = found.class_names
+            if names is None and found.num_classes not in (0, data.num_classes):
+                names = _numbers(found.num_classes)
+        elif (
+            found.class_names and found.num_classes != data.num_classes and _have_head(config, data, found.num_classes)
+        ):
+            names = found.class_names
+    return None if names is None or list(names) == list(data.class_names) else [str(name) for name in names]
+
+
+def _numbers(count: int) -> list[str]:
+    return [str(number) for number in range(count)]
+
+
+def _outputs(head: nn.Module) -> int:
+    return next(head.parameters()).shape[0]
+
+
+def _have_head(config: ClassifierConfig, data: ImageDataModule, num_classes: int) -> bool:
+    """Return whether given weights have a head of so many classes."""
+    given, params = read_state(_file(str(config.weights))), network_params(config)
+    pixels = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    with torch.device("meta"):
+        network = build_classifier(config.name, params, data.image_size, num_classes, **pixels).network
+    inner = bare(network)
+    shapes = {name: inner.state_dict()[name].shape for name in in_heads(inner)}
+    return bool(shapes) and all(name in given and given[name].shape == shape for name, shape in shapes.items())
+
+
+def _import_path(config: ClassifierConfig) -> str:
+    if config.path is None:
+        raise UserError("classifier.path: missing; classifier=import needs classifier.path=package.module:factory")
+    return config.path
+
+
+def _check_head(config: ClassifierConfig, weights: str, replaced: bool) -> None:
+    if replaced and config.epochs == 0:
+        raise UserError(f"classifier.epochs=0: {weights} was trained on other classes, and its new head needs training")
 
 
 def _encoder(folder: Path) -> Classifier:
@@ -167,6 +287,7 @@ STAGE = Stage(
     group="classifier",
     parents=("pretrain",),
     part=lambda config: f"-{config.classifier.name}",
+    classes=own_classes,
     trains=True,
     work=work,
     headline={"test/accuracy": ".4f"},

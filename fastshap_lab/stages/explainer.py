@@ -32,6 +32,7 @@ from fastshap_lab.stages.base import (
     check_images,
     fit_run,
     network_description,
+    network_params,
     random_images,
     settings_of,
     training_work,
@@ -87,6 +88,7 @@ def train(run: Run) -> tuple[AmortizedExplainer, ExplainerSpec]:
         link=config.link,
         normalization=config.normalization,
         class_names=list(run.data.class_names),
+        resize=run.data.resize,
     )
     network, loaded = spec.network.build(), load_surrogate(surrogate.model)
     network.start_from(loaded.classifier.network)
@@ -97,7 +99,7 @@ def train(run: Run) -> tuple[AmortizedExplainer, ExplainerSpec]:
     fit_run(run, training, config, "explainer", labels and labels.images)
     original = load_classifier(classifier.model) if config.bundle_classifier else None
     explainer = AmortizedExplainer(
-        network, loaded, original, config.link, config.normalization, spec.class_names
+        network, loaded, original, config.link, config.normalization, spec.class_names, resize=spec.resize
     ).eval()
     if references is not None:
         explainer.refinement = _calibrated(run, explainer.to(run.data.device), game, references)
@@ -182,7 +184,7 @@ def _describe(run: Run, network: NetworkSpec) -> ExplainerNetworkSpec:
     config, surrogate = run.config.explainer, run.config.surrogate
     params = dict(network.params)
     if takes_backbone(config.name) and "backbone" not in params:
-        params["backbone"] = {"name": surrogate.name, "params": dict(surrogate.params)}
+        params["backbone"] = {"name": surrogate.name, "params": network_params(surrogate)}
     return ExplainerNetworkSpec(**vars(network) | {"params": params}, grid=list(run.config.data.grid))
 
 

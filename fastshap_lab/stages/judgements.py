@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from fastshap_lab.config import ClassifierConfig
+from fastshap_lab.stages.base import known_pixels
 
 # Additive R² is 0 where an explainer knows no more than the equal split, which is where it starts: below -1 its errors
 # are more than twice as large, and it is not just untrained. So little above 0 is rounding, and luck with the images.
@@ -19,7 +20,7 @@ _OF_WHOLE, _OF_MASKED, _NOTICED = 0.5, 1.0, 0.01
 def weights_without_pixels(config: ClassifierConfig) -> str | None:
     """Judge given weights: whether it is known how their pixels were normalized."""
     missing = [f"classifier.{name}" for name in ("mean", "std") if getattr(config, name) is None]
-    if config.weights is None or not missing:
+    if config.weights is None or not missing or known_pixels(config).keys() == {"mean", "std"}:
         return None
     return (
         f"classifier.weights={config.weights} without {' and '.join(missing)}: pixels are normalized by these training "
@@ -38,10 +39,14 @@ def far_surrogate(measures: Mapping[str, float], classifier: Mapping[str, float]
     ignorant = measures.get("test/kl_constant", math.inf)  # of an older run it is not known
     for images, key, share in (("whole", "test/kl", _OF_WHOLE), ("masked", "test/masked_kl", _OF_MASKED)):
         if not measures[key] <= max(share * ignorant, _NOTICED):
-            accuracies = f"{measures['test/accuracy']:.3f}, the classifier's {classifier['test/accuracy']:.3f}"
+            accuracies = (
+                f" (accuracy {measures['test/accuracy']:.3f}, the classifier's {classifier['test/accuracy']:.3f})"
+            )
+            if math.isnan(measures["test/accuracy"]):
+                accuracies = ""
             return (
                 f"the surrogate is far from its classifier: KL {measures[key]:.3f} on {images} images, where one "
-                f"answer to all has {ignorant:.3f} (accuracy {accuracies}); raise surrogate.epochs, change "
+                f"answer to all has {ignorant:.3f}{accuracies}; raise surrogate.epochs, change "
                 "surrogate.optim.lr, or choose a larger network or the classifier's (surrogate.from_classifier=true)"
             )
     return None

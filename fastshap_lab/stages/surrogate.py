@@ -7,17 +7,25 @@ from typing import Any
 import torch
 
 from fastshap_lab.checkpoints import read_spec, save_model
-from fastshap_lab.config import Config
+from fastshap_lab.config import Config, SurrogateConfig
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation, constant_kl
-from fastshap_lab.models import Classifier, ModelGame, Surrogate
+from fastshap_lab.models import IMPORT, Classifier, ModelGame, Surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
 from fastshap_lab.models.specs import ClassifierSpec, NetworkSpec, SurrogateNetworkSpec, SurrogateSpec
 from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import UniformSizeSampler
-from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of, training_work
+from fastshap_lab.stages.base import (
+    check_images,
+    fit_run,
+    network_description,
+    network_params,
+    settings_of,
+    training_work,
+)
 from fastshap_lab.stages.classifier import untrained
+from fastshap_lab.stages.imported import identity
 from fastshap_lab.stages.judgements import far_surrogate
 from fastshap_lab.training.optim import check_optimizer
 from fastshap_lab.training.surrogate import SurrogateTraining
@@ -25,16 +33,26 @@ from fastshap_lab.training.surrogate import SurrogateTraining
 
 def settings(config: Config, _: str) -> dict[str, Any]:
     """Return what can change the result."""
-    own = {"surrogate": asdict(config.surrogate), "grid": config.data.grid, "precision": config.trainer.precision}
+    own = {"surrogate": _content(config.surrogate), "grid": config.data.grid, "precision": config.trainer.precision}
     return settings_of(config, own)
+
+
+def _content(config: SurrogateConfig) -> dict[str, Any]:
+    """Return what a configuration says about the result: a library's model in full, one's own by its content."""
+    plain = asdict(config) | {"params": network_params(config)}
+    if config.name == IMPORT:
+        plain["params"] = identity(str(config.params.get("path")), "surrogate.params.path")
+    return plain
 
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the surrogate cannot be built."""
     check_optimizer(run.config.surrogate.optim, "surrogate")
-    surrogate = _describe(run, network_description(run, run.config.surrogate)).build()
-    nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
-    check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size), nobody)
+    with torch.device("cpu" if run.config.surrogate.name == IMPORT else "meta"):  # one's own code may need memory
+        surrogate = untrained_surrogate(run).eval()
+        nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
+        image = torch.zeros(2, 3, *run.data.image_size)
+        check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), image, nobody)
 
 
 def make(run: Run) -> dict[str, float]:

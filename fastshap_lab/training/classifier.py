@@ -7,6 +7,7 @@ from torch import Tensor
 from fastshap_lab.config import ClassifierConfig
 from fastshap_lab.models import Classifier
 from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.heads import freeze_features, keep_features_still
 from fastshap_lab.training.training import Training
 
 
@@ -28,8 +29,20 @@ class ClassifierTraining(Training):
         self.label_smoothing = config.label_smoothing
         self._teacher = [] if teacher is None else [frozen(teacher)]  # neither trained nor saved with this module
         self.two_heads = teacher is not None and hasattr(network.network, "set_distilled_training")
+        self.freeze = config.freeze
+        if config.freeze:
+            freeze_features(network.network)
         if self.two_heads:
             network.network.set_distilled_training(True)  # two answers while it trains, their mean otherwise
+
+        self.train()
+
+    def train(self, mode: bool = True) -> "ClassifierTraining":
+        """Set the mode; of a frozen network the features stay as they are explained."""
+        super().train(mode)
+        if self.freeze:
+            keep_features_still(self.network.network)
+        return self
 
     def on_fit_start(self) -> None:
         """Bring the teacher along."""

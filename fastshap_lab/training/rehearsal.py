@@ -8,6 +8,7 @@ import torch
 
 from fastshap_lab.config import TrainerConfig, TrainingConfig
 from fastshap_lab.data.loader import Batch, ImageLoader
+from fastshap_lab.models.foreign import is_foreign
 from fastshap_lab.training.trainer import build_trainer
 from fastshap_lab.training.training import Training
 
@@ -61,7 +62,8 @@ def seconds_of_step(module: Training, loader: ImageLoader, settings: TrainingCon
         settings: With which optimizer.
         trainer: The hardware, and the number format.
     """
-    module.to(memory_format=torch.channels_last)
+    if not is_foreign(module.network):
+        module.to(memory_format=torch.channels_last)
     timed = _Timed(loader)
     rehearsal = build_trainer(
         trainer,

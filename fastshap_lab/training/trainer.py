@@ -26,6 +26,7 @@ def build_trainer(config: TrainerConfig, logger: Logger | bool = False, **argume
         ".*does not have many workers.*",  # batches come from a tensor on the device
         ".*GPU available but not used.*",
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on PyTorch 2.9 and later
+        ".*module.s. in eval mode at the start of training.*",  # frozen features
         ".*lr_scheduler.step.*before.*optimizer.step.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -14,6 +14,7 @@ from fastshap_lab.config import OptimConfig, TrainerConfig, TrainingConfig
 from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import is_intact, read_checkpoint
+from fastshap_lab.models.foreign import is_foreign
 from fastshap_lab.records import METRICS_FILE
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.training.callbacks import Checkpoints, EpochBar, FiniteLoss, History, Patience
@@ -132,7 +133,8 @@ def fit(
         UserError: The loss stopped being finite.
         Interrupted: A signal came; the last checkpoint holds everything up to then.
     """
-    module.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPUs and GPUs
+    if not is_foreign(module.network):
+        module.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPUs and GPUs
     key = key or title
     checkpoints = Checkpoints(folder / "checkpoints", module.monitor, title)
     if not is_intact(checkpoints.last):  # which alone says what the best one is of

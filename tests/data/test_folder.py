@@ -115,7 +115,7 @@ def test_folders_within_a_class_and_links_belong_to_it(photos, tmp_path):
     assert len(folder(photos)._files["train"]) + len(folder(photos)._files["test"]) == 104
 
 
-def test_images_are_stretched_or_cropped(tmp_path):
+def test_images_are_stretched_cropped_or_padded(tmp_path):
     wide = Image.new("RGB", (40, 10), "red")  # red, ten columns of white, red
     wide.paste("white", (15, 0, 25, 10))
     for split in ("train", "test"):
@@ -131,6 +131,15 @@ def test_images_are_stretched_or_cropped(tmp_path):
     cropped = folder(tmp_path, resize="crop", **options)
     assert (cropped.dataset("test").images[0] == 255).all()
     assert cropped.digest() != folder(tmp_path, **options).digest()
+    padded = folder(tmp_path, resize="pad", **options)
+    image = padded.dataset("test").images[0]  # ten columns of which are two rows
+    assert image[0, :, 0].tolist() == [0, 0, 0, 0, 255, 255, 0, 0, 0, 0]
+    assert image[1, 4, [0, 1, 2, 7, 8, 9]].tolist() == [0] * 6
+    notices = [folder(tmp_path, resize=resize, **options).notice() for resize in ("stretch", "crop", "pad")]
+    assert notices == [
+        f"10×40 pictures are {done} to 10×10 (data.params.resize)" for done in ("stretched", "cropped", "padded")
+    ]
+    assert folder(tmp_path, **options | {"image_size": (5, 20)}).notice() is None  # smaller, and nothing else
     small = folder(tmp_path, resize="crop", **options | {"image_size": (4, 8)}).dataset("test").images[0]
     assert small[1, 2].tolist() == pytest.approx([0, 0, 255, 255, 255, 255, 0, 0], abs=70)  # 20 of 40 columns
 
@@ -156,7 +165,10 @@ def test_the_digest_follows_paths_and_contents_within_the_folder(photos, tmp_pat
     ("wrong", "message"),
     [
         (lambda root: shutil.rmtree(root), r"^data.params.path=.*set: no such folder$"),
-        (lambda root: [shutil.rmtree(root / name) for name in ("test", "train")], r"set: needs a folder .* has none$"),
+        (
+            lambda root: [shutil.rmtree(root / name) for name in ("test", "train")],
+            r"set: needs a folder .* has none; data.params.classes=none reads",
+        ),
         (lambda root: shutil.rmtree(root / "test"), r"has train, but neither test nor val; data.params.path=.*/train "),
         (
             lambda root: shutil.rmtree(root / "train" / "dog"),

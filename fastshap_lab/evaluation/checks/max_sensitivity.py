@@ -80,7 +80,7 @@ class MaxSensitivity(Section):
         original, changes = explain(image, target), []
         for draw in range(self.draws):
             noise = torch.stack([_noise(image.shape[1:], index, draw) for index in indices.tolist()]).to(image)
-            near = explain(image + self.radius * noise * pipeline.classifier.std, target)
+            near = explain(image + self.radius * noise * pipeline.classifier.std_rgb, target)
             changes.append(relative_change(original, near))
         return {"changes": torch.stack(changes)}
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fastshap_lab.models.classifier import as_channels
 from fastshap_lab.shapley.players import PlayerGrid
 
 L = TypeVar("L", nn.Linear, nn.Conv2d)
@@ -19,7 +20,7 @@ class Explainer(nn.Module, ABC):
     Args:
         grid: The players.
         num_classes: K.
-        mean: Mean colour of the training images, RGB in [0, 1].
+        mean: Mean colour of the training images in [0, 1], a number for each channel, as a ``Classifier`` has them.
         std: Standard deviation of each channel.
     """
 
@@ -38,7 +39,7 @@ class Explainer(nn.Module, ABC):
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P K"]:
         """Return raw values of images in [0, 1], before normalization."""
-        return self.predict((image - self.mean) / self.std)
+        return self.predict((as_channels(image, len(self.mean)) - self.mean) / self.std)
 
     def start_from(self, surrogate_network: nn.Module) -> None:
         """Take what the surrogate's network has learned, where the explainer has a place for it."""
