@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from fastshap_lab.attribution import METHODS
+from fastshap_lab.compose import CONFIGS
 from fastshap_lab.evaluation.checks import CHECKS
 from fastshap_lab.evaluation.metrics import comparable_metrics
 from fastshap_lab.stages.evaluate import check_settings
-from tests.small_runs import CONFIGS, configured, planned
+from tests.small_runs import configured, planned
 
 GROUPS = ("data", "classifier", "surrogate", "explainer", "trainer", "logger", "experiment")
 LISTS = {"method": METHODS.keys(), "metric": comparable_metrics().keys(), "check": CHECKS.keys()}
