@@ -15,7 +15,8 @@ from typing import NoReturn
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from fastshap_lab.compose import choices, compose, composed
+from fastshap_lab.choices import choices
+from fastshap_lab.compose import compose, composed
 from fastshap_lab.config import Config
 from fastshap_lab.errors import Interrupted, UserError
 

@@ -9,16 +9,15 @@ from typing import get_args, get_origin
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from fastshap_lab.choices import CONFIGS, Tables, choices
 from fastshap_lab.components import did_you_mean
 from fastshap_lab.config import Config, validated
 from fastshap_lab.errors import UserError
-
-CONFIGS = Path(__file__).resolve().parent / "configs"
-"""``config.yaml``, and one choice per file in each group."""
 
 
 def compose(words: Sequence[str], folder: Path | None = None) -> Config:
@@ -33,17 +32,17 @@ def composed(words: Sequence[str], folder: Path | None = None) -> DictConfig:
 
     Args:
         words: ``key=value`` and ``group=choice``; later ones win.
-        folder: Has further choices, as ``<group>/<choice>.yaml``; those of the package win.
+        folder: Has further choices, as ``<group>/<choice>.yaml``. Files of the package come before them, and entries of
+            tables after.
 
     Raises:
         UserError: A word is a mistake, or there is no such folder.
     """
     if folder is not None and not folder.is_dir():
         raise UserError(f"--config-dir {folder}: no such folder")
-    given = [_as_hydra_wants(word) for word in words]
-    if folder is not None:
-        path = str(folder.resolve()).replace("'", r"\'")
-        given.insert(0, f"hydra.searchpath=['file://{path}']")
+    paths = [*([] if folder is None else [f"file://{folder.resolve()}"]), "tables://"]
+    given = [f"hydra.searchpath={paths}", *(_as_hydra_wants(word) for word in words)]
+    Plugins.instance().register(Tables)
     ConfigStore.instance().store(name="schema", node=Config)
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"), _in_one_line(folder):
         try:
@@ -52,15 +51,6 @@ def composed(words: Sequence[str], folder: Path | None = None) -> DictConfig:
             if (key := _below_null(given)) is None:
                 raise
             raise UserError(key) from error
-
-
-def choices(folder: Path | None = None) -> dict[str, list[str]]:
-    """Return the choices of each group; ``folder`` as for ``composed``."""
-    found: dict[str, set[str]] = {}
-    for place in (CONFIGS, *([] if folder is None else [folder])):
-        for path in place.glob("*/*.yaml"):
-            found.setdefault(path.parent.name, set()).add(path.stem)
-    return {group: sorted(found[group]) for group in sorted(found)}
 
 
 def unknown_key(key: str) -> str:

@@ -48,6 +48,8 @@ def test_help_shows_what_to_type_and_what_to_choose(monkeypatch, capsys):
     said = capsys.readouterr()
     assert "python train.py stage=surrogate" in said.out
     assert "explainer: unet, unet_slim, unet_small, vit, vit_slim, vit_small" in said.out
+    assert "method: ag_cam, all, attention_grad_cam" in said.out
+    assert "check: attention_layers, coverage" in said.out
     assert not said.err
     assert not list(Path().iterdir())
 

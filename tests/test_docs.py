@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fastshap_lab.compose import CONFIGS, composed
+from fastshap_lab.choices import CONFIGS
+from fastshap_lab.compose import composed
 from fastshap_lab.config import Config
 
 ROOT = Path(__file__).parents[1]

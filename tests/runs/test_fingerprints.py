@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastshap_lab.compose import CONFIGS
+from fastshap_lab.choices import CONFIGS
 from fastshap_lab.config import Config, DataConfig
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.files import write_atomically
