@@ -1,31 +1,24 @@
 """The command line: compose the configuration, plan, run; and one clear line where something is wrong."""
 
+import argparse
 import errno
 import os
-import re
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import NoReturn
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from rich.console import Console
 
-from fastshap_lab.components import did_you_mean
-from fastshap_lab.config import Config, validated
+from fastshap_lab.choices import choices
+from fastshap_lab.compose import compose, composed
+from fastshap_lab.config import Config
 from fastshap_lab.errors import Interrupted, UserError
-
-CONFIGS = Path(__file__).resolve().parent / "configs"
-"""``config.yaml``, and one choice per file in each group."""
 
 _ROOM, _RIGHTS = "make room, or choose another {place}", "allow it, or choose another {place}"
 # What a disk can refuse, and what would be right, of the setting that says where files are written.
@@ -56,62 +49,87 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The words after the program's name; by default those it was started with.
     """
-    ConfigStore.instance().store(name="schema", node=Config)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed as tracebacks
     quiet_libraries()
-    with one_line_errors(), signals_interrupt():
-        sys.argv[1:] = [as_hydra_wants(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(_run)()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with one_line_errors(debug="debug=true" in map(str.lower, words)), signals_interrupt():
+        parser = _parser("train.py" if arguments is None else "fastshap-lab train")
+        flags, overrides = parser.parse_known_args(words)
+        if unknown := [word for word in overrides if word.startswith("-")]:
+            parser.error(f"{unknown[0]}: unknown")
+        if flags.help:
+            sys.stdout.write(_help(flags.config_dir))
+        elif flags.cfg:
+            sys.stdout.write(OmegaConf.to_yaml(composed(overrides, flags.config_dir)))
+        else:
+            _run(overrides, flags.config_dir)
 
 
-def as_hydra_wants(override: str) -> str:
-    """Return an override with what Hydra is particular about mended.
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
 
-    W&B writes a YAML null as None, which Hydra would take for a word. Keys the YAML does not mention need a ``++``:
-    of a component's parameters, of which ``build`` knows whether they exist; everywhere else they are mistakes.
-
-    Raises:
-        UserError: It names no key.
-    """
-    if re.fullmatch(r"[+~]*(=.*)?", override, re.DOTALL):
-        raise UserError(f"'{override}': names no key; key=value is wanted")
-    override = re.sub(r"=None$", "=null", override.lstrip("+"))
-    return re.sub(r"^(([\w.]+\.params|evaluate\.(pipelines|methods|metrics|checks|published))[.=])", r"++\1", override)
+    def error(self, message: str) -> NoReturn:
+        """Raise a ``UserError``."""
+        raise UserError(f"{message}; {self.prog} --help says what there is")
 
 
-def _run(config: DictConfig) -> None:
-    with one_line_errors():  # here too: Hydra announces exceptions of its job in its own way
-        # What imports slowly: --help and mistyped keys need not wait for it.
-        from fastshap_lab.runs.execute import conclude, execute
-        from fastshap_lab.runs.plan import plan, show
-        from fastshap_lab.runs.prune import prune
-        from fastshap_lab.stages import STAGES
-        from fastshap_lab.stages.imported import check_typed
-        from fastshap_lab.training.trainer import device_of
+def _parser(program: str) -> Parser:
+    """Return what reads the flags of a command; its help lists choices, which only the configurations know."""
+    parser = Parser(program, add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.add_argument("-cd", "--config-dir", type=Path)
+    return parser
 
-        given = list(HydraConfig.get().overrides.task)
 
-        def compose(choices: dict[str, str], overrides: list[str]) -> Config:
-            kept = [one for one in given if one.split("=")[0] not in choices]
-            chosen = [f"{group}={choice}" for group, choice in choices.items()]
-            composed = hydra.compose("config", chosen + [as_hydra_wants(one) for one in overrides] + kept)
-            return of_the_user(composed)
+def _help(folder: Path | None) -> str:
+    """Return what can be typed and chosen."""
+    listed = "\n".join(f"{group}: {', '.join(names)}" for group, names in choices(folder).items())
+    return f"""\
+Amortized Shapley explainers of image classifiers: train, reuse, evaluate.
 
-        def of_the_user(composed: DictConfig) -> Config:
-            complete = validated(composed)
-            check_typed(complete, sys.argv[1:])
-            return complete
+python train.py                                    all stages on the digits, and a report
+python train.py stage=surrogate data=cifar10       one stage, and what it needs
+python train.py dry_run=true                       what would be done
+python train.py prune=true                         delete kept results that no run refers to
+python train.py --cfg job                          the whole configuration
+python train.py --config-dir mine data=ours        choices of your own, here mine/data/ours.yaml
+fastshap-lab train                                 the same, from any folder
 
-        console = Console(highlight=False)
-        checked = of_the_user(config)
-        if checked.prune:
-            prune(Path(checked.runs_dir), console, checked.dry_run)
-            return
-        runs = plan(checked, compose, STAGES, device_of(checked.trainer))
-        show(runs, console)
-        if not checked.dry_run:
-            execute(runs, console)
-            conclude(runs, console)
+Choices (group=choice):
+{listed}
+
+Every key, with its default and what it means: configs/ and docs/configuration.md.
+"""
+
+
+def _run(words: Sequence[str], folder: Path | None) -> None:
+    """Plan what the words ask for, show it, and do it."""
+    config = compose(words, folder)
+    # What imports slowly: mistyped keys need not wait for it.
+    from fastshap_lab.runs.execute import conclude, execute
+    from fastshap_lab.runs.plan import plan, show
+    from fastshap_lab.runs.prune import prune
+    from fastshap_lab.stages import STAGES
+    from fastshap_lab.stages.imported import check_typed
+    from fastshap_lab.training.trainer import device_of
+
+    def again(choices: dict[str, str], overrides: list[str]) -> Config:
+        kept = [word for word in words if word.lstrip("+").partition("=")[0] not in choices]
+        chosen = [f"{group}={choice}" for group, choice in choices.items()]
+        found = compose([*chosen, *overrides, *kept], folder)
+        check_typed(found, words)
+        return found
+
+    check_typed(config, words)
+    console = Console(highlight=False)
+    if config.prune:
+        prune(Path(config.runs_dir), console, config.dry_run)
+        return
+    runs = plan(config, again, STAGES, device_of(config.trainer))
+    show(runs, console)
+    if not config.dry_run:
+        execute(runs, console)
+        conclude(runs, console)
 
 
 def quiet_libraries() -> None:
@@ -141,74 +159,31 @@ def signals_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def one_line_errors(place: str = "runs_dir") -> Iterator[None]:
+def one_line_errors(place: str = "runs_dir", *, debug: bool = False) -> Iterator[None]:
     """Make one line on standard error, and an exit status, of mistakes that the user can mend and of signals.
 
     Args:
         place: The setting that says where files are written.
+        debug: Whether the traceback comes before the line.
     """
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if isinstance(error, OSError) and not isinstance(error, HydraException) and error.errno not in _DISK:
+    except (UserError, OSError) as error:
+        if isinstance(error, UserError):
+            line = str(error)
+        elif error.errno in _DISK:
+            line = f"{error.filename or 'a file'}: {error.strerror}; {_DISK[error.errno].format(place=place)}"
+        else:
             raise
-        _trace()
-        say(f"error: {one_line(error, place)}")
-        sys.exit(2)
-    except AssertionError as error:
-        if not str(error).startswith("Unexpected type"):  # OmegaConf's, of a key within what is null
-            raise
-        _trace()
-        say("error: classifier.pretrain: this classifier is not pretrained; classifier=mae_vit is")
+        if debug:
+            traceback.print_exc()
+        say(f"error: {line}")
         sys.exit(2)
     except Interrupted as end:
         say(str(end))
         sys.exit(end.status)
 
 
-def _trace() -> None:
-    if "debug=true" in map(str.lower, sys.argv[1:]):
-        traceback.print_exc()
-
-
 def say(line: str) -> None:
     """Print a line on standard error."""
     Console(stderr=True, highlight=False).print(line, soft_wrap=True, markup=False)
-
-
-def one_line(error: Exception, place: str = "runs_dir") -> str:
-    """Return an error as one line that says what, where, and what would be right; ``place`` as for the above."""
-    text = str(error)
-    if isinstance(error, UserError):
-        return text
-    if isinstance(error, OSError) and error.errno in _DISK:
-        return f"{error.filename or 'a file'}: {error.strerror}; {_DISK[error.errno].format(place=place)}"
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        folders = [Path(folder, group) for folder in re.findall(r"path=file://(.*)", text)]  # that Hydra has searched
-        known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-        return f"{group}={choice}: unknown, {did_you_mean(choice, known)}"
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return unknown_key(found[1])
-    if isinstance(error, OverrideParseException):
-        return f"{error.override.lstrip('+')}: cannot be read as key=value; quote what holds '=', ',' or brackets"
-    if isinstance(error, HydraException) and not isinstance(error.__cause__, OmegaConfBaseException):
-        return " ".join(text.split())
-    lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
-    details = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
-    key = details.get("full_key", "")
-    return f"{key}: {lines[0]}" if key else lines[0]
-
-
-def unknown_key(key: str) -> str:
-    """Return the line for a key the schema does not know, with the nearest one it does."""
-    parts, known = key.split("."), Config
-    for depth, part in enumerate(parts):
-        if not is_dataclass(known):
-            break
-        types = {field.name: field.type for field in fields(known)}
-        if part not in types:
-            where = ".".join(parts[:depth])
-            return f"{key}: unknown key{f' of {where}' if where else ''}, {did_you_mean(part, types)}"
-        known = types[part]
-    return f"{key}: unknown key"
