@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file, write_atomically
+from fastshap_lab.models.heads import heads_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -221,10 +222,7 @@ def fill(network: nn.Module, state: dict[str, Tensor], path: Path | str) -> bool
     Raises:
         UserError: The weights are another network's.
     """
-    # timm's; of another network nothing is known to be the head, and all has to fit.
-    heads = network.get_classifier() if hasattr(network, "get_classifier") else ()
-    heads = heads if isinstance(heads, tuple) else (heads,)
-    places = [name for name, module in network.named_modules() if any(module is head for head in heads)]
+    places = heads_of(network)  # of a network that is not timm's none is known, and all has to fit
     own = network.state_dict()
     in_head = {name for name in own if any(name.startswith(f"{place}.") for place in places)}
     replaced = any(name not in state or state[name].shape != own[name].shape for name in in_head)

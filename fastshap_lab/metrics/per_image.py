@@ -1,7 +1,6 @@
 """What metrics with one number per image have in common: means, their uncertainty, and tests between methods."""
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,7 @@ class PerImage(Metric):
     be left out, as long as all updates do so.
     """
 
-    columns: ClassVar[tuple[str, ...]]
+    columns: tuple[str, ...]
     full_state_update = False
     kept: list[Tensor]
 

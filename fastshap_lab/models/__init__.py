@@ -21,6 +21,7 @@ from fastshap_lab.models.maskings import MASKINGS, build_masking
 from fastshap_lab.models.resnet import resnet
 from fastshap_lab.models.surrogate import Surrogate
 from fastshap_lab.models.swin import swin
+from fastshap_lab.models.tasks import TASKS, Task, build_task
 from fastshap_lab.models.vit import vit
 from fastshap_lab.models.zoo import timm_model
 from fastshap_lab.shapley.grid import PlayerGrid
@@ -28,14 +29,17 @@ from fastshap_lab.shapley.grid import PlayerGrid
 __all__ = [
     "CLASSIFIERS",
     "PRETRAININGS",
+    "TASKS",
     "Classifier",
     "Explainer",
     "MaskedAutoencoder",
     "ModelGame",
     "Surrogate",
+    "Task",
     "build_classifier",
     "build_explainer",
     "build_surrogate",
+    "build_task",
     "takes_backbone",
 ]
 
@@ -55,12 +59,14 @@ def build_classifier(
     std: Sequence[float],
     extra_channels: int = 0,
     group: str = "classifier",
+    task: str | Mapping[str, Any] | None = None,
 ) -> Classifier:
     """Return a classifier of RGB images; ``group`` is the configuration group that errors name."""
     height, width = _checked_size(image_size)
     given = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean) + extra_channels}
-    network = build(CLASSIFIERS, group, name, params, **given)
-    return Classifier(network, mean, std, (height, width), num_classes)
+    network, learned = build(CLASSIFIERS, group, name, params, **given), build_task(task)
+    learned.prepare(network, num_classes)
+    return Classifier(network, mean, std, (height, width), num_classes, learned)
 
 
 def build_surrogate(classifier: Mapping[str, Any], masking: str | Mapping[str, Any], grid: Sequence[int]) -> Surrogate:
@@ -80,6 +86,7 @@ def build_explainer(
     mean: Sequence[float],
     std: Sequence[float],
     grid: Sequence[int],
+    task: str | Mapping[str, Any] | None = None,
 ) -> Explainer:
     """Return an explainer network; ``params.backbone``, if it takes one, is ``{name, params}`` of ``CLASSIFIERS``."""
     (height, width), (rows, columns) = _checked_size(image_size), grid
@@ -96,7 +103,11 @@ def build_explainer(
                 f"{where}={backbone}: must be {{name: …, params: {{…}}}} of {', '.join(CLASSIFIERS)}"
             ) from None
         given["backbone"] = build(CLASSIFIERS, where, chosen.name, chosen.params, **size)
-    return build(EXPLAINERS, "explainer", name, params, **given)
+    explainer = build(EXPLAINERS, "explainer", name, params, **given)
+    learned = build_task(task)
+    learned.check_size(num_classes)
+    explainer.unit = learned.unit()
+    return explainer
 
 
 def _checked_size(image_size: Sequence[int]) -> tuple[int, int]:

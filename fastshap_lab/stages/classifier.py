@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastshap_lab.checkpoints import fill, load_model, read_description, read_state, save_model
@@ -15,8 +14,10 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
-from fastshap_lab.models import Classifier, build_classifier
+from fastshap_lab.models import Classifier, build_classifier, build_task
 from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.models.heads import take_over_heads
+from fastshap_lab.models.tasks import described
 from fastshap_lab.stages.common import (
     Training,
     batches,
@@ -33,7 +34,7 @@ _CHECKPOINT = "checkpoint"
 class ClassifierTraining(Training):
     """Fit a classifier to labels and, if it has a teacher, to that one's answers.
 
-    Batches hold ``image`` (B, C, H, W) and ``label`` (B,).
+    Batches hold ``image`` (B, C, H, W) and ``label`` (B,) or (B, K), as the classifier's task has them.
 
     Reference: Touvron et al., Training data-efficient image transformers & distillation through attention, ICML 2021,
     arXiv:2012.12877, section 4, on hard-label distillation.
@@ -44,7 +45,7 @@ class ClassifierTraining(Training):
     def __init__(
         self, network: Classifier, config: ClassifierConfig, seed: int, teacher: Classifier | None = None
     ) -> None:
-        super().__init__(network, config.optim, seed, monitor="val/cross_entropy")
+        super().__init__(network, config.optim, seed, monitor=f"val/{network.task.minimized}")
         self.label_smoothing = config.label_smoothing
         self._teacher = [] if teacher is None else [frozen(teacher)]  # neither trained nor saved with this module
         self.two_heads = teacher is not None and hasattr(network.network, "set_distilled_training")
@@ -57,29 +58,32 @@ class ClassifierTraining(Training):
             teacher.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the cross-entropy against smoothed labels, or the mean of it and of that against the teacher's class.
+        """Return the task's loss against smoothed labels, or the mean of it and of that against the teacher's labels.
 
         A network with two heads learns the one in the first and the other in the second.
         """
-        image, label = batch["image"], batch["label"]
+        image, label, task = batch["image"], batch["label"], self.network.task
         if self.two_heads:
             logits, distilled = self.network.network(self.network.normalize(image))
         else:
             logits = distilled = self.network(image)
-        loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+        loss = task.loss(logits, label, self.label_smoothing)
         for teacher in self._teacher:
             with torch.no_grad():
-                taught = teacher(image).argmax(dim=-1)
-            loss = (loss + F.cross_entropy(distilled, taught)) / 2
-        accuracy = _accuracy((logits + distilled) / 2, label)
-        self.log_epoch({"train/loss": loss, "train/accuracy": accuracy}, len(label))
+                taught = task.decide(teacher(image))
+            loss = (loss + task.loss(distilled, taught)) / 2
+        self.log_epoch({"train/loss": loss, **self._right("train", (logits + distilled) / 2, label)}, len(label))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log plain cross-entropy and accuracy."""
+        """Log the loss against the labels as they are, and the share of right answers."""
         logits, label = self.network(batch["image"]), batch["label"]
-        logged = {"val/cross_entropy": F.cross_entropy(logits, label), "val/accuracy": _accuracy(logits, label)}
+        logged = {self.monitor: self.network.task.loss(logits, label), **self._right("val", logits, label)}
         self.log_epoch(logged, len(logits))
+
+    def _right(self, split: str, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        task = self.network.task
+        return {f"{split}/{task.measured[0]}": task.right(logits.unsqueeze(1), label).float().mean()}
 
 
 def content(config: ClassifierConfig) -> dict[str, Any]:
@@ -127,14 +131,15 @@ def make(run: Run) -> dict[str, float]:
         network = load_classifier(str(config.path))
         description = read_description(str(config.path), "classifier")["network"]
     else:
-        description = network_description(run, config, pixel_statistics(run))
+        task = run.data.task.fitted(run.data.dataset("train").labels)
+        description = network_description(run, config, pixel_statistics(run) | described(task))
         network = build_classifier(**description)
         if "pretrain" in run.parents:
             load_matching(network, _encoder(run.parents["pretrain"].model).state_dict())
-        if config.weights is not None:
-            fill(network.network, read_state(config.weights), config.weights)
+        if config.weights is not None and not fill(network.network, read_state(config.weights), config.weights):
+            take_over_heads(network.network)
         if config.epochs:
-            if bool((run.data.dataset("train").labels < 0).any()):
+            if not bool(task.labelled(run.data.dataset("train").labels).all()):
                 raise UserError(
                     f"classifier.epochs={config.epochs}: {run.config.data.name} does not say what images show; "
                     "classifier.epochs=0 takes given weights (classifier.weights) as they are"
@@ -142,16 +147,12 @@ def make(run: Run) -> dict[str, float]:
             teacher = None if config.teacher is None else load_classifier(config.teacher)
             fit(ClassifierTraining(network, config, run.config.seed, teacher), run, config)
     save_model(run.model, network, {"kind": "classifier", "network": description, "class_names": run.data.class_names})
-    metric, classifier = Imitation(), frozen(network).to(device_of(run))
+    metric, classifier = Imitation(network.task), frozen(network).to(device_of(run))
     for image, label in batches(run, "test"):
         logits = classifier(image)
         metric.update(logits.unsqueeze(1).cpu(), label.cpu(), logits.cpu())
     measures = metric.compute()
-    return {"test/accuracy": measures["accuracy"], "test/cross_entropy": measures["cross_entropy"]}
-
-
-def _accuracy(logits: Tensor, label: Tensor) -> Tensor:
-    return (logits.argmax(dim=-1) == label).float().mean()
+    return {f"test/{name}": measures[name] for name in network.task.measured}
 
 
 def pixel_statistics(run: Run) -> dict[str, list[float]]:
@@ -171,9 +172,9 @@ def _encoder(folder: Path) -> Classifier:
 def _check_folder(run: Run, key: str, path: str) -> None:
     data, given = run.data, read_description(path, "classifier")
     try:
-        size, names = given["network"]["image_size"], given["class_names"]
+        size, names, task = given["network"]["image_size"], given["class_names"], given["network"].get("task")
         height, width = size
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(
             f"classifier.{key}={path}: its config.json is no classifier's, it lacks sizes or names"
         ) from None
@@ -181,6 +182,8 @@ def _check_folder(run: Run, key: str, path: str) -> None:
         raise UserError(
             f"classifier.{key}={path}: takes images of {height}×{width}, and the data has {data.image_size}"
         )
+    if (task := build_task(task, f"classifier.{key}={path}: task")).name != data.task.name:
+        raise UserError(f"classifier.{key}={path}: learned the task {task.name}, and the data's is {data.task.name}")
     if names != data.class_names:
         raise UserError(
             f"classifier.{key}={path}: has {len(names)} classes {names}, and the data has {data.class_names}"

@@ -21,6 +21,7 @@ from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import read_checkpoint
+from fastshap_lab.models.tasks import described
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.stages.callbacks import Checkpoints, EpochBar, FiniteLoss, History, Patience, WholeCheckpoints
 from fastshap_lab.stages.optim import build_optimizer
@@ -203,8 +204,8 @@ def network_description(
     Args:
         run: Gives the data.
         config: Table entry and arguments.
-        pixels: Holds ``mean`` and ``std`` to normalize with: the classifier's own, which those that learn from it
-            share. The default is for networks that are only built to see whether they can be.
+        pixels: Holds ``mean`` and ``std`` to normalize with, and perhaps ``task``: the classifier's own, which those
+            that learn from it share. The default is for networks that are only built to see whether they can be.
     """
     return {
         "name": config.name,
@@ -213,6 +214,7 @@ def network_description(
         "num_classes": run.data.num_classes,
         "mean": list(pixels["mean"]),
         "std": list(pixels["std"]),
+        **({"task": pixels["task"]} if "task" in pixels else described(run.data.task)),
     }
 
 

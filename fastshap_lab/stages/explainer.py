@@ -1,6 +1,6 @@
 """The explainer stage: train a network that predicts the Shapley values of a surrogate's game."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_sur
 from fastshap_lab.metrics import AdditiveFit
 from fastshap_lab.models import Explainer, ModelGame, build_explainer, takes_backbone
 from fastshap_lab.models.freezing import frozen
-from fastshap_lab.models.game import check_determined
+from fastshap_lab.models.tasks import Multiclass, Task
 from fastshap_lab.shapley import (
     NORMALIZATIONS,
     SAMPLERS,
@@ -58,11 +58,12 @@ class ExplainerTraining(Training):
 
     Args:
         network: What is trained.
-        game: What it explains.
+        game: What it explains, in units in which all classes count alike (``Task.in_units``).
         config: Of the stage.
         seed: Of the run.
-        labels: To learn from, by index; none for the FastSHAP loss.
-        references: Of some validation images, if any.
+        labels: To learn from, by index; none for the FastSHAP loss. In the same units.
+        references: Of some validation images, if any. In the same units.
+        task: Gives the units; ``multiclass`` if None, which leaves values as they are.
     """
 
     network: Explainer
@@ -75,13 +76,14 @@ class ExplainerTraining(Training):
         seed: int,
         labels: Labels | None = None,
         references: ValidationReferences | None = None,
+        task: Task | None = None,
     ) -> None:
         super().__init__(network, config.optim, seed, monitor=f"val/{config.monitor}")
         self.game, self.sampler = game, SAMPLERS[config.sampler](game.num_players)
         self.paired = SAMPLERS["paired"](game.num_players)
         self.normalize, self.num_coalitions = NORMALIZATIONS[config.normalization], config.num_coalitions
         self.penalty = config.efficiency_penalty
-        self.labels, self.references = labels, references
+        self.labels, self.references, self.task = labels, references, task or Multiclass()
         self.fit_of_validation = AdditiveFit()
         self._validated: dict[int, Asked] = {}
 
@@ -94,7 +96,7 @@ class ExplainerTraining(Training):
         if self.labels is None:
             asked = self._ask(batch["image"], self.sampler, self.num_coalitions, self.step_generator(batch_idx))
             return self._step("train", batch["image"], asked)
-        labels, index, raw = self.labels, batch["index"], self.network(batch["image"])
+        labels, index, raw = self.labels, batch["index"], self._raw(batch["image"])
         total, block = labels.total[index], labels.block[index]
         nothing = torch.zeros_like(total[:1])
         phi = self.normalize(raw, total, nothing)
@@ -118,10 +120,13 @@ class ExplainerTraining(Training):
         """Log how far the values are from true ones."""
         if self.references is not None:
             image, truth = self.references.image, self.references.estimate.phi
-            phi = self.normalize(self.network(image), self.game.grand(image), self.game.null(image)).cpu().double()
+            phi = self.normalize(self._raw(image), self.game.grand(image), self.game.null(image)).cpu().double()
             error = float((phi - truth).square().sum() / (truth - truth.mean()).square().sum())
             self.log_dict({"val/shapley_r2": 1 - error, "val/shapley_error": error})
         super().on_validation_epoch_end()
+
+    def _raw(self, image: Tensor) -> Tensor:
+        return self.task.in_units(self.network(image))
 
     def _ask(self, image: Tensor, sampler: Sampler, num_coalitions: int, generator: torch.Generator) -> Asked:
         coalitions, weights = sampler(len(image), num_coalitions, generator, self.device)
@@ -129,7 +134,7 @@ class ExplainerTraining(Training):
 
     def _step(self, split: str, image: Tensor, asked: Asked) -> Tensor:
         coalitions, weights, values, grand, null = asked
-        raw = self.network(image)
+        raw = self._raw(image)
         phi = self.normalize(raw, grand, null)
         if split == "val":
             self.fit_of_validation.update(phi, coalitions, values, grand, null)
@@ -159,7 +164,7 @@ def check(run: Run) -> None:
     """Raise a ``UserError`` where the explainer cannot be built or trained."""
     config = run.config.explainer
     lookup(SAMPLERS, "explainer.sampler", config.sampler)
-    check_determined(config.link, "explainer.link")
+    run.data.task.check_link(config.link, "explainer.link")
     lookup(NORMALIZATIONS, "explainer.normalization", config.normalization)
     if config.num_coalitions % 2:
         raise UserError(f"explainer.num_coalitions={config.num_coalitions}: must be even, coalitions come in pairs")
@@ -190,10 +195,10 @@ def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
     }
     network, loaded = build_explainer(**description["network"]), load_surrogate(surrogate.model)
     network.start_from(loaded.classifier.network)
-    game = frozen(loaded).game(config.link, run.config.trainer.max_batch).to(device_of(run))
-    references = _references(run, game)
+    game, task = frozen(loaded).game(config.link, run.config.trainer.max_batch).to(device_of(run)), loaded.task
+    references, game = _references(run, game, task), game.in_units(task.in_units)
     labels = load_labels(run.parents["labels"], device_of(run)) if "labels" in run.parents else None
-    training = ExplainerTraining(network, game, config, run.config.seed, labels, references)
+    training = ExplainerTraining(network, game, config, run.config.seed, labels, references, task)
     fit(training, run, config, labels and labels.images)
     original = load_classifier(classifier.model) if config.bundle_classifier else None
     explainer = AmortizedExplainer(
@@ -205,14 +210,15 @@ def train(run: Run) -> tuple[AmortizedExplainer, dict[str, Any]]:
     return explainer, description
 
 
-def _references(run: Run, game: ModelGame) -> ValidationReferences | None:
-    """Return some validation images with their Shapley values, if there are to be any."""
+def _references(run: Run, game: ModelGame, task: Task) -> ValidationReferences | None:
+    """Return some validation images with their Shapley values in the task's units, if there are to be any."""
     config, images = run.config.references, run.data.dataset("val")
     indices = reference_order(len(images))[: config.val]
     if not len(indices):
         return None
     link = run.config.explainer.link
     values = reference_values(run.parents["surrogate"], game, "val", indices.tolist(), link, config)
+    values = replace(values, phi=task.in_units(values.phi), stderr=task.in_units(values.stderr))
     return ValidationReferences(images.images_at(indices).float() / 255, values)
 
 
@@ -221,11 +227,12 @@ def _calibrated(
     run: Run, explainer: AmortizedExplainer, game: ModelGame, references: ValidationReferences
 ) -> Refinement:
     """Return how to refine the explainer's answers, from those to validation images."""
-    image, model = references.image, explainer.classifier
-    target = (game.grand(image) if model is None else model(image)).argmax(dim=-1)
+    image, model, task = references.image, explainer.classifier, explainer.task
+    outputs = explainer.surrogate.game().extremes(image)[0] if model is None else model(image)
+    target = task.foremost(task.predict(outputs))
     # Fewer evaluations than the references had, and other ones: they take seeds 0 and 1.
     estimator, most = Kriging(game, image, seed=2), max(2, run.config.references.val_evaluations // 4)
-    return calibrated_refinement(estimator, explainer(image), references.estimate, target, most)
+    return calibrated_refinement(estimator, task.in_units(explainer(image)), references.estimate, target, most)
 
 
 def make(run: Run) -> dict[str, float]:
@@ -254,12 +261,13 @@ def measure(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
     device = device_of(run)
     explainer = explainer.to(device)
     game, sampler = explainer.game(run.config.trainer.max_batch), SAMPLERS["paired"](explainer.grid.num_players)
+    game = game.in_units(explainer.task.in_units)
     generator, additive_fit, gaps = torch.Generator().manual_seed(0), AdditiveFit(), []
     total = squares = torch.zeros(1, dtype=torch.float64)
     for image, _ in batches(run, "test"):
         coalitions, _ = sampler(len(image), 16, generator, device)
         values, grand, null = game(image, coalitions)
-        raw = explainer.network(image)
+        raw = explainer.task.in_units(explainer.network(image))
         phi = NORMALIZATIONS[explainer.normalization](raw, grand, null)
         additive_fit.update(*(tensor.cpu() for tensor in (phi, coalitions, values, grand, null)))
         gaps.append(efficiency_gap(raw, grand, null).abs().cpu())

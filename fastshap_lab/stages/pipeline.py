@@ -13,9 +13,10 @@ import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from fastshap_lab.config import GROUPS, STAGES, Config, PipelineConfig, build, lookup
-from fastshap_lab.data import DATASETS, ImageDataModule
+from fastshap_lab.config import GROUPS, STAGES, Config, PipelineConfig, lookup
+from fastshap_lab.data import ImageDataModule, build_data
 from fastshap_lab.errors import UserError
+from fastshap_lab.models import TASKS
 from fastshap_lab.records import REPORT, true_value_measures
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import PlayerGrid
@@ -31,7 +32,13 @@ from fastshap_lab.stages.tracking import tracked
 _MODULES: dict[str, ModuleType] = dict(
     zip(STAGES, (pretrain, classifier, surrogate, labels, explainer, evaluate), strict=True)
 )
-_PRECISE = ("test/loss", "test/accuracy", "test/kl", "test/masked_kl", "test/additive_r2", "test/efficiency_gap")
+_PRECISE = (
+    "test/loss",
+    *(f"test/{task.measured[0]}" for task in TASKS.values()),
+    *(f"test/{masked}{task.imitation}" for task in TASKS.values() for masked in ("", "masked_")),
+    "test/additive_r2",
+    "test/efficiency_gap",
+)
 _HEADLINES = dict.fromkeys(_PRECISE, ".4f") | {"passes": ",.0f"}
 _PATIENCE = 0.5  # seconds until it is looked again whether another process is done
 
@@ -71,7 +78,10 @@ def runs_of(configs: dict[str, Config], config: Config) -> list[Run]:
         configs: Of each pipeline, by name.
         config: The whole configuration.
     """
-    data = build(DATASETS, "data", config.data.name, config.data.params)
+    data = build_data(config.data.name, config.data.params, config.data.task)
+    for one in (config, *configs.values()):
+        one.surrogate.loss = one.surrogate.loss or data.task.surrogate_losses[0]
+        one.explainer.link = one.explainer.link or data.task.links[0]
     for one in configs.values():
         try:
             PlayerGrid(data.image_size, (one.data.grid[0], one.data.grid[1]))

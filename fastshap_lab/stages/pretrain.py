@@ -72,7 +72,9 @@ def make(run: Run) -> dict[str, float]:
 
 def _describe(run: Run, *pixels: dict[str, list[float]]) -> dict[str, Any]:
     """Return the description of the classifier's network, without its head."""
-    return network_description(run, run.config.classifier, *pixels) | {"num_classes": 0}
+    described = network_description(run, run.config.classifier, *pixels) | {"num_classes": 0}
+    described.pop("task", None)  # which its head would have
+    return described
 
 
 def _autoencoder(run: Run, description: dict[str, Any]) -> MaskedAutoencoder:

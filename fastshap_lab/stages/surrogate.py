@@ -7,11 +7,12 @@ from torch import Tensor
 
 from fastshap_lab.checkpoints import read_description, save_model
 from fastshap_lab.config import SurrogateConfig
+from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_classifier
-from fastshap_lab.metrics import Imitation, constant_kl
+from fastshap_lab.metrics import Imitation
 from fastshap_lab.models import Classifier, Surrogate, build_surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
-from fastshap_lab.shapley import UniformSizeSampler, reverse_surrogate_kl, surrogate_kl
+from fastshap_lab.shapley import UniformSizeSampler
 from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
 from fastshap_lab.stages.runs import Run
 
@@ -22,8 +23,11 @@ class SurrogateTraining(Training):
     network: Surrogate
 
     def __init__(self, network: Surrogate, classifier: Classifier, config: SurrogateConfig, seed: int) -> None:
-        super().__init__(network, config.optim, seed, monitor="val/kl")
-        self.num_coalitions, self.loss = config.num_coalitions, config.loss
+        task, imitation = network.task, network.task.surrogate_losses[0]
+        super().__init__(network, config.optim, seed, monitor=f"val/{task.imitation}")
+        self.num_coalitions = config.num_coalitions
+        # The first is logged whatever is minimized, so that runs can be compared.
+        self.divergence, self.loss = task.divergence(imitation), task.divergence(config.loss or imitation)
         self.sampler = UniformSizeSampler(network.grid.num_players)
         self._classifier = [frozen(classifier)]  # in a list: neither trained nor saved with this module
 
@@ -44,13 +48,17 @@ class SurrogateTraining(Training):
         with torch.no_grad():
             target = self._classifier[0](image)
         logits = self.network(image, coalitions)
-        kl = surrogate_kl(target, logits).mean()
-        self.log_epoch({f"{split}/kl": kl}, len(image))  # whatever the loss, so that runs can be compared
-        return kl if self.loss == "kl" else reverse_surrogate_kl(target, logits).mean()
+        self.log_epoch({f"{split}/{self.network.task.imitation}": self.divergence(target, logits).mean()}, len(image))
+        return self.loss(target, logits).mean()
 
 
 def check(run: Run) -> None:
-    """Raise a ``UserError`` where the surrogate cannot be built."""
+    """Raise a ``UserError`` where the surrogate cannot be built, or its loss is another task's."""
+    task, loss = run.data.task, run.config.surrogate.loss
+    if loss not in task.surrogate_losses:
+        raise UserError(
+            f"surrogate.loss={loss}: not a loss of the task {task.name}; known: {', '.join(task.surrogate_losses)}"
+        )
     surrogate = build_surrogate(**_describe(run, network_description(run, run.config.surrogate)))
     nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
     check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size), nobody)
@@ -75,11 +83,12 @@ def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str, float]:
-    """Return accuracy, cross-entropy and KL on whole and on masked test images; coalitions are always the same.
+    """Return the task's measures and divergence on whole and on masked test images; coalitions are always the same.
 
-    Beside them the KL of an answer that is the same for all images, by which the others can be judged.
+    Beside them the divergence of an answer that is the same for all images, by which the others can be judged.
     """
-    whole, masked, device, targets = Imitation(), Imitation(), device_of(run), []
+    task, device, targets = surrogate.task, device_of(run), []
+    whole, masked = Imitation(task), Imitation(task)
     classifier = frozen(classifier).to(device)
     game = frozen(surrogate).game("logits", run.config.trainer.max_batch).to(device)
     sampler, generator = UniformSizeSampler(game.num_players), torch.Generator().manual_seed(0)
@@ -90,5 +99,5 @@ def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str
         whole.update(grand.unsqueeze(1).cpu(), label, target)
         masked.update(logits.cpu(), label, target)
         targets.append(target)
-    constant = {"kl_constant": constant_kl(torch.cat(targets)).item()}
+    constant = {f"{task.imitation}_constant": task.constant_divergence(torch.cat(targets)).item()}
     return whole.compute() | constant | {f"masked_{name}": value for name, value in masked.compute().items()}
