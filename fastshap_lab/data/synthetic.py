@@ -102,7 +102,7 @@ class Synthetic(ImageDataModule):
         y = torch.arange(height)[:, None] + 0.5
         x = torch.arange(width) + 0.5
 
-        objects = self._several(split, indices) if self.task.name == "multilabel" else self._single(indices, place)
+        objects = {"multilabel": self._several}.get(self.task.name, self._single)(split, indices, place)
         masks = objects.any(dim=1)
 
         colour = place[:, 3:6]  # (B, 3, 1, 1)
@@ -114,8 +114,8 @@ class Synthetic(ImageDataModule):
         images = images + NOISE * (2 * noise.view_as(images) - 1)
         return (255 * images.clamp(0, 1)).round().to(torch.uint8), objects
 
-    def _single(self, indices: Tensor, place: Tensor) -> Tensor:
-        """Return one shape in each image, where three random numbers in [0, 1] (B, 3 or more, 1, 1) put it."""
+    def _single(self, split: Split, indices: Tensor, place: Tensor) -> Tensor:
+        """Return one shape in each image, where the first three random numbers of ``place`` put it."""
         height, width = self.image_size
         y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
         radius = min(height, width) * (0.22 + 0.2 * place[:, 0])  # (B, 1, 1)
@@ -127,7 +127,7 @@ class Synthetic(ImageDataModule):
             objects[chosen, number] = SHAPES[name](across[chosen], down[chosen])
         return objects
 
-    def _several(self, split: Split, indices: Tensor) -> Tensor:
+    def _several(self, split: Split, indices: Tensor, place: Tensor) -> Tensor:
         """Return each shape or nothing, each in a cell of its own of a grid that has one for every shape."""
         (height, width), number = self.image_size, len(self._shapes)
         side = math.ceil(math.sqrt(number))
