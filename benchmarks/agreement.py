@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 
 from fastshap_lab.data import DATASETS
+from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.shapley import shapley_values
-from fastshap_lab.stages.references import reference_order
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 RECIPES = {

@@ -46,7 +46,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +62,18 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from fastshap_lab.checkpoints import fill, read_description, read_state
-from fastshap_lab.config import build
+from fastshap_lab.checkpoints import fill, read_spec, read_state
+from fastshap_lab.components import build
 from fastshap_lab.data import DATASETS
+from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.files import read_tensors, sha256, write_tensors
 from fastshap_lab.images import to_tensor
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import ModelGame, build_surrogate
 from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.specs import SurrogateSpec
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import ESTIMATORS, shapley_values
-from fastshap_lab.stages.references import reference_order
 
 CLASSES = 10
 FIELDS = [
@@ -267,8 +268,8 @@ def trained(source: str, images: int, device: str) -> Case:
     folder, _, grid = source.partition("@")
     surrogate = load_surrogate(folder)
     if grid:
-        description = read_description(folder, "surrogate")["surrogate"]
-        regridded = build_surrogate(**description | {"grid": [int(side) for side in grid.split("x")]})
+        spec = read_spec(folder, SurrogateSpec).surrogate
+        regridded = replace(spec, grid=[int(side) for side in grid.split("x")]).build()
         regridded.load_state_dict(surrogate.state_dict())
         surrogate = regridded.eval()
     config = OmegaConf.load(Path(folder).parent / "config.yaml")

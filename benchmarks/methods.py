@@ -33,7 +33,6 @@ from skimage.transform import resize
 from tabulate import tabulate
 from torch import Tensor, nn
 
-import fastshap_lab  # noqa: F401  # before whoever imports torchvision
 from fastshap_lab.attribution import METHODS, upsample
 from fastshap_lab.attribution.features import find_layers
 from fastshap_lab.attribution.rise import RISE, RandomMasks

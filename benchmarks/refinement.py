@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
-from fastshap_lab.config import build
+from fastshap_lab.components import build
 from fastshap_lab.data import DATASETS
+from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.inference import load_explainer
 from fastshap_lab.shapley import ESTIMATORS, Kriging, additive_normalization, shapley_values
-from fastshap_lab.stages.references import reference_order
 
 
 def curves(run: Path, images: int, seeds: int, budgets: list[int], reference_budget: int) -> pd.DataFrame:

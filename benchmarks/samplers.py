@@ -47,7 +47,9 @@ def train(
     """Return an explainer trained as ``configs/explainer/unet_slim.yaml`` would have it, over fewer epochs."""
     torch.manual_seed(seed)
     statistics = [images.mean(dim=(0, 2, 3)).tolist(), images.std(dim=(0, 2, 3)).tolist()]
-    network = UNetExplainer(game.masking.grid, len(game.null(images[:1])[0]), *statistics, channels=(16, 64, 128, 128))
+    network = UNetExplainer(
+        game.masking.players, len(game.null(images[:1])[0]), *statistics, channels=(16, 64, 128, 128)
+    )
     network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.05)
     steps = len(images) // 128
@@ -153,7 +155,7 @@ def main() -> None:
     noise, ends = [], []
     for folder in arguments.surrogates:
         game = frozen(load_surrogate(folder)).game()
-        data = DATASETS["digits"](image_size=game.masking.grid.image_size)
+        data = DATASETS["digits"](image_size=game.masking.players.image_size)
         images = {split: data.load(split).images.float() / 255 for split in ("train", "val", "test")}
         if arguments.draws:
             noise += variances(game, images["train"], arguments)

@@ -13,13 +13,12 @@ and must be about the same.
 import argparse
 import os
 import time
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as ``train.py`` has it; for both
 
-import fastshap_lab  # noqa: F401 - makes torchvision importable
+from fastshap_lab import _timm  # noqa: F401 - makes torchvision importable
 
 # isort: split
 import hydra
@@ -33,16 +32,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from fastshap_lab.cli import as_hydra_wants
+from fastshap_lab.cli import CONFIGS, as_hydra_wants
 from fastshap_lab.config import Config, validated
-from fastshap_lab.models import build_classifier
-from fastshap_lab.stages import pipeline
-from fastshap_lab.stages.classifier import ClassifierTraining
-from fastshap_lab.stages.common import build_trainer, fit, network_description
-from fastshap_lab.stages.optim import build_optimizer
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.runs.plan import plan
+from fastshap_lab.runs.run import Run
+from fastshap_lab.stages import STAGES
+from fastshap_lab.stages.base import fit_run, network_description
+from fastshap_lab.training.classifier import ClassifierTraining
+from fastshap_lab.training.optim import build_optimizer
+from fastshap_lab.training.trainer import device_of
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NETWORKS = {"resnet18": 128, "resnet_slim": 2048, "vit": 128}  # images per epoch where nothing else is said: for a CPU
 
 
@@ -102,8 +101,8 @@ def planned(network: str, precision: str, folder: str, arguments: argparse.Names
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return validated(hydra.compose("config", [as_hydra_wants(word) for word in given]))
 
-    [run] = pipeline.plan(compose({}, []), compose)
-    run.data.trainer = build_trainer(run.config.trainer)
+    config = compose({}, [])
+    [run] = plan(config, compose, STAGES, device_of(config.trainer))
     return run
 
 
@@ -112,9 +111,9 @@ def by_stage(run: Run) -> tuple[list[float], int, float]:
     config = run.config.classifier
     mean, std = run.data.dataset("train").pixel_statistics()
     torch.manual_seed(0)
-    network = build_classifier(**network_description(run, config, {"mean": mean, "std": std}))
+    network = network_description(run, config, {"mean": mean, "std": std}).build()
     training = TimedTraining(network, config, seed=0)
-    fit(training, run, config)
+    fit_run(run, training, config, "classifier")
     return training.seconds, training.count, training.loss
 
 
@@ -137,7 +136,7 @@ def by_plain_loop(run: Run) -> tuple[list[float], int, float]:
         pin_memory=device.type == "cuda",
     )
     torch.manual_seed(0)
-    network = build_classifier(**network_description(run, config)).network.to(device).train()
+    network = network_description(run, config).build().network.to(device).train()
     built = build_optimizer(network, config.optim, config.epochs * len(loader), "loss", mixed)
     optimizer, scheduler = built["optimizer"], built["lr_scheduler"]["scheduler"]
     seconds = []

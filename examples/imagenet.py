@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import fastshap_lab as fsl  # before timm, which a torchvision of another PyTorch build would keep from being imported
+from fastshap_lab import shapley_values  # before timm, which a torchvision of another PyTorch build would keep out
 
 import timm  # isort: skip
 from timm.data import ImageNetInfo  # isort: skip
@@ -59,7 +59,7 @@ def main() -> None:
     information = ImageNetInfo()
     names = [information.index_to_description(k).split(",")[0] for k in range(1000)]
     start = time.perf_counter()
-    explanation = fsl.shapley_values(
+    explanation = shapley_values(
         efficientnet(given.weights),
         photographs,
         players=(given.players, given.players),

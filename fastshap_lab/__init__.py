@@ -3,16 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastshap_lab import _torchvision
-
 if TYPE_CHECKING:
     from fastshap_lab.any_model import shapley_values
     from fastshap_lab.inference import Explanation, load_classifier, load_explainer, load_surrogate
 
 __version__ = "0.1.0"
 __all__ = ["Explanation", "load_classifier", "load_explainer", "load_surrogate", "shapley_values"]
-
-_torchvision.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from fastshap_lab.config import lookup
+from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.inference import Explanation
@@ -15,7 +18,7 @@ from fastshap_lab.models import Classifier, ModelGame, Task, build_task
 from fastshap_lab.models.freezing import evaluating, frozen, takes_channels_last
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.progress import Progress
-from fastshap_lab.shapley import PlayerGrid
+from fastshap_lab.shapley import PlayerGrid, Players, PlayersLike, as_players
 from fastshap_lab.shapley.estimators import ESTIMATORS
 
 _STEPS = 16  # of the progress bar for each image, at most
@@ -24,7 +27,7 @@ _STEPS = 16  # of the progress bar for each image, at most
 def shapley_values(
     model: nn.Module,
     images: Images,
-    players: tuple[int, int],
+    players: PlayersLike | Sequence[PlayersLike],
     *,
     evaluations: int = 512,
     removal: str | Mapping[str, Any] = "constant",
@@ -41,16 +44,19 @@ def shapley_values(
 ) -> Explanation:
     """Explain any classifier of images for all of its classes, without training anything.
 
-    Every image costs ``evaluations`` passes of the model and two or three more. Players are the patches of a grid;
-    absent ones are removed from the pixels. Standard errors come with the values, in ``stderr``.
+    Every image costs ``evaluations`` passes of the model and two or three more. Players are the patches of a grid, or
+    segments of any shape; absent ones are removed from the pixels. Standard errors come with the values, in ``stderr``.
 
     Args:
         model: Module that maps images (B, 3, H, W) to logits (B, K), or to an object with ``logits``; used in
             evaluation mode, where it is, and left as it was.
         images: See ``AmortizedExplainer.explain``; tensors hold RGB in [0, 1] or uint8, not normalized.
-        players: Rows and columns of the grid; each divides the image's side.
+        players: Rows and columns of a grid, each of which divides the image's side; or a label map (H, W), whole
+            numbers from 0 that say which segment a pixel belongs to, for example scikit-image's superpixels;
+            ``shapley.Segments.grid`` is a grid that divides nothing. For each image its own: label maps (B, H, W) or a
+            list; numbers of segments may differ.
         evaluations: Coalitions of each image to evaluate.
-        removal: What absent patches show: ``constant`` (a ``colour``; by default the mean colour, and black where the
+        removal: What absent players show: ``constant`` (a ``colour``; by default the mean colour, and black where the
             model normalizes pixels itself), ``mean`` (of the image), ``blur``, ``rise_blur``; a name, or ``{"name": …,
             "params": {…}}``.
         mean: Mean colour that the model was trained with, three numbers in [0, 1]; of a timm model it is known.
@@ -71,8 +77,13 @@ def shapley_values(
     Example:
         >>> import torch, fastshap_lab as fsl
         >>> model = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(12, 3))
-        >>> fsl.shapley_values(model, torch.rand(2, 3, 8, 8), (2, 2), evaluations=14, normalized=True).values.shape
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> fsl.shapley_values(model, images, (2, 2), evaluations=14, normalized=True).values.shape
         torch.Size([2, 3, 2, 2])
+        >>> from skimage.segmentation import slic
+        >>> superpixels = [slic(image.permute(1, 2, 0).numpy(), n_segments=6, start_label=0) for image in images]
+        >>> fsl.shapley_values(model, images, superpixels, evaluations=30, normalized=True).maps().shape
+        torch.Size([2, 3, 8, 8])
     """
     kind = lookup(ESTIMATORS, "estimator", estimator)
     meant = build_task(task)
@@ -81,51 +92,90 @@ def shapley_values(
         meant.check_link(link, "link")
     stated = getattr(model, "pretrained_cfg", None) or {}
     size = _image_size(images, image_size, stated)
-    grid = PlayerGrid(size, (players[0], players[1]))
-    if estimator == "exact" and grid.num_players > 20:
-        raise UserError(f"estimator=exact: {grid.num_players} players; 20 are the most")
-    if evaluations < kind.smallest_budget(grid.num_players):
-        smallest = kind.smallest_budget(grid.num_players)
-        raise UserError(
-            f"evaluations={evaluations}: too few for {grid.num_players} players; {smallest} or more will do"
-        )
-    kind.check_budget(grid.num_players, evaluations)
+    given = [as_players(each, size) for each in _each(players)]
+    for number in sorted({each.num_players for each in given}):
+        if estimator == "exact" and number > 20:
+            raise UserError(f"estimator=exact: {number} players; 20 are the most")
+        if evaluations < kind.smallest_budget(number):
+            smallest = kind.smallest_budget(number)
+            raise UserError(f"evaluations={evaluations}: too few for {number} players; {smallest} or more will do")
+        kind.check_budget(number, evaluations)
     pixels = _pixel_statistics(model, mean, std, normalized, stated)
     batch = to_tensor(images, size)
+    if len(given) not in (1, len(batch)):
+        raise UserError(f"players: {len(given)} label maps for {len(batch)} images; one is wanted, or one for each")
+    own = given * len(batch) if len(given) == 1 else given
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with evaluating(model), torch.no_grad():
         classifier, num_classes = _classifier(model, pixels, batch[:1].to(device), meant)
         if class_names is not None and len(class_names) != num_classes:
             raise UserError(f"class_names: {len(class_names)} names for the model's {num_classes} classes")
-        masking = build_masking(removal, classifier, grid, key="removal")
-        if not isinstance(masking, tuple(removals().values())):
-            raise UserError(f"removal={removal}: not at the pixels; one of {', '.join(removals())} is wanted")
-        game = ModelGame(classifier, masking.to(device), link, max_batch)
+        game = _removal_game(classifier, removal, own[0], link, max_batch).to(device)
         step = max_batch * math.ceil(evaluations / (_STEPS * max_batch))  # whole passes
         parts = []
         with Progress("Shapley values", len(batch) * math.ceil(evaluations / step)) as progress:
-            for image in batch.split(1):
+            for image, each in zip(batch.split(1), own, strict=True):
+                if each is not game.masking.players:
+                    game = _removal_game(classifier, removal, each, link, max_batch).to(device)
                 run = kind(game, image.to(device), seed)
                 while run.granted < evaluations:
                     run.advance(min(step, evaluations - run.granted))
                     progress.advance()
                 found = run.estimate()
-                logits = classifier(image.to(device)).cpu().float()
-                parts.append((found.phi.float(), found.stderr.float(), logits, torch.tensor([found.evaluations])))
-    phi, stderr, logits, spent = (torch.cat(part) for part in zip(*parts, strict=True))
+                answer = classifier(image.to(device)).cpu().float()
+                parts.append((found.phi[0].float(), found.stderr[0].float(), answer[0], found.evaluations))
+    phi, errors, answers, spent = zip(*parts, strict=True)
+    logits = torch.stack(answers)
+    values, stderr, segments = _arranged(own, phi, errors)
     names = [str(k) for k in range(logits.shape[1])] if class_names is None else list(class_names)
     return Explanation(
         images=batch,
-        values=grid.to_grid(phi),
+        values=values,
         predictions=meant.predict(logits),
         source="classifier",
         efficiency_gap=torch.zeros_like(logits),
         classes=names,
         link=link,
-        stderr=grid.to_grid(stderr),
-        evaluations=spent,
+        stderr=stderr,
+        evaluations=torch.tensor(spent),
+        segments=segments,
         task=meant,
     )
+
+
+def _each(players: PlayersLike | Sequence[PlayersLike]) -> list[PlayersLike]:
+    """Return players that are all images' as one entry, and those of each image as many."""
+    several = isinstance(players, Tensor | np.ndarray) and players.ndim == 3
+    if isinstance(players, (list, tuple)):
+        several = not all(isinstance(number, Integral) for number in players) or not players
+    if not several:
+        return [players]
+    if not len(players):
+        raise UserError("players: none given; rows and columns are wanted, or label maps (H, W)")
+    return list(players)
+
+
+def _removal_game(
+    classifier: Classifier, removal: str | Mapping[str, Any], players: Players, link: str, max_batch: int
+) -> ModelGame:
+    """Return the game in which absent players are removed from the pixels."""
+    masking = build_masking(removal, classifier, players, key="removal")
+    if not isinstance(masking, tuple(removals().values())):
+        raise UserError(f"removal={removal}: not at the pixels; one of {', '.join(removals())} is wanted")
+    return ModelGame(classifier, masking, link, max_batch)
+
+
+def _arranged(
+    players: Sequence[Players], phi: Sequence[Tensor], stderr: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return values and standard errors, each image's (P, K), and the label maps, as ``Explanation`` has them."""
+    first = players[0]
+    if isinstance(first, PlayerGrid) and all(each == first for each in players):
+        return first.to_grid(torch.stack(phi)), first.to_grid(torch.stack(stderr)), None
+    values, errors = (pad_sequence(list(each), batch_first=True, padding_value=torch.nan).mT for each in (phi, stderr))
+    numbers = [torch.arange(each.num_players, dtype=torch.float64).view(1, -1, 1) for each in players]
+    labels = [each.to_map(number)[0, 0] for each, number in zip(players, numbers, strict=True)]
+    return values, errors, torch.stack(labels).int()
 
 
 class _Logits(nn.Module):

@@ -23,8 +23,10 @@ from torch.overrides import TorchFunctionMode
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file, write_atomically
 from fastshap_lab.models.heads import heads_of
+from fastshap_lab.models.specs import Spec
 
 M = TypeVar("M", bound=nn.Module)
+S = TypeVar("S", bound=Spec)
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _REMEDY = "delete the folder and run the command that made it again, or get another copy of it"
@@ -33,6 +35,8 @@ _REMEDY = "delete the folder and run the command that made it again, or get anot
 _CONFIG_BYTES, _CONFIG_DEPTH = 4 * 2**20, 16
 # Calls of PyTorch while a network is built: no network of timm makes more than 14 for each of its tensors.
 _CALLS, _CALLS_PER_TENSOR = 1000, 30
+# Of these, what draws weights. On the meta device it would do nothing but import PyTorch's compiler, for a second.
+_FILL = frozenset(f"{name}_" for name in ("add", "clamp", "erfinv", "fill", "mul", "normal", "uniform", "zero"))
 # Bytes that a network computes when it is built (masks of windows, coordinates), beside as many as its weights have.
 _COMPUTED_BYTES = 64 * 2**20
 
@@ -43,7 +47,7 @@ def save_model(folder: Path, module: nn.Module, description: dict[str, Any]) -> 
     Args:
         folder: Where; its parents are made.
         module: Its ``state_dict`` is what is kept.
-        description: What builds it, JSON values only; ``kind`` says which loader takes it.
+        description: What a ``Spec`` says of it, as JSON values.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     weights = save(tensors)
@@ -88,7 +92,16 @@ def read_description(folder: Path | str, kind: str) -> dict[str, Any]:
     return description
 
 
-def load_model(folder: Path | str, kind: str, builder: Callable[[dict[str, Any]], M]) -> M:
+def read_spec(folder: Path | str, kind: type[S]) -> S:
+    """Return what the description in a model folder says.
+
+    Raises:
+        UserError: As for ``read_description``, or something in it is missing or ill-typed.
+    """
+    return _parsed(folder, kind, read_description(folder, kind.kind))
+
+
+def load_model(folder: Path | str, kind: type[S], builder: Callable[[S], M]) -> M:
     """Return the model in a folder, in evaluation mode on the CPU.
 
     Before it takes any memory, it is built without, and in no more steps than the weights warrant, to see whether these
@@ -97,27 +110,35 @@ def load_model(folder: Path | str, kind: str, builder: Callable[[dict[str, Any]]
     Args:
         folder: Where it is.
         kind: Of model that is wanted.
-        builder: Builds it from its description.
+        builder: Builds it from what is said of it.
 
     Raises:
         UserError: The folder is missing or damaged, holds another kind of model, or weights that do not fit the
             description or are not those it was written with.
     """
-    description, path = read_description(folder, kind), Path(folder) / _WEIGHTS
+    description, path = read_description(folder, kind.kind), Path(folder) / _WEIGHTS
+    spec = _parsed(folder, kind, description)
     if not path.is_file():
         raise UserError(f"{path}: missing; {_REMEDY}")
     try:
         with open_file(path) as file, safe_open(path, "pt") as weights:
             state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118 - mapped, not yet read
-            _check_skeleton(Path(folder), state, lambda: builder(description))
+            _check_skeleton(Path(folder), state, lambda: builder(spec))
             unchanged = hashlib.file_digest(file, "sha256").hexdigest() == description.get("weights_sha256")
             if not (unchanged and os.path.samestat(os.fstat(file.fileno()), path.stat())):  # both opened the same file
                 raise ValueError("another digest than in its description")
-            module = _built(Path(folder), lambda: builder(description))
+            module = _built(Path(folder), lambda: builder(spec))
             module.load_state_dict(state)
     except (OSError, ValueError, MemoryError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: truncated or changed since it was written ({_brief(error)}); {_REMEDY}") from None
     return module.eval()
+
+
+def _parsed(folder: Path | str, kind: type[S], description: dict[str, Any]) -> S:
+    try:
+        return kind.from_json(description)
+    except UserError as error:
+        raise UserError(f"{Path(folder) / _CONFIG}: damaged ({_brief(error)}); {_REMEDY}") from None
 
 
 def _check_skeleton(folder: Path, state: dict[str, Tensor], builder: Callable[[], nn.Module]) -> None:
@@ -146,7 +167,7 @@ def _built(folder: Path, builder: Callable[[], M]) -> M:
 
 
 class _Bounded(TorchFunctionMode):
-    """Let PyTorch be called so many times, then raise a ``UserError``."""
+    """Let PyTorch be called so many times, then raise a ``UserError``; draw no weights."""
 
     def __init__(self, calls: int) -> None:
         super().__init__()
@@ -158,7 +179,10 @@ class _Bounded(TorchFunctionMode):
         self.left -= 1
         if self.left < 0:
             raise UserError(f"describes more layers than {_WEIGHTS} has weights for")
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _FILL:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _depth(value: Any) -> int:

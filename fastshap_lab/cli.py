@@ -6,7 +6,8 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -19,8 +20,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fastshap_lab.config import Config, did_you_mean, validated
+from fastshap_lab.components import did_you_mean
+from fastshap_lab.config import Config, validated
 from fastshap_lab.errors import Interrupted, UserError
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+"""``config.yaml``, and one choice per file in each group."""
 
 _ROOM, _RIGHTS = "make room, or choose another {place}", "allow it, or choose another {place}"
 # What a disk can refuse, and what would be right, of the setting that says where files are written.
@@ -38,8 +43,8 @@ _DISK = {
 }
 
 
-def main(config_dir: Path) -> None:
-    """Run ``train.py``.
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``train.py``, or ``fastshap-lab train``.
 
     Exit status: 0 when everything asked for is there; 2 after a mistake the user can mend or a file that cannot be
     written, which is one line on standard error (``debug=true`` adds the traceback); 130 after SIGINT (Ctrl-C), 143
@@ -49,14 +54,14 @@ def main(config_dir: Path) -> None:
     or one at any other time, ends the program at once.
 
     Args:
-        config_dir: Holds ``config.yaml`` and the groups.
+        arguments: The words after the program's name; by default those it was started with.
     """
     ConfigStore.instance().store(name="schema", node=Config)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed as tracebacks
-    quiet_threads()
+    quiet_libraries()
     with one_line_errors(), signals_interrupt():
-        sys.argv[1:] = [as_hydra_wants(argument) for argument in sys.argv[1:]]
-        hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name="config")(_run)()
+        sys.argv[1:] = [as_hydra_wants(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(_run)()
 
 
 def as_hydra_wants(override: str) -> str:
@@ -76,7 +81,12 @@ def as_hydra_wants(override: str) -> str:
 
 def _run(config: DictConfig) -> None:
     with one_line_errors():  # here too: Hydra announces exceptions of its job in its own way
-        from fastshap_lab.stages import pipeline  # imports slowly: --help and mistyped keys need not wait for it
+        # What imports slowly: --help and mistyped keys need not wait for it.
+        from fastshap_lab.runs.execute import conclude, execute
+        from fastshap_lab.runs.plan import plan, show
+        from fastshap_lab.runs.prune import prune
+        from fastshap_lab.stages import STAGES
+        from fastshap_lab.training.trainer import device_of
 
         given = list(HydraConfig.get().overrides.task)
 
@@ -86,20 +96,26 @@ def _run(config: DictConfig) -> None:
             return validated(hydra.compose("config", chosen + [as_hydra_wants(one) for one in overrides] + kept))
 
         console = Console(highlight=False)
-        runs = pipeline.plan(validated(config), compose)
-        pipeline.show(runs, console)
-        if not config.dry_run:
-            pipeline.execute(runs, console)
-            pipeline.conclude(runs, console)
+        checked = validated(config)
+        if checked.prune:
+            prune(Path(checked.runs_dir), console, checked.dry_run)
+            return
+        runs = plan(checked, compose, STAGES, device_of(checked.trainer))
+        show(runs, console)
+        if not checked.dry_run:
+            execute(runs, console)
+            conclude(runs, console)
 
 
-def quiet_threads() -> None:
-    """Let PyTorch's threads wait for each other with less ado; must be called before PyTorch is first imported.
+def quiet_libraries() -> None:
+    """Let libraries be less busy; for programs, before PyTorch is first imported.
 
-    They spin meanwhile: on cores that others use too, small networks ran at a twentieth of their speed. A short spin is
-    faster there, and alone, too.
+    PyTorch's threads spin while they wait for each other: on cores that others use too, small networks ran at a
+    twentieth of their speed. A short spin is faster there, and alone, too. Pillow warns of large pictures; ours is the
+    limit that counts, and it is an error.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    warnings.filterwarnings("ignore", r"Image size .* exceeds limit")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``fastshap-lab``: explain pictures, find reports, look at the machine. What trains is ``train.py``."""
+"""``fastshap-lab``: train, explain pictures, find reports, look at the machine."""
 
 import argparse
 import json
@@ -16,7 +16,8 @@ from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fastshap_lab.cli import one_line_errors, quiet_threads, say, signals_interrupt
+from fastshap_lab.cli import main as train
+from fastshap_lab.cli import one_line_errors, quiet_libraries, say, signals_interrupt
 from fastshap_lab.errors import Interrupted, UserError, check_max_batch
 from fastshap_lab.progress import Progress
 from fastshap_lab.records import MEASURES, RECORD, REPORT, read_record, true_value_measures
@@ -45,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The words after the program's name; by default those it was started with.
     """
-    quiet_threads()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["train"]:
+        return train(words[1:])  # which has errors, signals and exit statuses of its own, and they are the same
+    quiet_libraries()
     with one_line_errors("--out"), signals_interrupt():
         try:
-            chosen = parser().parse_args(arguments)
+            chosen = parser().parse_args(words)
             status: int = chosen.run(chosen)
             sys.stdout.flush()
         except Interrupted as end:
@@ -67,8 +71,10 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Return what reads the command line, and says in one line what is wrong with it."""
-    whole = _Parser(prog="fastshap-lab", description="Explain pictures, find reports, look at the machine.")
+    whole = _Parser(prog="fastshap-lab", description="Train, explain pictures, find reports, look at the machine.")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
+
+    commands.add_parser("train", help="train, reuse, evaluate; fastshap-lab train --help says what there is")
 
     explain = commands.add_parser(
         "explain",
@@ -262,7 +268,7 @@ def _evaluations(place: Path) -> list[Path]:
     folders = [path.parent for pattern in ("*", "*/*") for path in place.glob(f"{pattern}/{RECORD}")]
     found = [folder for folder in folders if finished.items() <= read_record(folder).items()]
     if not found:
-        raise UserError(f"{place}: no finished evaluate run; python train.py makes one in runs/evaluate")
+        raise UserError(f"{place}: no finished evaluate run; fastshap-lab train makes one in runs/evaluate")
     return sorted(found)
 
 
@@ -330,6 +336,7 @@ def _self_test(device: str) -> float:
     import torch
 
     from fastshap_lab.inference import build_amortized
+    from fastshap_lab.models.specs import ExplainerSpec
 
     pixels = {"image_size": [8, 12], "num_classes": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
     network = {"name": "resnet", "params": {"channels": [4, 4, 8, 8], "depths": [1, 1, 1, 1]}, **pixels}
@@ -342,7 +349,7 @@ def _self_test(device: str) -> float:
         "class_names": ["a", "b", "c"],
     }
     generator = torch.Generator().manual_seed(0)
-    explainer = build_amortized(description).eval()
+    explainer = build_amortized(ExplainerSpec.from_json(description)).eval()
     with torch.no_grad():
         for parameter in explainer.parameters():  # as they are built, networks may not look at all of the picture
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))

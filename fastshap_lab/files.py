@@ -75,11 +75,26 @@ def refuse_folder(path: Path) -> None:
         raise UserError(f"{path}: a folder, and a file belongs in its place; move it away")
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Return what writers leave of files and model folders below a folder where they are killed."""
+    return [path for path in folder.rglob(".*") if re.fullmatch(r"\..+\.[0-9a-f]{8}(\.\w+)?", path.name)]
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left of files and model folders below a folder, where nobody else may be writing."""
-    for path in list(folder.rglob(".*")):
-        if re.fullmatch(r"\..+\.[0-9a-f]{8}(\.\w+)?", path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Remove what killed writers left below a folder, where nobody else may be writing."""
+    for path in leftovers(folder):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file())
 
 
 def write_atomically(path: Path | str, data: bytes | memoryview | str) -> None:

@@ -1,7 +1,6 @@
 """Images of any kind, as the tensors that models take."""
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
@@ -25,9 +24,6 @@ EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", "
 
 MAX_PIXELS = 64_000_000
 """Of an image, which takes 12 bytes a pixel while it is decoded: enough for what 35 mm cameras give. Else settable."""
-
-# Ours is the limit that counts, and it is an error.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Resize = Literal["stretch", "crop", "imagenet"]
 Images = Tensor | Image.Image | str | Path | Sequence[Tensor | Image.Image | str | Path]

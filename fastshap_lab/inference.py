@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fastshap_lab.checkpoints import load_model
-from fastshap_lab.config import lookup
+from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.files import open_file, replacing
 from fastshap_lab.images import Images, to_tensor
@@ -27,17 +26,18 @@ from fastshap_lab.models import (
     ModelGame,
     Surrogate,
     Task,
-    build_classifier,
-    build_explainer,
-    build_surrogate,
     build_task,
 )
 from fastshap_lab.models.freezing import evaluating, frozen
+from fastshap_lab.models.specs import ClassifierSpec, ExplainerSpec, SurrogateSpec
 from fastshap_lab.models.targets import Classes, Targets, chosen_classes, class_of_each
 from fastshap_lab.models.tasks import Multiclass
 from fastshap_lab.records import model_folder
-from fastshap_lab.report import class_maps, figure_format, inline_figure, save_figure
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, Kriging, Refinement, efficiency_gap, relative_error
+
+# Figures take matplotlib and pandas, and a second to import: what draws them imports them.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LISTED, _SHOWN = 10, 8  # images in a text and in a notebook
 
@@ -48,14 +48,16 @@ class Explanation:
 
     Attributes:
         images: (B, 3, H, W), RGB in [0, 1], at the model's size.
-        values: (B, K, rows, columns), the Shapley value of each player for each class, in units of the link.
+        values: (B, K, rows, columns), the Shapley value of each player for each class, in units of the link; (B, K, P)
+            where players are segments, with NaN after the last one of an image that has fewer than others.
         predictions: (B, K), of the model that ``source`` names: probabilities, or a regression's answers.
         source: ``classifier`` where it is bundled with the explainer, else ``surrogate``.
         efficiency_gap: (B, K), what the network's raw values missed of the total, before normalization.
         classes: K class names.
         link: The space of the values.
-        stderr: (B, K, rows, columns), standard errors of refined values, else None.
+        stderr: Standard errors of refined or estimated values, in the shape of these, else None.
         evaluations: (B,), of the game, that the refinement of each image took; 0 without one.
+        segments: (B, H, W), the player that each pixel belongs to, where players are segments, else None.
         task: What the model's outputs mean.
     """
 
@@ -68,6 +70,7 @@ class Explanation:
     link: str
     stderr: Tensor | None
     evaluations: Tensor
+    segments: Tensor | None = None
     task: Task = field(default_factory=Multiclass)
 
     @property
@@ -104,27 +107,37 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """Return what notebooks show: the first images with the maps of their most probable classes."""
+        from fastshap_lab.report import inline_figure
+
         first, summary = self[:_SHOWN], self._summary()
         rest = "" if len(self) == len(first) else f" The first {len(first)}:"
         return f"<p>{escape(summary + rest)}</p>{inline_figure(first._drawn(max_classes=4), summary)}"
 
     def _summary(self) -> str:
-        rows, columns = self.values.shape[2:]
         names = _brief(", ".join(self.classes), 100)
         refined = "not refined"
         if self.stderr is not None:
             least, most = (int(end) for end in self.evaluations.aminmax())
             refined = f"refined with {most}{'' if least == most else f' or fewer (at least {least})'} evaluations each"
         return (
-            f"Explanation of {len(self)} image{'s' * (len(self) != 1)}: Shapley values of {rows}×{columns} players for "
+            f"Explanation of {len(self)} image{'s' * (len(self) != 1)}: Shapley values of {self._players()} for "
             f"{len(self.classes)} {self.task.nouns[len(self.classes) > 1]} ({names}), link {self.link}, {refined}"
         )
 
+    def _players(self) -> str:
+        if self.segments is None:
+            return "{}×{} players".format(*self.values.shape[2:])
+        fewest, most = (int(end) + 1 for end in self.segments.amax(dim=(1, 2)).aminmax())
+        return f"{most if fewest == most else f'{fewest} to {most}'} segments"
+
     def maps(self) -> Float[Tensor, "B K H W"]:
         """Return the values at image size; every pixel carries its player's value, undivided."""
+        if self.segments is not None:
+            owner = self.segments.long().flatten(1).unsqueeze(1).expand(-1, self.values.shape[1], -1)
+            return self.values.gather(2, owner).unflatten(2, self.segments.shape[1:])
         return nn.functional.interpolate(self.values, size=self.images.shape[-2:], mode="nearest-exact")
 
-    def plot(self, path: str | Path | None = None, classes: Classes | None = None, max_classes: int = 10) -> Figure:
+    def plot(self, path: str | Path | None = None, classes: Classes | None = None, max_classes: int = 10) -> "Figure":
         """Return each image drawn beside one map per class, and save it if a path is given.
 
         Blue lowers the class's value, red raises it, zero is white; one scale per image.
@@ -138,6 +151,8 @@ class Explanation:
         Raises:
             UserError: There is no such class, or the suffix is no figure's.
         """
+        from fastshap_lab.report import figure_format, save_figure
+
         if path is not None:
             figure_format(path)
         chosen = None if classes is None else chosen_classes(classes, self.classes)
@@ -146,13 +161,16 @@ class Explanation:
             save_figure(figure, path)
         return figure
 
-    def _drawn(self, **options: Any) -> Figure:
+    def _drawn(self, **options: Any) -> "Figure":
+        from fastshap_lab.report import class_maps
+
         return class_maps(
             self.images.permute(0, 2, 3, 1).cpu().numpy(),
             self.values.cpu().numpy(),
             self.predictions.cpu().numpy(),
             self.classes,
             value_name=f"Shapley value ({self.link})",
+            segments=None if self.segments is None else self.segments.numpy(),
             ranks=self.task.ranks(self.predictions).cpu().numpy(),
             marked=self.task.marked(self.predictions).cpu().numpy(),
             said=[self.task.in_words(one, self.classes) for one in self.predictions],
@@ -213,24 +231,28 @@ class Explanation:
 
     def _check(self) -> None:
         """Raise a ``ValueError`` where the parts do not fit together."""
-        num_images, num_classes, *grid = self.values.shape
+        num_images, num_classes, *players = self.values.shape
+        axes = 2 if self.segments is None else 1
         expected = {
-            "values": (num_images, num_classes, *grid),
+            "values": (num_images, num_classes, *players),
             "images": (num_images, 3, *self.images.shape[2:]),
             "predictions": (num_images, num_classes),
             "efficiency_gap": (num_images, num_classes),
-            "stderr": (num_images, num_classes, *grid),
+            "stderr": (num_images, num_classes, *players),
             "evaluations": (num_images,),
+            "segments": (num_images, *self.images.shape[2:]),
         }
         for name, shape in expected.items():
             value, called = getattr(self, name), self.task.answers if name == "predictions" else name
-            if value is None and name == "stderr":
+            if value is None and name in ("stderr", "segments"):
                 continue
-            if value.shape != shape or len(self.images.shape) != 4 or len(grid) != 2:
+            if value.shape != shape or len(self.images.shape) != 4 or len(players) != axes:
                 raise ValueError(f"its {called} have shape {tuple(value.shape)}")
-            if value.is_floating_point() == (name == "evaluations") or value.is_complex():
+            if value.is_floating_point() == (name in ("evaluations", "segments")) or value.is_complex():
                 raise ValueError(f"its {called} are of {value.dtype}")
         self.task.check_size(num_classes)
+        if self.segments is not None and not 0 <= self.segments.min() <= self.segments.max() < players[0]:
+            raise ValueError(f"its segments are not numbered 0 to {players[0] - 1}")
         names = [*self.classes, self.link, self.source]
         if not isinstance(self.classes, list) or len(self.classes) != num_classes or {*map(type, names)} != {str}:
             raise ValueError(f"its names are not those of {num_classes} classes")
@@ -350,7 +372,7 @@ class AmortizedExplainer(nn.Module):
             self.link,
             stderr if refine else None,
             spent,
-            self.task,
+            task=self.task,
         )
 
     def attribute(self, image: Images, target: Targets | None = None) -> Float[Tensor, "B rows columns"]:
@@ -404,19 +426,18 @@ class AmortizedExplainer(nn.Module):
         return NORMALIZATIONS[self.normalization](raw, grand, null), efficiency_gap(raw, grand, null), full
 
 
-def build_amortized(description: dict[str, Any]) -> AmortizedExplainer:
-    """Return an explainer with random weights, as its description says."""
-    classifier = description["classifier"]
-    for table, key in ((LINKS, "link"), (NORMALIZATIONS, "normalization")):
-        lookup(table, key, description[key])
+def build_amortized(spec: ExplainerSpec) -> AmortizedExplainer:
+    """Return an explainer with random weights."""
+    lookup(LINKS, "link", spec.link)
+    lookup(NORMALIZATIONS, "normalization", spec.normalization)
     return AmortizedExplainer(
-        build_explainer(**description["network"]),
-        build_surrogate(**description["surrogate"]),
-        None if classifier is None else build_classifier(**classifier),
-        description["link"],
-        description["normalization"],
-        description["class_names"],
-        _refinement(description.get("refinement")),
+        spec.network.build(),
+        spec.surrogate.build(),
+        None if spec.classifier is None else spec.classifier.build(),
+        spec.link,
+        spec.normalization,
+        spec.class_names,
+        _refinement(spec.refinement),
     )
 
 
@@ -434,18 +455,14 @@ def load_classifier(folder: str | Path) -> Classifier:
     Raises:
         UserError: The folder is missing, damaged, or holds another kind of model.
     """
-    return load_model(
-        model_folder(folder), "classifier", lambda description: build_classifier(**description["network"])
-    )
+    return load_model(model_folder(folder), ClassifierSpec, lambda spec: spec.network.build())
 
 
 def load_surrogate(folder: str | Path) -> Surrogate:
     """Return a trained surrogate, in evaluation mode on the CPU; folder and errors as for ``load_classifier``."""
-    return load_model(
-        model_folder(folder), "surrogate", lambda description: build_surrogate(**description["surrogate"])
-    )
+    return load_model(model_folder(folder), SurrogateSpec, lambda spec: spec.surrogate.build())
 
 
 def load_explainer(folder: str | Path) -> AmortizedExplainer:
     """Return a trained explainer, in evaluation mode on the CPU; folder and errors as for ``load_classifier``."""
-    return load_model(model_folder(folder), "explainer", build_amortized)
+    return load_model(model_folder(folder), ExplainerSpec, build_amortized)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastshap_lab.errors import UserError
 
-RECORD, MEASURES, REPORT = "run.json", "metrics.json", "report.html"
+RECORD, MEASURES, METRICS_FILE, REPORT = "run.json", "metrics.json", "metrics.csv", "report.html"
 _BYTES = 4 * 2**20  # of a record; the names of all files of a result take kilobytes
 
 

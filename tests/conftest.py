@@ -2,7 +2,7 @@ import os
 
 import torch
 
-import fastshap_lab  # noqa: F401 - makes torchvision importable, which timm and Lightning import
+from fastshap_lab import _timm  # noqa: F401 - makes torchvision importable, which timm and Lightning import
 
 # On networks this small, threads cost more than they bring: several times so on busy cores.
 torch.set_num_threads(1)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.inference import AmortizedExplainer, build_amortized
 from fastshap_lab.models import Classifier, Surrogate, build_classifier, build_surrogate
+from fastshap_lab.models.specs import ExplainerSpec
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -56,7 +57,8 @@ def explainer_description(
 
 
 def explainer(name: str = "unet", grid: Sequence[int] = (2, 3), seed: int = 0, **changes: Any) -> AmortizedExplainer:
-    return scrambled(lambda: build_amortized(explainer_description(name, grid, **changes)), seed)
+    spec = ExplainerSpec.from_json(explainer_description(name, grid, **changes))
+    return scrambled(lambda: build_amortized(spec), seed)
 
 
 def scrambled(builder: Callable[[], M], seed: int = 0) -> M:
@@ -75,6 +77,14 @@ def scrambled(builder: Callable[[], M], seed: int = 0) -> M:
 
 def images(number: int = 2, size: Sequence[int] = IMAGE_SIZE, seed: int = 0) -> Tensor:
     return torch.rand(number, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def label_map(num_segments: int, size: Sequence[int] = IMAGE_SIZE, seed: int = 0) -> Tensor:
+    """Return segments (H, W) that are not connected, no two of a size."""
+    height, width = size
+    weights = torch.arange(1.0, num_segments + 1)
+    labels = weights.multinomial(height * width, True, generator=torch.Generator().manual_seed(seed))
+    return labels.index_put((torch.arange(num_segments),), torch.arange(num_segments)).view(height, width)
 
 
 def coalitions(number: int, num_coalitions: int, num_players: int, seed: int = 0) -> Tensor:

@@ -1,21 +1,26 @@
 """Shapley values of anybody's module: against exact ones, whatever the module is made of; and mistakes in one line."""
 
+import doctest
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
 import fastshap_lab as fsl
+from fastshap_lab import any_model
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import Classifier, ModelGame
 from fastshap_lab.models.maskings import MASKINGS
-from fastshap_lab.shapley import PlayerGrid, exact_shapley_values
+from fastshap_lab.shapley import PlayerGrid, Segments, exact_shapley_values
 from tests import small
 
 IMAGES = small.images(3)
 PLAYERS = (2, 3)
+VIT = small.classifier("vit")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
 
@@ -126,6 +131,58 @@ def test_a_models_precision_is_its_own(make, dtype):
     torch.testing.assert_close(found.values, single.values, rtol=0, atol=tolerance)
 
 
+def test_a_label_map_of_the_grids_patches_has_the_grids_values():
+    model, labels = known(), torch.arange(6).view(PLAYERS).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    for removal in ("constant", "blur"):
+        given = {"evaluations": 40, "mean": MEAN, "std": STD, "removal": removal, "estimator": "kernel_shap"}
+        expected, found = (fsl.shapley_values(model, IMAGES, players, **given) for players in (PLAYERS, labels))
+        torch.testing.assert_close(found.values, expected.values.flatten(2), rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.stderr, expected.stderr.flatten(2), rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.maps(), expected.maps(), rtol=0, atol=1e-6)
+    assert found.segments.shape == (3, 8, 12)
+    assert expected.segments is None
+
+
+@pytest.mark.parametrize("removal", ["constant", "blur"])
+def test_each_image_may_have_its_own_segments_and_as_many_as_it_likes(removal, tmp_path):
+    model, counts = known(), (4, 6, 3)
+    own = [small.label_map(number, seed=number) for number in counts]
+    given = {"evaluations": 62, "mean": MEAN, "std": STD, "removal": removal, "class_names": ["a", "b", "c"]}
+    found = fsl.shapley_values(model, IMAGES, own, **given)
+    assert found.values.shape == found.stderr.shape == (3, 3, 6)
+    behind = Classifier(model.eval(), MEAN, STD, small.IMAGE_SIZE, 3)
+    for image, labels, number, values in zip(IMAGES.split(1), own, counts, found.values, strict=True):
+        game = ModelGame(behind, MASKINGS[removal](behind, Segments(labels)))
+        exact = exact_shapley_values(game, image)[0].T.float()
+        torch.testing.assert_close(values[:, :number], exact, rtol=0, atol=1e-5)
+        assert values[:, number:].isnan().all()
+    maps = found.maps()
+    for index, labels in enumerate(own):
+        assert torch.equal(maps[index], found.values[index][:, labels])
+    alone = fsl.shapley_values(model, IMAGES[1], own[1].numpy(), **given)
+    torch.testing.assert_close(alone.values, found.values[1:2], rtol=0, atol=1e-6)
+    same = fsl.shapley_values(model, IMAGES[1:], torch.stack([own[1], own[1].flip(0)]), **given)
+    torch.testing.assert_close(same.values[0], found.values[1], rtol=0, atol=1e-6)
+
+    assert "Shapley values of 3 to 6 segments for 3 classes" in repr(found)
+    assert "Shapley values of 6 segments for 3 classes" in repr(found[1])
+    drawn = [axes.images[0].get_array() for axes in found[2].plot(tmp_path / "it.png", ["b"]).axes if axes.images]
+    assert np.array_equal(drawn[1], maps[2, 1])
+    assert "of each segment." in found._drawn().texts[0].get_text().replace("\n", " ")
+    found.save(tmp_path / "it.npz")
+    loaded = fsl.Explanation.load(tmp_path / "it.npz")
+    assert torch.equal(loaded.segments, found.segments)
+    assert torch.equal(loaded.maps(), maps)
+    for broken in (found.segments + 1, found.segments[:, :4], found.segments.float()):
+        replace(found, segments=broken).save(tmp_path / "broken.npz")
+        with pytest.raises(UserError, match="its segments"):
+            fsl.Explanation.load(tmp_path / "broken.npz")
+
+
+def test_examples():
+    assert doctest.testmod(any_model).failed == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
@@ -133,6 +190,15 @@ def test_a_models_precision_is_its_own(make, dtype):
         ({"std": (0.1, 0.0, 0.1)}, "three numbers each are wanted, and std above 0"),
         ({"normalized": True}, "mean, std: the model normalizes pixels itself"),
         ({"players": (3, 3)}, "3×3 players do not divide an image of 8×12"),
+        ({"players": small.label_map(5, (12, 8))}, "players: of an image of 12×8 pixels, and this one has 8×12"),
+        ({"players": small.label_map(5) + 1}, "a label map from 1 to 5 without 0"),
+        ({"players": [small.label_map(5)] * 2}, "players: 2 label maps for 3 images; one is wanted, or one for each"),
+        ({"players": []}, "players: none given"),
+        ({"estimator": "exact", "players": [small.label_map(4), small.label_map(24)]}, "estimator=exact: 24 players"),
+        (
+            {"removal": "attention", "model": VIT, "players": small.label_map(5), "mean": None, "std": None},
+            "tokens belong",
+        ),
         ({"evaluations": 1}, "evaluations=1: too few for 6 players; 2 or more will do"),
         ({"estimator": "kernel_shap", "evaluations": 19}, "evaluations=19: too few for 6 players; 20 or more"),
         ({"estimator": "nosuch"}, "estimator=nosuch: unknown"),

@@ -51,10 +51,11 @@ class Trap:
 @pytest.mark.parametrize("kind", ["classifier", "surrogate", "explainer"])
 def test_a_loaded_model_is_the_saved_one_bit_by_bit(kind, tmp_path):
     if kind == "classifier":
-        module, loader, description = small.classifier("resnet"), load_classifier, {"network": small.network("resnet")}
+        module, loader, description = small.classifier("resnet"), load_classifier, DESCRIPTION
     elif kind == "surrogate":
         module, loader = small.surrogate("attention"), load_surrogate
         description = {"surrogate": {"classifier": small.network("vit"), "masking": "attention", "grid": [2, 3]}}
+        description["class_names"] = ["a", "b", "c"]
     else:
         module, loader, description = small.explainer("vit"), load_explainer, small.explainer_description("vit")
     module = module.to(memory_format=torch.channels_last).train()

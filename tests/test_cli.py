@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit status, and one line for every mistake."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,8 @@ from safetensors.torch import save_file
 from fastshap_lab.checkpoints import save_model
 from fastshap_lab.cli import main
 from tests import small
-from tests.runs import CONFIGS
 
-ROOT = CONFIGS.parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Return the exit status of ``train.py`` run in this process."""
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     try:
-        main(CONFIGS)
+        main()
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -65,7 +65,8 @@ def test_cfg_job_shows_the_whole_configuration(monkeypatch, capsys):
 def test_a_real_dry_run_prints_the_plan_and_makes_nothing():
     done = command("dry_run=true")
     assert (done.returncode, done.stderr) == (0, "")
-    plan = [line.split() for line in done.stdout.splitlines()]
+    *plan, total = [line.split() for line in done.stdout.splitlines()]
+    assert total[:2] == ["in", "total:"]
     assert [words[:2] for words in plan] == [
         ["classifier", "train"],
         ["surrogate", "train"],
@@ -74,6 +75,7 @@ def test_a_real_dry_run_prints_the_plan_and_makes_nothing():
         ["evaluate", "make"],
     ]
     assert plan[0][2].startswith("runs/classifier/digits-resnet-")
+    assert all(re.search(r" ~\d\S* (s|min|h), \S+ (k|M)B$", " ".join(words)) for words in [*plan, total])
     assert not list(Path().iterdir())
 
 
@@ -269,7 +271,7 @@ GIVEN = "classifier=checkpoint classifier.path=model"
         (
             lambda: (model(), Path("model/config.json").write_text('{"kind": "classifier", "network": {}}')),
             GIVEN,
-            "classifier.path=model: its config.json is no classifier's",
+            "model/config.json: damaged (network.name: missing); delete the folder and run the command",
         ),
         (lambda: Path("empty.pt").touch(), "classifier.weights=empty.pt", "empty.pt: not a file of weights"),
     ],
@@ -332,20 +334,20 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def bug(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("fastshap_lab.stages.pipeline.plan", bug)
+    monkeypatch.setattr("fastshap_lab.runs.plan.plan", bug)
     with pytest.raises(RuntimeError, match="a bug"):
         in_process(monkeypatch, "dry_run=true")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("step", ["plan", "execute"])
+@pytest.mark.parametrize("step", ["plan.plan", "execute.execute"])
 def test_a_signal_between_trainings_is_one_line(monkeypatch, capsys, step, number, status):
     before = signal.getsignal(number)
 
     def interrupt(*_: object) -> None:
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(f"fastshap_lab.stages.pipeline.{step}", interrupt)
+    monkeypatch.setattr(f"fastshap_lab.runs.{step}", interrupt)
     assert in_process(monkeypatch, "stage=classifier") == status
     assert capsys.readouterr().err == "interrupted; the same command goes on from what is saved\n"
     assert signal.getsignal(number) == before

@@ -21,9 +21,8 @@ from fastshap_lab.commands import main, parser
 from fastshap_lab.images import to_tensor
 from fastshap_lab.inference import Explanation
 from tests import small
-from tests.runs import CONFIGS
 
-ROOT = CONFIGS.parent
+ROOT = Path(__file__).parents[1]
 REFINEMENT = {"evaluations": [2, 60], "error": [0.1, 0.1], "target_factor": [1.0, 1.0], "others_factor": [1.0, 1.0]}
 
 
@@ -165,7 +164,7 @@ def test_where_no_picture_can_be_read_it_fails(capsys):
         ("explain run pictures --out out --device nowhere", "--device nowhere: "),
         ("explain run pictures --out out --device meta", "--device meta: "),
         ("report run", "run: a run of the stage explainer; reports are made by the stage evaluate"),
-        ("report pictures", "pictures: no finished evaluate run; python train.py makes one"),
+        ("report pictures", "pictures: no finished evaluate run; fastshap-lab train makes one"),
     ],
 )
 def test_a_mistake_is_one_line(words, line, capsys):
@@ -275,5 +274,14 @@ def documented() -> list[str]:
 
 
 def test_commands_of_the_docs_are_understood():
-    found = [parser().parse_args(shlex.split(line)[1:]).run for line in documented()]
+    words = [shlex.split(line)[1:] for line in documented()]
+    found = [parser().parse_args(given).run for given in words if given[0] != "train"]  # that is for Hydra to read
     assert {run.__name__ for run in found} == {"_explain", "_report", "_doctor"}
+
+
+def test_train_is_train_py(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fastshap-lab"])
+    main(["train", "--cfg", "job", "seed=3"])
+    assert "\nseed: 3\n" in capsys.readouterr().out
+    assert status("train", "sed=3") == 2
+    assert capsys.readouterr().err.startswith("error: sed: unknown key, did you mean seed?")

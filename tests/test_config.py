@@ -1,21 +1,19 @@
-"""The schema, the choices in ``configs/``, the sweeps, and how components are built from both."""
+"""The schema, the choices in ``configs/``, and the sweeps."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import yaml
 
 from fastshap_lab.attribution import METHODS
-from fastshap_lab.config import build, did_you_mean
-from fastshap_lab.errors import UserError
-from fastshap_lab.stages.evaluate.checks import CHECKS
-from fastshap_lab.stages.evaluate.comparison import check
-from fastshap_lab.stages.evaluate.measures import MEASURES
-from tests.runs import CONFIGS, configured, planned
+from fastshap_lab.evaluation.checks import CHECKS
+from fastshap_lab.evaluation.metrics import comparable_metrics
+from fastshap_lab.stages.evaluate import check_settings
+from tests.small_runs import CONFIGS, configured, planned
 
 GROUPS = ("data", "classifier", "surrogate", "explainer", "trainer", "logger", "experiment")
-LISTS = {"method": METHODS.keys() | {"explainer"}, "metric": MEASURES.keys(), "check": CHECKS.keys()}
+LISTS = {"method": METHODS.keys(), "metric": comparable_metrics().keys(), "check": CHECKS.keys()}
 SWEEPS = sorted((CONFIGS / "sweep").glob("*.yaml"))
 
 
@@ -46,7 +44,7 @@ def test_every_entry_of_what_is_chosen_in_lists_has_a_file(group):
     assert names == LISTS[group]
     chosen = getattr(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate, f"{group}s")
     assert {name: component.name for name, component in chosen.items()} == {name: name for name in names}
-    check(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate)
+    check_settings(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate)
 
 
 @pytest.mark.parametrize("group", ["method", "metric"])
@@ -69,7 +67,12 @@ def test_all_are_all(group):
 def test_the_choices_go_together(size, classifier, surrogate, explainer):
     networks = [f"classifier={classifier}", f"surrogate={surrogate}", f"explainer={explainer}"]
     runs = planned("data=synthetic", f"data.params.image_size={size}", *networks, base=[])
-    assert [run.stage for run in runs if run.stage != "labels"] == ["classifier", "surrogate", "explainer", "evaluate"]
+    assert [run.stage.name for run in runs if run.stage.name != "labels"] == [
+        "classifier",
+        "surrogate",
+        "explainer",
+        "evaluate",
+    ]
 
 
 def commands(sweep: dict[str, Any]) -> list[list[str]]:
@@ -85,13 +88,13 @@ def commands(sweep: dict[str, Any]) -> list[list[str]]:
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_trial_of_a_sweep_plans(path):
     sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert sweep["program"] == "train.py"
-    assert sweep["command"] == ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
+    assert sweep["program"] == "fastshap_lab"
+    assert sweep["command"] == ["${env}", "${interpreter}", "-m", "${program}", "train", "${args_no_hyphens}"]
     trials = commands(sweep)
     assert any(word.endswith("=None") for words in trials for word in words)
     for words in trials:
         runs = planned(*words, base=[])
-        assert runs[-1].stage == path.stem
+        assert runs[-1].stage.name == path.stem
         assert runs[-1].config.logger.name == "wandb"
 
 
@@ -102,49 +105,5 @@ def test_a_later_word_wins_over_an_experiment_and_its_pipelines():
         "explainer.epochs=3",
         base=[],
     )
-    explainers = [run.config.explainer for run in runs if run.stage == "explainer"]
+    explainers = [run.config.explainer for run in runs if run.stage.name == "explainer"]
     assert [(one.name, one.epochs, one.batch_size) for one in explainers] == [("unet", 3, 128), ("vit", 3, 9)]
-
-
-def component(
-    size: tuple[int, int], rate: float = 0.5, mode: Literal["a", "b"] = "a", given: int = 0
-) -> dict[str, Any]:
-    if rate > 1:
-        raise ValueError("a rate above one\nand more")
-    if rate < 0:
-        raise UserError("params.rate: negative")
-    return {"size": size, "rate": rate, "mode": mode, "given": given}
-
-
-def test_build_makes_arguments_what_the_constructor_says_they_are():
-    assert build({"it": component}, "group", "it", {"size": [1, 2], "rate": 1}, given=3) == {
-        "size": (1, 2),
-        "rate": 1.0,
-        "mode": "a",
-        "given": 3,
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "params", "expected"),
-    [
-        ("iy", {}, "group.name=iy: unknown, did you mean it? known: it"),
-        ("it", {}, "group.params.size: missing, it needs it"),
-        ("it", {"size": [1, 2, 3]}, "group.params.size=[1, 2, 3]: must have at most 2 items"),
-        ("it", {"size": [1]}, "group.params.size=[1]: too short"),
-        ("it", {"size": [1, 2.5]}, "group.params.size=[1, 2.5]: must be a valid integer"),
-        ("it", {"size": [1, 2], "mode": "c"}, "group.params.mode=c: must be 'a' or 'b'"),
-        ("it", {"size": [1, 2], "given": 4}, "group.params.given: unknown to it"),
-        ("it", {"size": [1, 2], "rate": -1}, "group.params.rate: negative"),
-        ("it", {"size": [1, 2], "rate": 2}, r"it cannot be built from them: ValueError: a rate above one$"),
-    ],
-)
-def test_build_says_what_is_wrong(name, params, expected):
-    with pytest.raises(UserError, match=expected.replace("[", r"\[").replace("?", r"\?")):
-        build({"it": component}, "group", name, params, given=3)
-
-
-def test_did_you_mean():
-    assert did_you_mean("stag", ["stage", "seed"]) == "did you mean stage? known: stage, seed"
-    assert did_you_mean("qqq", ["stage", "seed"]) == "known: stage, seed"
-    assert did_you_mean("c99", [f"c{number}" for number in range(500)]).endswith("c58, c59, and 440 more")

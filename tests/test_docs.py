@@ -8,12 +8,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from fastshap_lab.cli import as_hydra_wants
+from fastshap_lab.cli import CONFIGS, as_hydra_wants
 from fastshap_lab.config import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
-COMMAND = re.compile(r"python train\.py((?: +[\w.]+=[^\s`;]+)*)")
+COMMAND = re.compile(r"(?:python train\.py|fastshap-lab train)((?: +[\w.]+=[^\s`;]+)*)")
 
 
 def keys_of_schema(schema, prefix=""):
@@ -48,14 +48,14 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_files_exist(page):
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"`((?:fastshap_lab|configs|tests|docs|notebooks)/[\w/.]*)`", text)
+    named = re.findall(r"`((?:fastshap_lab|tests|docs|notebooks)/[\w/.]*)`", text)
     named += re.findall(r"wandb sweep (\S+)", text)
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def commands():
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
-    texts += [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("configs/**/*.yaml"))]
+    texts += [path.read_text(encoding="utf-8") for path in sorted(CONFIGS.glob("**/*.yaml"))]
     found = {" ".join(match.split()) for text in texts for match in COMMAND.findall(text)}
     return sorted(command for command in found if not re.search("[<…]", command))
 
@@ -63,5 +63,5 @@ def commands():
 @pytest.mark.parametrize("command", commands())
 def test_commands_compose(command):
     ConfigStore.instance().store(name="schema", node=Config)
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         compose("config", [as_hydra_wants(word) for word in shlex.split(command)])

@@ -17,8 +17,8 @@ from fastshap_lab.inference import load_explainer, load_surrogate
 from fastshap_lab.models.explainers import EXPLAINERS, Explainer
 from fastshap_lab.models.maskings import MASKINGS
 from fastshap_lab.models.maskings.pixels import PixelMasking
-from fastshap_lab.shapley.grid import PlayerGrid
-from tests.runs import CONFIGS, RESNET, TINY
+from fastshap_lab.shapley.players import PlayerGrid
+from tests.small_runs import RESNET, TINY
 
 
 class Stripes(ImageDataModule):
@@ -90,7 +90,7 @@ def test_components_from_outside_go_through_all_stages_and_load_again(extended, 
     tiny = [word for word in TINY if not word.startswith("data")]
     chosen = ["data=mine", "explainer=mine", "surrogate.masking=negative", "explainer.params.width=5"]
     monkeypatch.setattr(sys, "argv", ["train.py", "--config-dir", str(extended), *chosen, *tiny, *RESNET])
-    main(CONFIGS)
+    main()
 
     assert [*Path().glob("runs/evaluate/stripes-*-pooled-*/report.html")]
     [surrogate] = Path().glob("runs/surrogate/*/model")
@@ -119,5 +119,5 @@ def test_the_command_line_lists_and_checks_them_like_its_own(extended, monkeypat
         words = ["--config-dir", str(extended), "data=mine", "explainer=mine", word]
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
         with pytest.raises(SystemExit, match="2"):
-            main(CONFIGS)
+            main()
         assert capsys.readouterr().err.startswith(line)

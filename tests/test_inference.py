@@ -1,5 +1,7 @@
 import errno
 import json
+import subprocess
+import sys
 from base64 import b64decode
 from dataclasses import fields, replace
 from html import unescape
@@ -470,9 +472,10 @@ def test_an_explainer_without_references_refines_with_the_posteriors_own_errors(
 def test_run_folders_load_as_their_model_folders_do(tmp_path):
     explainer = small.explainer()
     described = small.explainer_description()
+    names = {"class_names": described["class_names"]}
     parts = {
-        "classifier": (load_classifier, explainer.classifier, {"network": described["classifier"]}),
-        "surrogate": (load_surrogate, explainer.surrogate, {"surrogate": described["surrogate"]}),
+        "classifier": (load_classifier, explainer.classifier, {"network": described["classifier"]} | names),
+        "surrogate": (load_surrogate, explainer.surrogate, {"surrogate": described["surrogate"]} | names),
         "explainer": (load_explainer, explainer, described),
     }
     for kind, (load, module, description) in parts.items():
@@ -506,3 +509,24 @@ def test_what_is_no_folder_of_a_model_is_one_line(load, given, line, tmp_path, m
         load(given)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_serving_imports_little(tmp_path):
+    folders = [tmp_path / kind for kind in KINDS]
+    for kind, folder in zip(KINDS, folders, strict=True):
+        save_model(folder, small.explainer(kind), small.explainer_description(kind))
+    code = """
+import sys
+import torch
+import fastshap_lab as fsl
+for folder in sys.argv[1:]:
+    explanation = fsl.load_explainer(folder).explain(torch.rand(2, 3, 8, 12))
+heavy = {"datasets", "hydra", "jinja2", "lightning", "matplotlib", "omegaconf", "pandas", "rich", "scipy", "skimage"}
+heavy |= {"sklearn", "torch._dynamo", "torchmetrics", "wandb"}
+print(sorted(heavy & sys.modules.keys()))
+explanation.plot()
+print("matplotlib" in sys.modules)
+"""
+    words = [sys.executable, "-c", code, *map(str, folders)]
+    done = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert (done.stdout.split("\n"), done.stderr) == (["[]", "True", ""], "")

@@ -20,11 +20,12 @@ import torch
 import yaml
 
 from fastshap_lab.cli import main
-from fastshap_lab.config import STAGES, TRAINED
 from fastshap_lab.inference import load_explainer
-from tests.runs import CONFIGS, RESNET, TINY, UNET
+from fastshap_lab.stages import STAGES as DECLARED
+from tests.small_runs import CONFIGS, RESNET, TINY, TRAIN, UNET
 
-TRAIN = str(CONFIGS.parent / "train.py")
+STAGES = [stage.name for stage in DECLARED]
+TRAINED = [stage.name for stage in DECLARED if stage.trains]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 
 
@@ -42,8 +43,8 @@ def two_pipelines(tmp_path_factory):
 
 
 def without_warnings(output: str) -> list[str]:
-    """Return the lines but for what is said of trainings that are as short as these."""
-    return [line for line in output.splitlines() if line.split()[1] != "warning"]
+    """Return the lines but for what is said of trainings that are as short as these, and the total of a plan."""
+    return [line for line in output.splitlines() if line.split()[1] not in ("warning", "total:")]
 
 
 def test_everything_is_made_and_said_quietly(two_pipelines):
@@ -113,7 +114,7 @@ def test_again_nothing_is_made(two_pipelines, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
-    main(CONFIGS)
+    main()
     said = capsys.readouterr()
     assert [line.split()[1] for line in without_warnings(said.out)[:-4]] == ["reuse"] * 9 + ["reused"] * 9
     assert not said.err
@@ -126,7 +127,7 @@ def train_in_child(words: list[str], folder: Path) -> None:
     for stream, name in ((1, "out"), (2, "errors")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.argv = ["train.py", *words]
-    main(CONFIGS)
+    main()
 
 
 @pytest.mark.slow
@@ -141,7 +142,7 @@ def test_ten_ends_at_any_moment_change_nothing(tmp_path, record_property, stage,
     words = [*TINY, *RESNET, *UNET, *longer, f"stage={stage}"]
     statuses = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["fastshap_lab.stages.pipeline", __name__])  # imports once what takes seconds
+    processes.set_forkserver_preload(["fastshap_lab.stages", __name__])  # imports once what takes seconds
 
     def start() -> BaseProcess:
         process = processes.Process(target=train_in_child, args=(words, tmp_path))

@@ -1,5 +1,6 @@
 """Attribution methods of the field, on any model; one method or close family per file."""
 
+from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning
 from fastshap_lab.attribution.ag_cam import AGCAM
 from fastshap_lab.attribution.base import AttributionMethod, upsample
 from fastshap_lab.attribution.cam import CAM
@@ -20,11 +21,13 @@ from fastshap_lab.attribution.scorecam import ScoreCAM
 from fastshap_lab.attribution.shapley import KernelSHAPValues, KrigingValues, LeverageSHAPValues, PermutationValues
 from fastshap_lab.attribution.smoothgrad import SmoothGrad
 from fastshap_lab.attribution.tam import TAM
+from fastshap_lab.attribution.trained import TrainedExplainer
 from fastshap_lab.attribution.vit_cx import ViTCX
 
 __all__ = ["METHODS", "AttributionMethod", "upsample"]
 
 METHODS: dict[str, type[AttributionMethod]] = {
+    "explainer": TrainedExplainer,
     "raw_attention": RawAttention,
     "score_matrix": ScoreMatrix,
     "rollout": Rollout,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind, gradients, one_of
 from fastshap_lab.attribution.recording import AttentionRecord, find_token_network, recorded_attention, unrecordable
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.tokens import TokenNetwork, pools_patches
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.freezing import evaluating, takes_channels_last
@@ -46,6 +46,18 @@ class AttributionMethod(ABC):
     class_specific: ClassVar[bool] = True
     """Whether the map depends on the target."""
 
+    inputs: ClassVar[tuple[str, ...]] = ("model",)
+    """Arguments of the constructor that follow from what is explained, and are not the user's to choose."""
+
+    uncalled: ClassVar[bool] = False
+    """Whether a comparison of methods has it even where it was not chosen."""
+
+    uninformed: ClassVar[bool] = False
+    """Whether its maps know nothing, so that other methods are tested against it."""
+
+    version: ClassVar[int] = 1
+    """Raised when a change of the code changes maps: those that were kept are then made again."""
+
     def __init__(self, model: nn.Module, max_batch: Count = 32) -> None:
         check_max_batch(max_batch)
         reason = self._refusal(model)
@@ -61,6 +73,11 @@ class AttributionMethod(ABC):
     def _refusal(self, model: nn.Module) -> str | None:
         """Return the same for the options of this instance, set before the base's constructor is called."""
         return self.supports(model)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules whose passes are what an explanation costs."""
+        return [self.model]
 
     def attribute(
         self, image: Float[Tensor, "B C H W"], target: Targets | None = None

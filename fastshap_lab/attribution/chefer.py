@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
 from fastshap_lab.attribution.relevance import RelevanceMethod
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 
 
 def weighted_product(layers: Sequence[Float[Tensor, "B T T"]]) -> Float[Tensor, "B T T"]:

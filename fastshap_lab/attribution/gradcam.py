@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution.attention_method import AttentionMethod
 from fastshap_lab.attribution.base import AttributionMethod, Kind, gradients
 from fastshap_lab.attribution.features import find_layers, look
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 
 
 def grad_cam(

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind, colour_scale, gradients, one_of
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 
 Output = Literal["logit", "loss"]
 

@@ -18,7 +18,7 @@ from fastshap_lab.attribution.base import (
     undisturbed,
 )
 from fastshap_lab.attribution.gradients import pixel_gradients
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.targets import Targets, class_of_each
 

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.perturbation_method import MOST, Classes, PerturbationMethod, default_grid, finest_grid
-from fastshap_lab.config import Count
+from fastshap_lab.attribution.perturbation_method import MOST, Classes, PerturbationMethod, PlayersMethod, finest_grid
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.models.game import ModelGame
 
 
 class Occlusion(PerturbationMethod):
     """What the answer loses when a window around a pixel is covered, averaged over the windows with that pixel.
 
-    Windows start at every multiple of the stride until one reaches the border, where it is cut off.
+    Windows start at every multiple of the stride until one reaches the border, where it is cut off. Segments of other
+    shapes are covered by ``LeaveOneOut``.
 
     Reference: Zeiler and Fergus, Visualizing and understanding convolutional networks, ECCV 2014, arXiv:1311.2901,
     section 4.2.
@@ -76,34 +77,9 @@ class Occlusion(PerturbationMethod):
         return [(rows, columns) for rows in ways[0] for columns in ways[1]]
 
 
-class LeaveOneOut(PerturbationMethod):
-    """What the answer loses when a patch is covered.
+class LeaveOneOut(PlayersMethod):
+    """What the answer loses when a player is covered: a patch, or a segment; arguments as ``PlayersMethod``."""
 
-    Args:
-        model: Takes images to logits.
-        grid: Rows and columns of patches; by default those of ``default_grid``.
-        baseline: Colour of the cover, in units of the input; by default the model's mean colour.
-        link: Entry of ``shapley.game.LINKS``.
-        bf16: See ``PerturbationMethod``.
-        max_batch: Copies per pass.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        grid: tuple[int, int] | None = None,
-        baseline: Sequence[float] | None = None,
-        link: str = "softmax",
-        bf16: bool = False,
-        max_batch: Count = 32,
-    ) -> None:
-        super().__init__(model, baseline, link, bf16, max_batch)
-        self.grid, self.unit = grid, link
-
-    def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
-        size = image.shape[1], image.shape[2]
-        players = PlayerGrid(size, self.grid or default_grid(self.model, size))
-        game = self._game(players, colour)
-        others = ~torch.eye(players.num_players, dtype=torch.bool, device=image.device)
-        lost = game.grand(image.unsqueeze(0)).unsqueeze(1) - game.values(image.unsqueeze(0), others.unsqueeze(0))
-        return players.to_grid(lost)[0, classes]
+    def _values_of_players(self, game: ModelGame, image: Tensor) -> Tensor:
+        others = ~torch.eye(game.num_players, dtype=torch.bool, device=image.device)
+        return game.grand(image).unsqueeze(1) - game.values(image, others.unsqueeze(0))

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import Rows
 from fastshap_lab.attribution.relevance import RelevanceMethod
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 
 
 class PartialLRP(RelevanceMethod):

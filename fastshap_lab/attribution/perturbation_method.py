@@ -5,25 +5,30 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import InstanceOf
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind, baseline_colour, hooked
 from fastshap_lab.attribution.recording import find_token_network
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.game import ModelGame
 from fastshap_lab.models.maskings import Constant
 from fastshap_lab.models.tokens import token_grid
 from fastshap_lab.shapley.game import LINKS
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid, Players, Segments, as_players
 
 # Rows and columns of a grid that nothing else determines, at most: those of patches of 16 on 224 pixels.
 MOST = 14
 
 Classes = slice | Tensor
 """Which classes: a slice or their numbers."""
+
+GivenPlayers = tuple[int, int] | InstanceOf[Players] | InstanceOf[Tensor] | InstanceOf[np.ndarray]
+"""Rows and columns of a grid, a label map (H, W), or ``shapley.Players``; of every image the same."""
 
 
 class PerturbationMethod(AttributionMethod):
@@ -82,11 +87,6 @@ class PerturbationMethod(AttributionMethod):
         link = LINKS[self.link]
         return torch.cat([link(self._logits(part))[:, classes] for part in copies.split(self.max_batch)])
 
-    def _game(self, grid: PlayerGrid, colour: Tensor) -> ModelGame:
-        """Return the game in which absent patches take a colour."""
-        masking = Constant(self._logits, grid, colour.flatten().tolist())
-        return ModelGame(self._logits, masking, self.link, self.max_batch)
-
     def _logits(self, copies: Tensor) -> Tensor:
         """Return the logits (B, K) of at most ``max_batch`` copies."""
         if not self.bf16:
@@ -107,6 +107,53 @@ class PerturbationMethod(AttributionMethod):
             hooks += [partial(head.register_forward_pre_hook, enter), partial(head.register_forward_hook, leave)]
         with torch.autocast(device, torch.bfloat16), hooked(hooks):
             return self.model(copies).to(copies.dtype)
+
+
+class PlayersMethod(PerturbationMethod):
+    """Attributes an answer to players, of which an absent one takes the baseline colour.
+
+    Maps have a number per patch where players are a grid, and are as large as the image where they are segments.
+
+    Args:
+        model: Takes images to logits.
+        players: See ``GivenPlayers``; by default the patches of ``default_grid``.
+        baseline: Colour of absent players, in units of the input; by default the model's mean colour.
+        link: Entry of ``shapley.game.LINKS``: the space of the values.
+        bf16: See ``PerturbationMethod``.
+        max_batch: Copies per pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        players: GivenPlayers | None = None,
+        baseline: Sequence[float] | None = None,
+        link: str = "softmax",
+        bf16: bool = False,
+        max_batch: Count = 32,
+    ) -> None:
+        super().__init__(model, baseline, link, bf16, max_batch)
+        self.players = given_players(players)
+        # A pixel carries its segment's value undivided: over an image these do not add up.
+        of_grid = not isinstance(self.players, Players) or isinstance(self.players, PlayerGrid)
+        self.unit = link if of_grid else None
+
+    def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
+        size = image.shape[1], image.shape[2]
+        players = as_players(default_grid(self.model, size) if self.players is None else self.players, size)
+        masking = Constant(self._logits, players, colour.flatten().tolist())
+        game = ModelGame(self._logits, masking, self.link, self.max_batch)
+        phi = self._values_of_players(game, image.unsqueeze(0))[:, :, classes]
+        return (players.to_grid(phi) if isinstance(players, PlayerGrid) else players.to_map(phi))[0]
+
+    @abstractmethod
+    def _values_of_players(self, game: ModelGame, image: Tensor) -> Float[Tensor, "1 P K"]:
+        """Return the values of the players of one image (1, C, H, W)."""
+
+
+def given_players(players: GivenPlayers | None) -> tuple[int, int] | Players | None:
+    """Return players as they are given, a label map as ``Segments``, so that a bad one is refused at once."""
+    return Segments(players) if isinstance(players, Tensor | np.ndarray) else players
 
 
 def faded(
@@ -143,6 +190,6 @@ def default_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, in
     if min(grid) == 1:
         height, width = image_size
         raise UserError(
-            f"no grid of 2 to {MOST} rows and columns divides {height}×{width} pixels: name one with grid=…"
+            f"no grid of 2 to {MOST} rows and columns divides {height}×{width} pixels: name one with players=…"
         )
     return grid

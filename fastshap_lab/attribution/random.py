@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind
 from fastshap_lab.attribution.perturbation_method import MOST, finest_grid
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.seeding import derive_seed
 
 
@@ -24,6 +24,7 @@ class Random(AttributionMethod):
 
     kind: ClassVar[Kind] = "attribution"
     class_specific = False
+    uncalled = uninformed = True
 
     def __init__(
         self, model: nn.Module, grid: tuple[int, int] | None = None, seed: int = 0, max_batch: Count = 32

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
 from fastshap_lab.attribution.base import undisturbed
 from fastshap_lab.attribution.recording import attention_modules
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 
 

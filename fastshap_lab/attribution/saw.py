@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
 from fastshap_lab.attribution.base import one_of
 from fastshap_lab.attribution.chefer import positive_mean
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 
 Weights = Literal["gradient_mass", "uniform"]
 

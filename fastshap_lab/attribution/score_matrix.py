@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
 from fastshap_lab.attribution.base import one_of, undisturbed
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 
 Reading = Literal["key", "query", "head"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution.base import Kind, one_of, upsample
 from fastshap_lab.attribution.features import find_layers, look
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.images import normalize_map
 
 Weights = Literal["softmax", "probability"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind, colour_scale, mean_colour, one_of
 from fastshap_lab.attribution.gradients import pixel_gradients
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 
 Moment = Literal["mean", "square", "variance"]

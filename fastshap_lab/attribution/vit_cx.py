@@ -13,7 +13,7 @@ from fastshap_lab.attribution.base import Kind, colour_scale, one_of, undisturbe
 from fastshap_lab.attribution.features import find_swin, last_block, look
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
 from fastshap_lab.attribution.rise import RandomMasks
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import normalize_map
 

@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from fastshap_lab.config import build, lookup
+from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning
+from fastshap_lab.components import build, lookup
 from fastshap_lab.data.base import ImageDataModule
 from fastshap_lab.data.cifar10 import Cifar10
 from fastshap_lab.data.digits import Digits

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from sklearn.model_selection import train_test_split
+from torch import Tensor
 
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.loader import ImageLoader
@@ -53,12 +53,14 @@ def stratified_split(strata: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
     return tuple(train_test_split(np.arange(len(strata)), test_size=count, stratify=strata, random_state=0))
 
 
-class ImageDataModule(LightningDataModule, ABC):
+class ImageDataModule(ABC):
     """Images with labels: one class each, or what another task takes.
 
-    One data module serves all stages: each says with ``configure`` how it wants its batches, and the splits, once
-    loaded, stay. The same index always means the same image. A subclass says what the splits hold (``load``) and what
-    that depends on (``content``).
+    One data module serves all stages, and the splits, once loaded, stay. The same index always means the same image.
+    A subclass says what the splits hold (``load``) and what that depends on (``content``).
+
+    Attributes:
+        device: Where images and labels are handed out; the CPU, until another one is set.
 
     Args:
         class_names: In the order of the labels.
@@ -70,18 +72,13 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     def __init__(self, class_names: list[str], image_size: tuple[int, int], task: Task | None = None) -> None:
-        super().__init__()
         self.task = task or Multiclass()
         for name in class_names:  # which model folders and reports hold
             if not is_utf8(name):
                 raise UserError(f"class {name!r}: its name is not UTF-8; rename its folder")
         self.class_names, self.num_classes, self.image_size = class_names, len(class_names), image_size
+        self.device = torch.device("cpu")
         self._splits: dict[Split, ImageSplit] = {}
-        self.configure(batch_size=128)
-
-    def __str__(self) -> str:
-        # Lightning's own would load every split, and expects a torch DataLoader.
-        return f"{type(self).__name__} ({self.num_classes} classes)"
 
     @abstractmethod
     def load(self, split: Split) -> ImageSplit:
@@ -103,45 +100,33 @@ class ImageDataModule(LightningDataModule, ABC):
         return digest.hexdigest()
 
     def dataset(self, split: Split) -> ImageSplit:
-        """Return a split, on the trainer's device if a trainer is attached, else on the CPU."""
+        """Return a split, on ``device``."""
         if split not in self._splits:
             self._splits[split] = self.load(split)
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self._splits[split] = self._splits[split].to(device)
+        self._splits[split] = self._splits[split].to(self.device)
         return self._splits[split]
 
-    def configure(self, *, batch_size: int, augment: Augment | None = None, seed: int = 0) -> None:
-        """Say how the next stage wants its batches.
+    def count(self, split: Split) -> int:
+        """Return the number of images in a split; where a subclass knows it, without loading them."""
+        return len(self.dataset(split))
+
+    def batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images in [0, 1] and labels, in order and always as many at once, so that draws per batch repeat."""
+        data = self.dataset(split)
+        parts = torch.arange(len(data)).split(128)
+        for images, labels in zip(data.blocks(parts), data.labels.split(128), strict=True):
+            yield images.float() / 255, labels
+
+    def loader(self, split: Split, batch_size: int, *, augment: Augment | None = None, seed: int = 0) -> ImageLoader:
+        """Return batches of a split for a training: training images shuffled and augmented, others as they are.
 
         Args:
-            batch_size: Images per batch and device.
+            split: Which one.
+            batch_size: Images per batch.
             augment: Applied to training images only.
             seed: Of the order of training images and their augmentation; never of the splits.
         """
-        self._batch_size, self._augment, self._seed = batch_size, augment, seed
-
-    def train_dataloader(self) -> ImageLoader:
-        """Return shuffled, augmented batches."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> ImageLoader:
-        """Return the validation images in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> ImageLoader:
-        """Return the test images in order."""
-        return self._loader("test")
-
-    def _loader(self, split: Split) -> ImageLoader:
-        return ImageLoader(
-            self.dataset(split),
-            self._batch_size,
-            training=split == "train",
-            augment=self._augment,
-            seed=self._seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-        )
+        return ImageLoader(self.dataset(split), batch_size, training=split == "train", augment=augment, seed=seed)
 
     def _all_content(self) -> Iterator[bytes]:
         yield repr((type(self).__name__, self.image_size, self.class_names)).encode()

@@ -133,6 +133,10 @@ class DecodedDataModule(ImageDataModule):
             images[part] = block
         return TensorImages(images, labels, region)
 
+    def count(self, split: Split) -> int:
+        """Return the number of images in a split; nothing is decoded."""
+        return len(self._indices[split])
+
     def content(self) -> Iterator[bytes]:
         """Yield what images are decoded from, and the labels, of each split: limits and fractions count."""
         if self._resize != "stretch":

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, height_and_width
 from fastshap_lab.data.splits import TensorImages
 from fastshap_lab.errors import UserError

@@ -15,7 +15,7 @@ from fastshap_lab.metrics.map_agreement import MapAgreement
 from fastshap_lab.metrics.map_statistics import MapStatistics
 from fastshap_lab.metrics.per_image import PerImage
 from fastshap_lab.metrics.pointing import PointingGame
-from fastshap_lab.metrics.removal import Deletion, Insertion, unit_values
+from fastshap_lab.metrics.removal import Deletion, Insertion
 from fastshap_lab.metrics.segmentation import Segmentation
 from fastshap_lab.metrics.shapley_error import ShapleyCorrelation, ShapleyDistance, ShapleyError
 from fastshap_lab.metrics.similarity import Similarity
@@ -66,5 +66,4 @@ __all__ = [
     "holm",
     "sensitivity_coalitions",
     "two_sample_p_values",
-    "unit_values",
 ]

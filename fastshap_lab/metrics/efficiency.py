@@ -16,6 +16,8 @@ class EfficiencyGap(PerImage):
 
     columns = ("target", "target_absolute", "others", "others_absolute")
     higher_is_better = False
+    feed, main_column, needs_units = "totals", "target_absolute", True
+    note = "Defined for methods whose attributions are differences of these values."
 
     def update(
         self,

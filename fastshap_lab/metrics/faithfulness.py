@@ -1,6 +1,7 @@
 """Whether attributions add up to what coalitions are worth."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,6 +44,7 @@ class SensitivityN(PerImage):
 
     columns = ("target", "others")
     higher_is_better = True
+    feed = "coalitions"
     ranked: ClassVar[bool] = True
 
     def update(
@@ -81,6 +83,7 @@ class FaithfulnessCorrelation(SensitivityN):
     """
 
     ranked = False
+    feed_defaults: ClassVar[Mapping[str, Any]] = {"share": 0.75}
 
 
 class Infidelity(PerImage):
@@ -96,6 +99,8 @@ class Infidelity(PerImage):
 
     columns = ("target", "target_scaled", "others", "others_scaled")
     higher_is_better = False
+    feed, main_column = "coalitions", "target_scaled"  # which is fair to maps without a unit
+    note = "Unscaled for methods whose attributions are differences of these values."
 
     def update(
         self,

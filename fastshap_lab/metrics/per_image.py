@@ -1,6 +1,7 @@
 """What metrics with one number per image have in common: means, their uncertainty, and tests between methods."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,26 @@ class PerImage(Metric):
 
     columns: tuple[str, ...]
     full_state_update = False
+
+    feed: ClassVar[str | None] = None
+    """Entry of ``evaluation.feeders.FEEDERS``, whose inputs ``update`` takes by name; None where methods of attribution
+    are not measured so."""
+
+    feed_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of the feeder that differ from its own defaults."""
+
+    main_column: ClassVar[str | None] = None
+    """The column by which methods are ranked and tested; the first one if None."""
+
+    note: ClassVar[str] = ""
+    """What a report says of it beside its summary."""
+
+    needs_units: ClassVar[bool] = False
+    """Whether it is defined only for attributions that are differences of the game's values."""
+
+    version: ClassVar[int] = 1
+    """Raised when a change of the code changes results: those that were kept are then made again."""
+
     kept: list[Tensor]
 
     def __init__(self) -> None:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fastshap_lab.components import Share
 from fastshap_lab.images import normalize_map
 from fastshap_lab.metrics.per_image import PerImage
 
@@ -34,8 +35,10 @@ class PointingGame(PerImage):
 
     columns = ("hit", "energy")
     higher_is_better = True
+    feed = "regions"
+    note = "Of images whose most probable class is their label, where they have one."
 
-    def __init__(self, most_cover: float | None = None) -> None:
+    def __init__(self, most_cover: Share | None = None) -> None:
         super().__init__()
         self.most_cover = most_cover
 

@@ -1,24 +1,13 @@
 """What becomes of a class when units are deleted from an image, or inserted, most important first."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastshap_lab.components import Count
 from fastshap_lab.metrics.per_image import PerImage
 from fastshap_lab.metrics.value_function import ValueFunction, values_in_chunks
 from fastshap_lab.shapley.game import log_odds
-
-
-def unit_values(maps: Float[Tensor, "B E rows columns"], shape: tuple[int, int]) -> Float[Tensor, "B U E"]:
-    """Return maps averaged over the cells of a grid, listed row by row: as they are, if that is their size already.
-
-    Raises:
-        ValueError: The grid does not divide the map.
-    """
-    if maps.shape[-2] % shape[0] or maps.shape[-1] % shape[1]:
-        raise ValueError(f"{shape[0]}×{shape[1]} units do not divide a map of {maps.shape[-2]}×{maps.shape[-1]}")
-    return F.adaptive_avg_pool2d(maps, shape).flatten(2).transpose(1, 2)
 
 
 def removal_curves(
@@ -89,9 +78,10 @@ class Deletion(PerImage):
 
     columns = ("probability", "log_odds", "agreement", "others_probability", "others_log_odds")
     higher_is_better = False
+    feed = "removal"
     insert = False
 
-    def __init__(self, step: int = 1, max_batch: int = 256) -> None:
+    def __init__(self, step: Count = 1, max_batch: int = 256) -> None:
         super().__init__()
         self.step, self.max_batch = step, max_batch
 

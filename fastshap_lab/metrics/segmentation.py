@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
+from fastshap_lab.components import Share
 from fastshap_lab.images import normalize_map
 from fastshap_lab.metrics.per_image import PerImage
 
@@ -57,8 +58,10 @@ class Segmentation(PerImage):
 
     columns = ("iou", "f1", "accuracy", "everything_iou", "everything_f1", "everything_accuracy")
     higher_is_better = True
+    feed = "regions"
+    note = "Of images whose most probable class is their label, where they have one."
 
-    def __init__(self, confidence: float = 0.85, threshold: float | None = None) -> None:
+    def __init__(self, confidence: Share = 0.85, threshold: Share | None = None) -> None:
         super().__init__()
         self.confidence, self.threshold = confidence, threshold
 

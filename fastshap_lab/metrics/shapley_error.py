@@ -118,6 +118,9 @@ class ShapleyError(Metric):
         return {"target": target, "others": others, "all": target + others}
 
 
+_NOTE = "Of as many of the images as have references (references.test)."
+
+
 class ShapleyCorrelation(PerImage):
     """Agreement of attributions with reference Shapley values over players, whatever the attributions' unit.
 
@@ -127,6 +130,7 @@ class ShapleyCorrelation(PerImage):
 
     columns = ("pearson", "spearman", "cosine", "others_pearson", "others_spearman", "others_cosine")
     higher_is_better = True
+    feed, note = "references", _NOTE
 
     def update(self, phi: Float[Tensor, "B P E"], reference: Float[Tensor, "B P E"]) -> None:
         """Add images; both for the classes explained, the target first."""
@@ -147,6 +151,8 @@ class ShapleyDistance(PerImage):
 
     columns = ("target", "target_normalized", "others", "others_normalized")
     higher_is_better = False
+    feed, needs_units = "references", True
+    note = f"{_NOTE} Defined for methods whose attributions are differences of these values."
 
     def update(self, phi: Float[Tensor, "B P E"], reference: Float[Tensor, "B P E"]) -> None:
         """Add images; both for the classes explained, the target first."""

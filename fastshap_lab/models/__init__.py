@@ -8,10 +8,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from fastshap_lab.config import ComponentConfig, build, lookup, name_and_params
+from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning
+from fastshap_lab.components import build, lookup, name_and_params
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.explainers import EXPLAINERS, Explainer
@@ -24,7 +24,7 @@ from fastshap_lab.models.swin import swin
 from fastshap_lab.models.tasks import TASKS, Task, build_task
 from fastshap_lab.models.vit import vit
 from fastshap_lab.models.zoo import timm_model
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid
 
 __all__ = [
     "CLASSIFIERS",
@@ -96,13 +96,8 @@ def build_explainer(
     if takes_backbone(name):
         size: dict[str, Any] = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean)}
         where, backbone = "explainer.params.backbone", params.pop("backbone")
-        try:
-            chosen = TypeAdapter(ComponentConfig).validate_python(backbone)
-        except ValidationError:
-            raise UserError(
-                f"{where}={backbone}: must be {{name: …, params: {{…}}}} of {', '.join(CLASSIFIERS)}"
-            ) from None
-        given["backbone"] = build(CLASSIFIERS, where, chosen.name, chosen.params, **size)
+        chosen, chosen_params = name_and_params(backbone, where)
+        given["backbone"] = build(CLASSIFIERS, where, chosen, chosen_params, **size)
     explainer = build(EXPLAINERS, "explainer", name, params, **given)
     learned = build_task(task)
     learned.check_size(num_classes)

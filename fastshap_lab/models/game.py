@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fastshap_lab.config import lookup
+from fastshap_lab.components import lookup
 from fastshap_lab.errors import check_max_batch
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings import Masking
@@ -35,7 +35,7 @@ class ModelGame:
     def __init__(self, classifier: Model, masking: Masking, link: str = "softmax", max_batch: int = 512) -> None:
         check_max_batch(max_batch)
         self.classifier, self.masking, self.max_batch = classifier, masking, max_batch
-        self.link, self.num_players = lookup(LINKS, "link", link), masking.grid.num_players
+        self.link, self.num_players = lookup(LINKS, "link", link), masking.players.num_players
         self._shared_null: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "ModelGame":

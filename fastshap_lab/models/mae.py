@@ -9,7 +9,7 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from fastshap_lab.config import Count, Share
+from fastshap_lab.components import Count, Share
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.tokens import TokenNetwork, embed, is_token_network, token_grid, transform, with_positions

@@ -5,7 +5,7 @@ from typing import Any
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from fastshap_lab.config import Count, Depth
+from fastshap_lab.components import Count, Depth
 from fastshap_lab.errors import UserError
 
 

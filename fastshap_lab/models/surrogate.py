@@ -7,7 +7,7 @@ from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.game import ModelGame
 from fastshap_lab.models.maskings import Masking
 from fastshap_lab.models.tasks import Task
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid
 
 
 class Surrogate(nn.Module):

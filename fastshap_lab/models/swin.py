@@ -3,7 +3,7 @@
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
-from fastshap_lab.config import Count, Depth, Share
+from fastshap_lab.components import Count, Depth, Share
 from fastshap_lab.errors import UserError
 
 

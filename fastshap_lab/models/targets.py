@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fastshap_lab.config import did_you_mean
+from fastshap_lab.components import did_you_mean
 from fastshap_lab.errors import UserError
 
 Targets = int | np.integer | Sequence[Any] | np.ndarray | Tensor

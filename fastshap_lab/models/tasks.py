@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 
-from fastshap_lab.config import Positive, build, did_you_mean, lookup, name_and_params
+from fastshap_lab.components import Positive, build, did_you_mean, lookup, name_and_params
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.heads import rescale_heads
 from fastshap_lab.shapley.losses import (
@@ -109,6 +109,10 @@ class Task(ABC):
     def labelled(self, labels: Shaped[Tensor, "N *K"]) -> Bool[Tensor, " N"]:
         """Return whether each image has a label."""
         return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+
+    def meaningless(self, number: int, num_classes: int) -> Shaped[Tensor, "N *K"]:
+        """Return labels of images of noise."""
+        return torch.zeros(number, num_classes)
 
     # The classifier
 
@@ -224,6 +228,10 @@ class Multiclass(Task):
     def labelled(self, labels: Shaped[Tensor, "N *K"]) -> Bool[Tensor, " N"]:
         """Return whether each label is a class: negative ones are none."""
         return labels >= 0
+
+    def meaningless(self, number: int, num_classes: int) -> Shaped[Tensor, "N *K"]:
+        """Return each class equally often."""
+        return torch.arange(number) % num_classes
 
     def loss(
         self, outputs: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"], smoothing: float = 0.0

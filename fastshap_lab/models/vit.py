@@ -4,7 +4,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fastshap_lab.config import Count, Depth, Share
+from fastshap_lab.components import Count, Depth, Share
 from fastshap_lab.errors import UserError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from fastshap_lab.config import Count, Share
+from fastshap_lab.components import Count, Share
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.tokens import is_token_network
 

@@ -100,19 +100,22 @@ def budget_curves(curves: Mapping[str, pd.Series], title: str) -> Figure:
     return figure
 
 
-def removal_curves(curves: Mapping[str, Float[np.ndarray, " _"]], what: str, height: str) -> Figure:
+def removal_curves(
+    curves: Mapping[str, Float[np.ndarray, " _"]], what: str, height: str, baseline: str | None = None
+) -> Figure:
     """Return a figure of what becomes of a class while units are deleted or inserted; the legend keeps the order.
 
     Args:
         curves: Means over images at equal steps from none to all units, by name.
-        what: Happens to the units.
+        what: ``"deleted"`` or ``"inserted"``, the label of the x-axis.
         height: What the curves show.
+        baseline: The curve that others are compared with, drawn black.
     """
     figure = Figure(figsize=(7.2, max(3.6, 0.19 * len(curves))), layout="constrained", facecolor="white")
     axes = figure.add_subplot(xlabel=f"share of the image {what}", ylabel=height, xlim=(0, 1))
     for number, (name, curve) in enumerate(curves.items()):
         place, style = np.linspace(0, 1, len(curve)), LINE_STYLES[number // 10 % len(LINE_STYLES)]
-        black = {"color": "black", "linewidth": 2} if name == "random" else {"color": f"C{number % 10}"}
+        black = {"color": "black", "linewidth": 2} if name == baseline else {"color": f"C{number % 10}"}
         axes.plot(place, curve, linestyle=style, label=name.replace("_", " "), **black)
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
@@ -120,13 +123,14 @@ def removal_curves(curves: Mapping[str, Float[np.ndarray, " _"]], what: str, hei
     return figure
 
 
-def method_curves(panels: Mapping[str, pd.DataFrame], x: str, y: str = "") -> Figure:
+def method_curves(panels: Mapping[str, pd.DataFrame], x: str, y: str = "", baseline: str | None = None) -> Figure:
     """Return a figure with one panel per table: a line per column over the index, and one legend for all.
 
     Args:
         panels: A column per method, by the panel's title; an index of words is spaced evenly.
         x: What the index is.
         y: What the columns hold, if titles do not say it.
+        baseline: The column that others are compared with, drawn black.
     """
     names = list(dict.fromkeys(name for table in panels.values() for name in table))
     size = (4.2 * len(panels) + 2.4, max(3.6, 0.19 * len(names)))
@@ -138,7 +142,7 @@ def method_curves(panels: Mapping[str, pd.DataFrame], x: str, y: str = "") -> Fi
         for number, name in enumerate(names):
             if name in table:
                 style = LINE_STYLES[number // 10 % len(LINE_STYLES)]
-                black = {"color": "black", "linewidth": 2} if name == "random" else {"color": f"C{number % 10}"}
+                black = {"color": "black", "linewidth": 2} if name == baseline else {"color": f"C{number % 10}"}
                 [lines[name]] = axes.plot(table.index, table[name], marker=".", linestyle=style, **black)
         if pd.api.types.is_integer_dtype(table.index):
             axes.xaxis.get_major_locator().set_params(integer=True)

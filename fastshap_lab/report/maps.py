@@ -10,7 +10,7 @@ from math import sqrt
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -64,7 +64,7 @@ class _Row:
 
 def class_maps(
     images: Float[np.ndarray, "B H W 3"],
-    maps: Float[np.ndarray, "B K gh gw"],
+    maps: Float[np.ndarray, "B K *players"],
     answers: Float[np.ndarray, "B K"],
     class_names: Sequence[str],
     labels: Sequence[int] | np.ndarray | None = None,
@@ -72,6 +72,7 @@ def class_maps(
     value_name: str = "Shapley value",
     max_classes: int = 10,
     classes: Sequence[int] | None = None,
+    segments: Int[np.ndarray, "B H W"] | None = None,
     ranks: Float[np.ndarray, "B K"] | None = None,
     marked: Bool[np.ndarray, "B K"] | None = None,
     said: Sequence[str] | None = None,
@@ -84,7 +85,7 @@ def class_maps(
 
     Args:
         images: RGB in [0, 1].
-        maps: Attributions of the players.
+        maps: Attributions of the players, rows and columns of a grid, or P segments.
         answers: Of the model, printed under the classes' maps: probabilities, mostly.
         class_names: One per class.
         labels: True class of each image.
@@ -92,6 +93,7 @@ def class_maps(
         value_name: What the colours stand for.
         max_classes: Most maps in a row.
         classes: The ones to show instead, in this order.
+        segments: The one that each pixel belongs to, where players are segments.
         ranks: By which classes are chosen; the answers if None.
         marked: Classes that are predicted; the one of the highest rank if None.
         said: What to call the prediction of each image; the name of that one if None.
@@ -109,7 +111,7 @@ def class_maps(
         order = np.argsort(-ranks[index], kind="stable")[:max_classes] if classes is None else classes
         cells = [
             _Cell(
-                image_maps[k],
+                image_maps[k] if segments is None else image_maps[k][segments[index]],
                 title=class_names[k] if index == 0 or classes is None else "",
                 caption=answer_format.format(row_answers[k]),
                 frame="predicted" if marked[index, k] else "label" if k == label else "plain",
@@ -120,9 +122,10 @@ def class_maps(
         text += [] if label is None else [f"label: {class_names[label]}"]
         text += [f"predicted: {said[index]}"]
         rows.append(_Row("\n".join(text), [_Cell(image), *cells]))
+    player = "patch" if segments is None else "segment"
     frames = " Solid frame: predicted class" + ("." if labels is None else "; dashed: the label, where it differs.")
     frames = frames if marked.any() else ""
-    return _draw(rows, images.shape[1:3], f"{value_name} of each patch. {KEY}{frames}")
+    return _draw(rows, images.shape[1:3], f"{value_name} of each {player}. {KEY}{frames}")
 
 
 def comparison(

@@ -22,7 +22,6 @@ from fastshap_lab.shapley.estimators import (
     shapley_values,
 )
 from fastshap_lab.shapley.game import LINKS, Game
-from fastshap_lab.shapley.grid import PlayerGrid
 from fastshap_lab.shapley.losses import (
     additive_residuals,
     bernoulli_kl,
@@ -36,6 +35,7 @@ from fastshap_lab.shapley.losses import (
     shapley_regression_loss,
     surrogate_kl,
 )
+from fastshap_lab.shapley.players import PlayerGrid, Players, PlayersLike, Segments, as_players
 from fastshap_lab.shapley.refinement import Refinement, calibrated_refinement
 
 __all__ = [
@@ -51,13 +51,17 @@ __all__ = [
     "PairDesign",
     "PairRegression",
     "PlayerGrid",
+    "Players",
+    "PlayersLike",
     "Refinement",
     "Sampler",
+    "Segments",
     "ShapleyKernelSampler",
     "UniformSizeSampler",
     "additive_normalization",
     "additive_residuals",
     "all_coalitions",
+    "as_players",
     "bernoulli_kl",
     "calibrated_refinement",
     "constant_bernoulli_kl",

@@ -52,7 +52,7 @@ def random_coalitions(
 def dealt_coalitions(
     sizes: Int[Tensor, "B drawn"], num_players: int, generator: torch.Generator
 ) -> Bool[Tensor, "B drawn P"]:
-    """Return a coalition of exactly each given size (1 … P-1), dealt to an image like cards from shuffled decks.
+    """Return a coalition of exactly each given size (1 … P-1), dealt to an input like cards from shuffled decks.
 
     Each on its own is uniformly drawn. Together they repeat each other less: what is dealt, members or absentees,
     whichever are fewer, are other players each time until the deck runs out and the next begins. After more than a
@@ -80,19 +80,19 @@ def independent_levels(batch_size: int, num_levels: int, generator: torch.Genera
 
 
 def stratified_levels(batch_size: int, num_levels: int, generator: torch.Generator) -> Float[Tensor, "B levels"]:
-    """Return points of [0, 1) at equal distances for the batch, dealt out so that each image's are, too.
+    """Return points of [0, 1) at equal distances for the batch, dealt out so that each input's are, too.
 
-    One random turn of the whole circle makes every single level uniform. An image's levels are ``1 / num_levels``
-    apart, and the images, in random order, share out each of these gaps.
+    One random turn of the whole circle makes every single level uniform. An input's levels are ``1 / num_levels``
+    apart, and the inputs, in random order, share out each of these gaps.
     """
     device = generator.device
-    image = torch.randperm(batch_size, generator=generator, device=device).unsqueeze(1)
-    places = image + batch_size * torch.arange(num_levels, device=device)
+    row = torch.randperm(batch_size, generator=generator, device=device).unsqueeze(1)
+    places = row + batch_size * torch.arange(num_levels, device=device)
     return (places / (batch_size * num_levels) + torch.rand(1, generator=generator, device=device)) % 1
 
 
 def shared_levels(batch_size: int, num_levels: int, generator: torch.Generator) -> Float[Tensor, "B levels"]:
-    """Return points of [0, 1) at equal distances, turned at random, the same for every image."""
+    """Return points of [0, 1) at equal distances, turned at random, the same for every input."""
     return stratified_levels(1, num_levels, generator).repeat(batch_size, 1)
 
 
@@ -187,6 +187,6 @@ SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "kernel": partial(ShapleyKernelSampler, paired=False),
     "paired": ShapleyKernelSampler,
     "stratified": _stratified,
-    "shared": partial(_stratified, levels=shared_levels),  # sizes that all images share group passes that drop tokens
+    "shared": partial(_stratified, levels=shared_levels),  # sizes that all inputs share group passes that drop tokens
     "leverage": partial(_stratified, leverage=True),
 }

@@ -17,14 +17,14 @@ def efficiency_gap(
 
     Args:
         phi: Shapley values after the link, normalized or raw.
-        grand: Value of the grand coalition of each image.
-        null: Value of the null coalition; one row if the masking ignores the image.
+        grand: Value of the grand coalition of each input.
+        null: Value of the null coalition; one row if the masking ignores the input.
     """
     return grand - null - phi.sum(dim=1)
 
 
 def equal_split(grand: Float[Tensor, "B K"], null: Float[Tensor, "#B K"], num_players: int) -> Float[Tensor, "B P K"]:
-    """Return the explanation that gives every player the same share: efficient, and blind to the image's content."""
+    """Return the explanation that gives every player the same share: efficient, and blind to the input's content."""
     return ((grand - null) / num_players).unsqueeze(1).expand(-1, num_players, -1)
 
 

@@ -1,9 +1,9 @@
-"""The game that attributions explain: a value for every image, coalition and class."""
+"""The game that attributions explain: a value for every input, coalition and class."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from fastshap_lab.errors import UserError
@@ -11,21 +11,24 @@ from fastshap_lab.errors import UserError
 
 @runtime_checkable
 class Game(Protocol):
-    """Value function v(image, S) of all classes at once, in the space of its link, without gradients."""
+    """Value function v(input, S) of all classes at once, in the space of its link, without gradients.
+
+    Inputs are whatever the game is about, one per entry of the first axis: images, rows of features, tokens.
+    """
 
     num_players: int
 
-    def values(self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
+    def values(self, inputs: Shaped[Tensor, "B ..."], coalitions: Bool[Tensor, "B M P"], /) -> Float[Tensor, "B M K"]:
         """Return the value of each coalition."""
 
-    def grand(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+    def grand(self, inputs: Shaped[Tensor, "B ..."], /) -> Float[Tensor, "B K"]:
         """Return the value when every player is present."""
 
-    def null(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "#B K"]:
-        """Return the value when no player is present; one row where it does not depend on the image."""
+    def null(self, inputs: Shaped[Tensor, "B ..."], /) -> Float[Tensor, "#B K"]:
+        """Return the value when no player is present; one row where it does not depend on the input."""
 
     def __call__(
-        self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]
+        self, inputs: Shaped[Tensor, "B ..."], coalitions: Bool[Tensor, "B M P"], /
     ) -> tuple[Float[Tensor, "B M K"], Float[Tensor, "B K"], Float[Tensor, "#B K"]]:
         """Return values, grand and null from one batch of passes."""
 

@@ -11,7 +11,7 @@ from fastshap_lab.shapley.efficiency import efficiency_gap
 def surrogate_kl(
     classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return KL(classifier on the whole image ‖ surrogate on each coalition), in nats.
+    """Return KL(classifier on the whole input ‖ surrogate on each coalition), in nats.
 
     Reference: Frye et al., ICLR 2021, arXiv:2006.01272; Jethani et al., arXiv:2107.07436, section 3.
     """
@@ -22,7 +22,7 @@ def surrogate_kl(
 def reverse_surrogate_kl(
     classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return KL(surrogate on each coalition ‖ classifier on the whole image), in nats.
+    """Return KL(surrogate on each coalition ‖ classifier on the whole input), in nats.
 
     Its minimum settles on one likely answer where ``surrogate_kl``'s spreads over all that the classifier gives.
     """

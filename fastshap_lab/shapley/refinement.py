@@ -30,9 +30,9 @@ class Refinement:
     then the posterior's as they are.
 
     Attributes:
-        evaluations: Evaluations of each image, ascending.
+        evaluations: Evaluations of each input, ascending.
         error: Variance of the explainer's error relative to its values' spread, see ``PairKriging.fit_with``.
-        target_factor: Factor of the standard errors of each image's predicted class.
+        target_factor: Factor of the standard errors of each input's predicted class.
         others_factor: Factor of those of the other classes.
     """
 
@@ -47,7 +47,7 @@ class Refinement:
         Args:
             estimator: Holds the evaluations.
             answer: The explainer's values.
-            target: The predicted class of each image.
+            target: The predicted class of each input.
         """
         error, of_target, of_others = (
             self._at(estimator.evaluations, values) for values in (self.error, self.target_factor, self.others_factor)
@@ -74,15 +74,15 @@ def calibrated_refinement(
     """Return the refinement that comes closest to references, with intervals that hold for them.
 
     For every power of two up to ``most`` evaluations, and 2,048: the error of the explainer with the least squared
-    error of the refined values over images, players and classes; then, for the predicted class and the others apart,
+    error of the refined values over inputs, players and classes; then, for the predicted class and the others apart,
     the factor with which 95 % of the references lie within 1.96 standard errors, the references' own counted in.
 
     Args:
-        estimator: Fresh, of the reference images; a seed other than the references', or its errors were theirs.
+        estimator: Fresh, of the reference inputs; a seed other than the references', or its errors were theirs.
         answer: The explainer's values of them.
         reference: Exact values, or much better known than those to be refined.
-        target: The predicted class of each image.
-        most: Evaluations of each image to spend.
+        target: The predicted class of each input.
+        most: Evaluations of each input to spend.
     """
     truth, noise = reference.phi, reference.stderr.square()
     is_target = _is_target(target, answer).expand_as(truth)

@@ -1,1 +1,7 @@
-"""One stage per file, and what they share. The only place, beside data, that knows Lightning."""
+"""One stage per file, which ends in its declaration."""
+
+from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning
+from fastshap_lab.stages import classifier, evaluate, explainer, labels, pretrain, surrogate
+
+# In the order in which they are made.
+STAGES = (pretrain.STAGE, classifier.STAGE, surrogate.STAGE, labels.STAGE, explainer.STAGE, evaluate.STAGE)

@@ -1,93 +1,41 @@
 """The classifier stage: train the model that will be explained."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastshap_lab.checkpoints import fill, load_model, read_description, read_state, save_model
-from fastshap_lab.config import ClassifierConfig
+from fastshap_lab.checkpoints import fill, load_model, read_description, read_spec, read_state, save_model
+from fastshap_lab.config import ClassifierConfig, Config
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
-from fastshap_lab.models import Classifier, build_classifier, build_task
+from fastshap_lab.models import TASKS, Classifier, build_task
 from fastshap_lab.models.freezing import frozen, load_matching
 from fastshap_lab.models.heads import take_over_heads
+from fastshap_lab.models.specs import ClassifierSpec, EncoderSpec
 from fastshap_lab.models.tasks import described
-from fastshap_lab.stages.common import (
-    Training,
-    batches,
-    check_images,
-    device_of,
-    fit,
-    network_description,
-)
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.runs.costs import Work
+from fastshap_lab.runs.run import Run, Stage
+from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of, training_work
+from fastshap_lab.stages.judgements import weights_without_pixels
+from fastshap_lab.training.classifier import ClassifierTraining
+from fastshap_lab.training.optim import check_optimizer
 
 _CHECKPOINT = "checkpoint"
 
 
-class ClassifierTraining(Training):
-    """Fit a classifier to labels and, if it has a teacher, to that one's answers.
-
-    Batches hold ``image`` (B, C, H, W) and ``label`` (B,) or (B, K), as the classifier's task has them.
-
-    Reference: Touvron et al., Training data-efficient image transformers & distillation through attention, ICML 2021,
-    arXiv:2012.12877, section 4, on hard-label distillation.
-    """
-
-    network: Classifier
-
-    def __init__(
-        self, network: Classifier, config: ClassifierConfig, seed: int, teacher: Classifier | None = None
-    ) -> None:
-        super().__init__(network, config.optim, seed, monitor=f"val/{network.task.minimized}")
-        self.label_smoothing = config.label_smoothing
-        self._teacher = [] if teacher is None else [frozen(teacher)]  # neither trained nor saved with this module
-        self.two_heads = teacher is not None and hasattr(network.network, "set_distilled_training")
-        if self.two_heads:
-            network.network.set_distilled_training(True)  # two answers while it trains, their mean otherwise
-
-    def on_fit_start(self) -> None:
-        """Bring the teacher along."""
-        for teacher in self._teacher:
-            teacher.to(self.device)
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the task's loss against smoothed labels, or the mean of it and of that against the teacher's labels.
-
-        A network with two heads learns the one in the first and the other in the second.
-        """
-        image, label, task = batch["image"], batch["label"], self.network.task
-        if self.two_heads:
-            logits, distilled = self.network.network(self.network.normalize(image))
-        else:
-            logits = distilled = self.network(image)
-        loss = task.loss(logits, label, self.label_smoothing)
-        for teacher in self._teacher:
-            with torch.no_grad():
-                taught = task.decide(teacher(image))
-            loss = (loss + task.loss(distilled, taught)) / 2
-        self.log_epoch({"train/loss": loss, **self._right("train", (logits + distilled) / 2, label)}, len(label))
-        return loss
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the loss against the labels as they are, and the share of right answers."""
-        logits, label = self.network(batch["image"]), batch["label"]
-        logged = {self.monitor: self.network.task.loss(logits, label), **self._right("val", logits, label)}
-        self.log_epoch(logged, len(logits))
-
-    def _right(self, split: str, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
-        task = self.network.task
-        return {f"{split}/{task.measured[0]}": task.right(logits.unsqueeze(1), label).float().mean()}
+def settings(config: Config, digest: str) -> dict[str, Any]:
+    """Return what can change the result: given models by their content, not their path."""
+    own = {"classifier": _content(config.classifier), "precision": config.trainer.precision}
+    return settings_of(config, own, digest)
 
 
-def content(config: ClassifierConfig) -> dict[str, Any]:
-    """Return what a configuration says about the result: given models by their content, not their path."""
+def _content(config: ClassifierConfig) -> dict[str, Any]:
     plain = asdict(config) | {"pretrain": None}  # which the parent says
     if config.teacher is not None:
         plain["teacher"] = read_description(config.teacher, "classifier")
@@ -102,6 +50,7 @@ def content(config: ClassifierConfig) -> dict[str, Any]:
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the network cannot be built, or given weights do not fit the data."""
     config = run.config.classifier
+    check_optimizer(config.optim, "classifier")
     if config.teacher is not None and (config.name == _CHECKPOINT or config.epochs == 0):
         raise UserError(f"classifier.teacher={config.teacher}: nobody to teach, this classifier is not trained")
     if config.name == _CHECKPOINT:
@@ -113,7 +62,7 @@ def check(run: Run) -> None:
         _check_folder(run, "teacher", config.teacher)
     if config.epochs == 0 and config.weights is None:
         raise UserError("classifier.epochs=0: nothing to train from; name a file in classifier.weights")
-    network = build_classifier(**network_description(run, config))
+    network = network_description(run, config).build()
     check_images(network, "classifier", (2, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size))
     if config.weights is not None:
         with torch.device("cpu"):
@@ -129,11 +78,11 @@ def make(run: Run) -> dict[str, float]:
     config = run.config.classifier
     if config.name == _CHECKPOINT:
         network = load_classifier(str(config.path))
-        description = read_description(str(config.path), "classifier")["network"]
+        description = read_spec(str(config.path), ClassifierSpec).network
     else:
         task = run.data.task.fitted(run.data.dataset("train").labels)
         description = network_description(run, config, pixel_statistics(run) | described(task))
-        network = build_classifier(**description)
+        network = description.build()
         if "pretrain" in run.parents:
             load_matching(network, _encoder(run.parents["pretrain"].model).state_dict())
         if config.weights is not None and not fill(network.network, read_state(config.weights), config.weights):
@@ -145,14 +94,31 @@ def make(run: Run) -> dict[str, float]:
                     "classifier.epochs=0 takes given weights (classifier.weights) as they are"
                 )
             teacher = None if config.teacher is None else load_classifier(config.teacher)
-            fit(ClassifierTraining(network, config, run.config.seed, teacher), run, config)
-    save_model(run.model, network, {"kind": "classifier", "network": description, "class_names": run.data.class_names})
-    metric, classifier = Imitation(network.task), frozen(network).to(device_of(run))
-    for image, label in batches(run, "test"):
+            fit_run(run, ClassifierTraining(network, config, run.config.seed, teacher), config, "classifier")
+    save_model(run.model, network, ClassifierSpec(description, run.data.class_names).to_json())
+    metric, classifier = Imitation(network.task), frozen(network).to(run.data.device)
+    for image, label in run.data.batches("test"):
         logits = classifier(image)
         metric.update(logits.unsqueeze(1).cpu(), label.cpu(), logits.cpu())
     measures = metric.compute()
     return {f"test/{name}": measures[name] for name in network.task.measured}
+
+
+def work(run: Run) -> Work:
+    """Return what there is to do."""
+    config = run.config.classifier
+
+    def module() -> ClassifierTraining:
+        teacher = None if config.teacher is None else load_classifier(config.teacher)
+        return ClassifierTraining(untrained(run), config, run.config.seed, teacher)
+
+    return training_work(run, config, module)
+
+
+def untrained(run: Run) -> Classifier:
+    """Return the classifier of a run's configuration, with any weights."""
+    config = run.config.classifier
+    return load_classifier(config.path) if config.path else network_description(run, config).build()
 
 
 def pixel_statistics(run: Run) -> dict[str, list[float]]:
@@ -166,23 +132,18 @@ def pixel_statistics(run: Run) -> dict[str, list[float]]:
 
 def _encoder(folder: Path) -> Classifier:
     """Return what a pretraining has made: a network without a head."""
-    return load_model(folder, "encoder", lambda description: build_classifier(**description["network"]))
+    return load_model(folder, EncoderSpec, lambda spec: spec.network.build())
 
 
 def _check_folder(run: Run, key: str, path: str) -> None:
-    data, given = run.data, read_description(path, "classifier")
-    try:
-        size, names, task = given["network"]["image_size"], given["class_names"], given["network"].get("task")
-        height, width = size
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(
-            f"classifier.{key}={path}: its config.json is no classifier's, it lacks sizes or names"
-        ) from None
-    if list(size) != list(data.image_size):
+    data, given = run.data, read_spec(path, ClassifierSpec)
+    size, names = given.network.image_size, given.class_names
+    height, width = size
+    if size != list(data.image_size):
         raise UserError(
             f"classifier.{key}={path}: takes images of {height}×{width}, and the data has {data.image_size}"
         )
-    if (task := build_task(task, f"classifier.{key}={path}: task")).name != data.task.name:
+    if (task := build_task(given.network.task, f"classifier.{key}={path}: task")).name != data.task.name:
         raise UserError(f"classifier.{key}={path}: learned the task {task.name}, and the data's is {data.task.name}")
     if names != data.class_names:
         raise UserError(
@@ -196,3 +157,23 @@ def _file(path: str) -> Path:
             f"classifier.weights={path}: no such file; a safetensors file or a PyTorch state dict is wanted"
         )
     return Path(path)
+
+
+def _warnings(run: Run, _: Mapping[str, float]) -> list[str]:
+    line = weights_without_pixels(run.config.classifier)
+    return [] if line is None else [line]
+
+
+STAGE = Stage(
+    "classifier",
+    settings,
+    check,
+    make,
+    group="classifier",
+    parents=("pretrain",),
+    part=lambda config: f"-{config.classifier.name}",
+    trains=True,
+    work=work,
+    headline={f"test/{task.measured[0]}": ".4f" for task in TASKS.values()},
+    warnings=_warnings,
+)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 from fastshap_lab.config import ClassifierConfig
 from fastshap_lab.models import Task
-from fastshap_lab.stages.runs import Run
 
 # Additive R² is 0 where an explainer knows no more than the equal split, which is where it starts: below -1 its errors
 # are more than twice as large, and it is not just untrained. So little above 0 is rounding, and luck with the images.
@@ -92,25 +91,3 @@ def further_than_equal_split(name: str, measures: Mapping[str, float]) -> str | 
         f"{name}: its explainer is further from the true values than the equal split: R² {r2:,.3f} against "
         f"{equal:.3f}; raise explainer.epochs or explainer.labels.evaluations, or change explainer.optim.lr"
     )
-
-
-def warnings_of(run: Run, measures: Mapping[str, float]) -> list[str]:
-    """Return what there is to say about a result, a line each.
-
-    Args:
-        run: Whose parents are finished.
-        measures: Of the result.
-    """
-    found: list[str | None] = []
-    if run.stage == "classifier":
-        found.append(weights_without_pixels(run.config.classifier))
-    if run.stage == "surrogate":
-        found.append(far_surrogate(measures, run.parents["classifier"].measures(), run.data.task))
-    if run.stage == "explainer":
-        found.append(failed_explainer(measures))
-    if run.stage == "evaluate":
-        pipelines = dict.fromkeys(key.rpartition("/")[0] for key in measures if key.endswith("/r2_beyond_equal"))
-        for name in pipelines:
-            own = {key.removeprefix(f"{name}/"): value for key, value in measures.items() if key.startswith(f"{name}/")}
-            found.append(further_than_equal_split(name, own))
-    return [line for line in found if line is not None]

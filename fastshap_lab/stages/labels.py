@@ -1,12 +1,15 @@
 """The labels stage: values of the game for every training image, asked for once, for explainers to learn from."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastshap_lab.config import Config
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.splits import ImageSplit, TensorImages
 from fastshap_lab.errors import UserError
@@ -14,10 +17,14 @@ from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import ModelGame
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.progress import track
+from fastshap_lab.runs.costs import Cost, Work
+from fastshap_lab.runs.run import Run, Stage
+from fastshap_lab.runs.store import kept
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
-from fastshap_lab.stages.common import device_of
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.stages.base import kind_of, seconds_of_pass, settings_of
+from fastshap_lab.stages.surrogate import untrained_game
+from fastshap_lab.training.explainer import Labels
 
 # Images that share a design: it is drawn and kept once for them, and sizes that all rows share make full rectangles
 # where tokens are dropped. They are a random few, so that like images meet different designs.
@@ -25,25 +32,14 @@ _BLOCK = 32
 _BLOCKS_PER_FILE = 16
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What explainers learn from.
+def wanted(config: Config) -> bool:
+    """Return whether the explainer learns from labels, or they are what is asked for."""
+    return STAGE.name in (config.stage, config.explainer.loss)
 
-    Attributes:
-        images: N images, augmented copies among them.
-        differences: What one coalition of each pair is worth beyond its complement, half precision (N, M, K).
-        total: What the values add up to (N, K).
-        coalitions: One of each pair, bool (blocks, M, P).
-        weights: Of the pairs, with mean 1 (blocks, M).
-        block: Whose coalitions are each image's (N,).
-    """
 
-    images: TensorImages
-    differences: Tensor
-    total: Tensor
-    coalitions: Tensor
-    weights: Tensor
-    block: Tensor
+def settings(config: Config, _: str) -> dict[str, Any]:
+    """Return what can change the result."""
+    return settings_of(config, {"labels": asdict(config.explainer.labels), "link": config.explainer.link})
 
 
 def check(run: Run) -> None:
@@ -63,10 +59,28 @@ def make(run: Run) -> dict[str, float]:
     they tell about it. Better where they tell much (R² 0.904 against 0.896 at 128 evaluations of 16 players), and more
     so where they do not (0.74 against 0.70 with the best ridge at 256 of 64).
     """
-    config, images = run.config.explainer.labels, len(run.data.dataset("train"))
     for _ in _kept(run):
         pass
-    return {"passes": float(images * (1 + config.copies) * (config.evaluations + 1))}
+    return {"passes": float(_passes(run))}
+
+
+def work(run: Run) -> Work:
+    """Return what there is to do."""
+    config, data = run.config.explainer, run.data
+
+    def measured() -> Cost:
+        game, pairs = untrained_game(run, config.link), config.labels.evaluations // 2
+        of_image = 3 * math.prod(data.image_size) + 2 * pairs * data.num_classes + 4 * data.num_classes
+        of_block = pairs * (game.num_players + 4)
+        size = data.count("train") * (1 + config.labels.copies) * (of_image + of_block / _BLOCK)
+        return Cost(_passes(run) * seconds_of_pass(game, run), round(size))
+
+    return Work(kind_of(run, "evaluations", "copies"), _passes(run), measured, grows=True)
+
+
+def _passes(run: Run) -> int:
+    config = run.config.explainer.labels
+    return run.data.count("train") * (1 + config.copies) * (config.evaluations + 1)
 
 
 def load_labels(run: Run, device: torch.device) -> Labels:
@@ -89,7 +103,7 @@ def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
     @cache
     def game() -> ModelGame:
         surrogate = load_surrogate(run.parents["surrogate"].model)
-        found = frozen(surrogate).game(config.link, run.config.trainer.max_batch).to(device_of(run))
+        found = frozen(surrogate).game(config.link, run.config.trainer.max_batch).to(run.data.device)
         return found.in_units(surrogate.task.in_units)  # half precision, and a mean over classes, want like scales
 
     def make(copy: int, blocks: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
@@ -97,7 +111,8 @@ def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     for name, copy, blocks in track(list(_files(run, len(train))), "labels"):
-        yield run.kept("labels", name, make=partial(make, copy, blocks))
+        path = run.folder / "labels" / f"{name}.safetensors"
+        yield kept(path, f"{run.fingerprint}/labels/{name}", partial(make, copy, blocks))
 
 
 def _files(run: Run, number: int) -> Iterator[tuple[str, int, list[tuple[int, Tensor]]]]:
@@ -132,3 +147,16 @@ def _labelled(
         "size": torch.tensor([len(images)]),
     }
     return {name: tensor.cpu() for name, tensor in kept.items()}
+
+
+STAGE = Stage(
+    "labels",
+    settings,
+    check,
+    make,
+    group="explainer",
+    parents=("pretrain", "classifier", "surrogate"),
+    wanted=wanted,
+    work=work,
+    headline={"passes": ",.0f"},
+)

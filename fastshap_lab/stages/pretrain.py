@@ -1,55 +1,52 @@
 """The pretrain stage: teach a vision transformer to complete images, before it sees a label."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastshap_lab.checkpoints import save_model
-from fastshap_lab.config import ClassifierConfig, TrainingConfig, build
+from fastshap_lab.components import build
+from fastshap_lab.config import Config
 from fastshap_lab.errors import UserError
-from fastshap_lab.models import PRETRAININGS, MaskedAutoencoder, build_classifier
+from fastshap_lab.models import PRETRAININGS, MaskedAutoencoder
+from fastshap_lab.models.specs import EncoderSpec, NetworkSpec
 from fastshap_lab.report import image_rows, save_figure
+from fastshap_lab.runs.costs import Work
+from fastshap_lab.runs.run import Run, Stage
+from fastshap_lab.runs.tracking import log_results
+from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of, training_work
 from fastshap_lab.stages.classifier import pixel_statistics
-from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
-from fastshap_lab.stages.runs import Run
-from fastshap_lab.stages.tracking import log_results
+from fastshap_lab.training.optim import check_optimizer
+from fastshap_lab.training.pretrain import PretrainTraining
 
 _SHOWN = 8  # images in the figure
 
 
-class PretrainTraining(Training):
-    """Fit an autoencoder to images. Batches hold ``image`` (B, C, H, W)."""
+def wanted(config: Config) -> bool:
+    """Return whether the classifier is pretrained.
 
-    network: MaskedAutoencoder
-
-    def __init__(self, network: MaskedAutoencoder, config: TrainingConfig, seed: int) -> None:
-        super().__init__(network, config.optim, seed, monitor="val/loss")
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the reconstruction error, each image under fresh masks."""
-        return self._step("train", batch["image"], self.step_generator(batch_idx))
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the same under masks that are the same every epoch."""
-        self._step("val", batch["image"], torch.Generator(self.device).manual_seed(batch_idx))
-
-    def _step(self, split: str, image: Tensor, generator: torch.Generator) -> Tensor:
-        loss = self.network.loss(image, self.network.draw(len(image), generator)).mean()
-        self.log_epoch({f"{split}/loss": loss}, len(image))
-        return loss
+    Raises:
+        UserError: It is not, and this stage is asked for.
+    """
+    if config.classifier.pretrain is None and config.stage == STAGE.name:
+        raise UserError("stage=pretrain: this classifier is not pretrained; classifier=mae_vit is")
+    return config.classifier.pretrain is not None
 
 
-def content(config: ClassifierConfig) -> dict[str, Any]:
-    """Return what a configuration says about the result: nothing of what the classifier is then trained with."""
-    encoder = {"name": config.name, "params": config.params, "mean": config.mean, "std": config.std}
-    return asdict(config.pretrain) | {"encoder": encoder}
+def settings(config: Config, digest: str) -> dict[str, Any]:
+    """Return what can change the result: nothing of what the classifier is then trained with."""
+    classifier = config.classifier
+    encoder = {"name": classifier.name, "params": classifier.params, "mean": classifier.mean, "std": classifier.std}
+    own = {"pretrain": asdict(classifier.pretrain) | {"encoder": encoder}, "precision": config.trainer.precision}
+    return settings_of(config, own, digest)
 
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the autoencoder cannot be built, or what it learns would be of no use."""
+    check_optimizer(run.config.classifier.pretrain.optim, "classifier.pretrain")
     if run.config.classifier.weights is not None:
         raise UserError(
             f"classifier.weights={run.config.classifier.weights}: would replace what classifier.pretrain learns; "
@@ -63,31 +60,37 @@ def check(run: Run) -> None:
 
 def make(run: Run) -> dict[str, float]:
     """Train, export the encoder, and return measures on the test images."""
-    description, settings = _describe(run, pixel_statistics(run)), run.config.classifier.pretrain
+    description, config = _describe(run, pixel_statistics(run)), run.config.classifier.pretrain
     network = _autoencoder(run, description)
-    fit(PretrainTraining(network, settings, run.config.seed), run, settings)
-    save_model(run.model, network.encoder, {"kind": "encoder", "network": description})
+    fit_run(run, PretrainTraining(network, config, run.config.seed), config, "classifier.pretrain")
+    save_model(run.model, network.encoder, EncoderSpec(description).to_json())
     return _measure(run, network)
 
 
-def _describe(run: Run, *pixels: dict[str, list[float]]) -> dict[str, Any]:
-    """Return the description of the classifier's network, without its head."""
-    described = network_description(run, run.config.classifier, *pixels) | {"num_classes": 0}
-    described.pop("task", None)  # which its head would have
-    return described
+def work(run: Run) -> Work:
+    """Return what there is to do."""
+    config = run.config.classifier.pretrain
+    return training_work(
+        run, config, lambda: PretrainTraining(_autoencoder(run, _describe(run)), config, run.config.seed)
+    )
 
 
-def _autoencoder(run: Run, description: dict[str, Any]) -> MaskedAutoencoder:
-    settings, encoder = run.config.classifier.pretrain, build_classifier(**description)
-    return build(PRETRAININGS, "classifier.pretrain", settings.name, settings.params, encoder=encoder)
+def _describe(run: Run, *pixels: dict[str, list[float]]) -> NetworkSpec:
+    """Return the description of the classifier's network, without its head, and so without its task."""
+    return replace(network_description(run, run.config.classifier, *pixels), num_classes=0, task=None)
+
+
+def _autoencoder(run: Run, description: NetworkSpec) -> MaskedAutoencoder:
+    config, encoder = run.config.classifier.pretrain, description.build()
+    return build(PRETRAININGS, "classifier.pretrain", config.name, config.params, encoder=encoder)
 
 
 @torch.inference_mode()
 def _measure(run: Run, network: MaskedAutoencoder) -> dict[str, float]:
     """Return the error on the test images, under masks that are always the same; draw some of them."""
-    network, generator = network.to(device_of(run)), torch.Generator().manual_seed(0)
+    network, generator = network.to(run.data.device), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
-    for image, _ in batches(run, "test"):
+    for image, _ in run.data.batches("test"):
         order = network.draw(len(image), generator).to(image.device)
         if not losses:
             shown = image[:_SHOWN]
@@ -100,3 +103,16 @@ def _measure(run: Run, network: MaskedAutoencoder) -> dict[str, float]:
     save_figure(image_rows(pictures, key), path)
     log_results(run, {}, {"reconstructions": path})
     return {"test/loss": torch.cat(losses).mean().item()}
+
+
+STAGE = Stage(
+    "pretrain",
+    settings,
+    check,
+    make,
+    group="classifier",
+    wanted=wanted,
+    trains=True,
+    work=work,
+    headline={"test/loss": ".4f"},
+)

@@ -1,55 +1,33 @@
 """The surrogate stage: train a model that imitates the classifier when players are absent."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastshap_lab.checkpoints import read_description, save_model
-from fastshap_lab.config import SurrogateConfig
+from fastshap_lab.checkpoints import read_spec, save_model
+from fastshap_lab.config import Config
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
-from fastshap_lab.models import Classifier, Surrogate, build_surrogate
+from fastshap_lab.models import TASKS, Classifier, ModelGame, Surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.models.specs import ClassifierSpec, NetworkSpec, SurrogateNetworkSpec, SurrogateSpec
+from fastshap_lab.runs.costs import Work
+from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import UniformSizeSampler
-from fastshap_lab.stages.common import Training, batches, check_images, device_of, fit, network_description
-from fastshap_lab.stages.runs import Run
+from fastshap_lab.stages.base import check_images, fit_run, network_description, settings_of, training_work
+from fastshap_lab.stages.classifier import untrained
+from fastshap_lab.stages.judgements import far_surrogate
+from fastshap_lab.training.optim import check_optimizer
+from fastshap_lab.training.surrogate import SurrogateTraining
 
 
-class SurrogateTraining(Training):
-    """Fit a surrogate to a frozen classifier. Batches hold ``image`` (B, C, H, W)."""
-
-    network: Surrogate
-
-    def __init__(self, network: Surrogate, classifier: Classifier, config: SurrogateConfig, seed: int) -> None:
-        task, imitation = network.task, network.task.surrogate_losses[0]
-        super().__init__(network, config.optim, seed, monitor=f"val/{task.imitation}")
-        self.num_coalitions = config.num_coalitions
-        # The first is logged whatever is minimized, so that runs can be compared.
-        self.divergence, self.loss = task.divergence(imitation), task.divergence(config.loss or imitation)
-        self.sampler = UniformSizeSampler(network.grid.num_players)
-        self._classifier = [frozen(classifier)]  # in a list: neither trained nor saved with this module
-
-    def on_fit_start(self) -> None:
-        """Bring the classifier along."""
-        self._classifier[0].to(self.device)
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the divergence of classifier and surrogate, each image under fresh coalitions."""
-        return self._step("train", batch["image"], self.step_generator(batch_idx))
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log it over coalitions that are the same every epoch."""
-        self._step("val", batch["image"], torch.Generator(self.device).manual_seed(batch_idx))
-
-    def _step(self, split: str, image: Tensor, generator: torch.Generator) -> Tensor:
-        coalitions, _ = self.sampler(len(image), self.num_coalitions, generator, self.device)
-        with torch.no_grad():
-            target = self._classifier[0](image)
-        logits = self.network(image, coalitions)
-        self.log_epoch({f"{split}/{self.network.task.imitation}": self.divergence(target, logits).mean()}, len(image))
-        return self.loss(target, logits).mean()
+def settings(config: Config, _: str) -> dict[str, Any]:
+    """Return what can change the result."""
+    own = {"surrogate": asdict(config.surrogate), "grid": config.data.grid, "precision": config.trainer.precision}
+    return settings_of(config, own)
 
 
 def check(run: Run) -> None:
@@ -59,7 +37,8 @@ def check(run: Run) -> None:
         raise UserError(
             f"surrogate.loss={loss}: not a loss of the task {task.name}; known: {', '.join(task.surrogate_losses)}"
         )
-    surrogate = build_surrogate(**_describe(run, network_description(run, run.config.surrogate)))
+    check_optimizer(run.config.surrogate.optim, "surrogate")
+    surrogate = _describe(run, network_description(run, run.config.surrogate)).build()
     nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
     check_images(surrogate, "surrogate", (2, 1, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size), nobody)
 
@@ -67,18 +46,39 @@ def check(run: Run) -> None:
 def make(run: Run) -> dict[str, float]:
     """Train, export, and return measures on the test images."""
     config, parent = run.config.surrogate, run.parents["classifier"].model
-    pixels = read_description(parent, "classifier")["network"]
-    description = _describe(run, network_description(run, config, pixels))
-    classifier, network = load_classifier(parent), build_surrogate(**description)
+    pixels = vars(read_spec(parent, ClassifierSpec).network)
+    spec = SurrogateSpec(_describe(run, network_description(run, config, pixels)), run.data.class_names)
+    classifier, network = load_classifier(parent), spec.surrogate.build()
     if config.from_classifier:
         load_matching(network.classifier, classifier.state_dict())
-    fit(SurrogateTraining(network, classifier, config, run.config.seed), run, config)
-    save_model(run.model, network, {"kind": "surrogate", "surrogate": description, "class_names": run.data.class_names})
+    fit_run(run, SurrogateTraining(network, classifier, config, run.config.seed), config, "surrogate")
+    save_model(run.model, network, spec.to_json())
     return {f"test/{name}": value for name, value in _measure(run, classifier, network).items()}
 
 
-def _describe(run: Run, network: dict[str, Any]) -> dict[str, Any]:
-    return {"classifier": network, "masking": run.config.surrogate.masking, "grid": list(run.config.data.grid)}
+def work(run: Run) -> Work:
+    """Return what there is to do."""
+    config = run.config.surrogate
+    passes = 5 * run.data.count("test")
+
+    def module() -> SurrogateTraining:
+        return SurrogateTraining(untrained_surrogate(run), untrained(run), config, run.config.seed)
+
+    return training_work(run, config, module, passes=passes, game=lambda: untrained_game(run, "logits"))
+
+
+def untrained_surrogate(run: Run) -> Surrogate:
+    """Return the surrogate of a run's configuration, with any weights."""
+    return _describe(run, network_description(run, run.config.surrogate)).build()
+
+
+def untrained_game(run: Run, link: str) -> ModelGame:
+    """Return its game."""
+    return frozen(untrained_surrogate(run)).game(link, run.config.trainer.max_batch)
+
+
+def _describe(run: Run, network: NetworkSpec) -> SurrogateNetworkSpec:
+    return SurrogateNetworkSpec(network, run.config.surrogate.masking, list(run.config.data.grid))
 
 
 @torch.inference_mode()
@@ -87,12 +87,12 @@ def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str
 
     Beside them the divergence of an answer that is the same for all images, by which the others can be judged.
     """
-    task, device, targets = surrogate.task, device_of(run), []
+    task, device, targets = surrogate.task, run.data.device, []
     whole, masked = Imitation(task), Imitation(task)
     classifier = frozen(classifier).to(device)
     game = frozen(surrogate).game("logits", run.config.trainer.max_batch).to(device)
     sampler, generator = UniformSizeSampler(game.num_players), torch.Generator().manual_seed(0)
-    for image, label in batches(run, "test"):
+    for image, label in run.data.batches("test"):
         coalitions, _ = sampler(len(image), 4, generator, device)
         logits, grand, _ = game(image, coalitions)
         label, target = label.cpu(), classifier(image).cpu()
@@ -101,3 +101,26 @@ def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str
         targets.append(target)
     constant = {f"{task.imitation}_constant": task.constant_divergence(torch.cat(targets)).item()}
     return whole.compute() | constant | {f"masked_{name}": value for name, value in masked.compute().items()}
+
+
+def _warnings(run: Run, measures: Mapping[str, float]) -> list[str]:
+    line = far_surrogate(measures, run.parents["classifier"].measures(), run.data.task)
+    return [] if line is None else [line]
+
+
+STAGE = Stage(
+    "surrogate",
+    settings,
+    check,
+    make,
+    group="surrogate",
+    parents=("pretrain", "classifier"),
+    part=lambda config: f"-by-{config.surrogate.name}",
+    trains=True,
+    work=work,
+    headline={
+        **{f"test/{task.measured[0]}": ".4f" for task in TASKS.values()},
+        **{f"test/{masked}{task.imitation}": ".4f" for task in TASKS.values() for masked in ("", "masked_")},
+    },
+    warnings=_warnings,
+)

@@ -14,7 +14,7 @@ from fastshap_lab.errors import UserError
 from tests.attribution.families import FAMILIES, GRID, NUM_CLASSES, family, images
 from tests.attribution.test_recording import state, unsettle
 
-PATCHES: dict[str, Any] = {"grid": GRID, "budget": 24}
+PATCHES: dict[str, Any] = {"players": GRID, "budget": 24}
 OPTIONS: dict[str, dict[str, Any]] = {
     "tam": {"steps": 3},
     "integrated_gradients": {"steps": 3},
@@ -54,8 +54,9 @@ def taken(name: str) -> set[str]:
     return TAKES.get(name, set(FAMILIES))
 
 
-PAIRS = [(name, kind) for name in METHODS for kind in FAMILIES if kind in taken(name)]
-REFUSED = [(name, kind) for name in METHODS for kind in FAMILIES if kind not in taken(name)]
+NAMES = [name for name, kind in METHODS.items() if kind.inputs == ("model",)]
+PAIRS = [(name, kind) for name in NAMES for kind in FAMILIES if kind in taken(name)]
+REFUSED = [(name, kind) for name in NAMES for kind in FAMILIES if kind not in taken(name)]
 
 
 def method_of(name: str, model: nn.Module, **options: Any) -> AttributionMethod:

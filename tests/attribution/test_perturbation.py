@@ -5,6 +5,7 @@ import math
 
 import captum.attr
 import pytest
+import shapiq
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from fastshap_lab.attribution.vit_cx import ViTCX, cluster
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import ModelGame
 from fastshap_lab.models.maskings import Constant
-from fastshap_lab.shapley import LINKS, Game, PlayerGrid, exact_shapley_values
+from fastshap_lab.shapley import LINKS, Game, PlayerGrid, Segments, exact_shapley_values
 from tests import small
 from tests.attribution.by_hand import forward_by_hand
 from tests.attribution.families import GRID, NUM_CLASSES, family, images
@@ -68,7 +69,7 @@ def test_grids_that_nothing_determines():
     assert default_grid(family("vit"), (7, 30)) == (7, 10)
     assert default_grid(family("resnet"), (224, 32)) == (14, 8)
     with pytest.raises(
-        UserError, match="no grid of 2 to 14 rows and columns divides 17×32 pixels: name one with grid=…"
+        UserError, match="no grid of 2 to 14 rows and columns divides 17×32 pixels: name one with players=…"
     ):
         default_grid(family("resnet"), (17, 32))
     dynamic = VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1, dynamic_img_size=True)
@@ -253,13 +254,69 @@ def test_shapley_values_of_patches(name):
     game = ModelGame(model, Constant(model, players), "log_odds", max_batch=7)
     assert isinstance(game, Game)
     exact = players.to_grid(exact_shapley_values(game, IMAGES))
-    found = METHODS[name](model, grid=GRID, budget=62, link="log_odds").attribute_all(IMAGES)
+    found = METHODS[name](model, players=GRID, budget=62, link="log_odds").attribute_all(IMAGES)
     total = (game.grand(IMAGES) - game.null(IMAGES)).detach()
     torch.testing.assert_close(found.sum(dim=(2, 3)), total)
     if name != "permutation":  # 62 coalitions are all there are
         torch.testing.assert_close(found, exact)
-    with pytest.raises(UserError, match=r"budget=1: too small for 6 patches, \d+ or more"):
-        METHODS[name](model, grid=GRID, budget=1).attribute(IMAGES, 1)
+    with pytest.raises(UserError, match=r"budget=1: too small for 6 players, \d+ or more"):
+        METHODS[name](model, players=GRID, budget=1).attribute(IMAGES, 1)
+
+
+OF_PLAYERS: dict[str, dict[str, int]] = {
+    "leave_one_out": {},
+    "kernel_shap": {"budget": 30},
+    "kriging": {"budget": 20},
+    "leverage_shap": {"budget": 30},
+    "permutation": {"budget": 40},
+    "rise": {"num_masks": 20},
+}
+
+
+@pytest.mark.parametrize(("name", "options"), OF_PLAYERS.items(), ids=OF_PLAYERS)
+def test_a_label_map_of_the_grids_patches_has_the_grids_maps_at_image_size(name, options):
+    model = family("resnet").double()
+    labels = torch.arange(6).view(GRID).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    patches, pixels = (METHODS[name](model, players=players, **options) for players in (GRID, labels.numpy()))
+    expected, found = patches.attribute_all(IMAGES), pixels.attribute_all(IMAGES)
+    if name != "rise":  # whose maps have the image's size in any case
+        assert (patches.unit, pixels.unit) == ("softmax", None)  # an image's pixels do not add up to the answer
+        expected = expected.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("players", [small.label_map(5), Segments.grid(small.IMAGE_SIZE, (3, 2))], ids=["map", "grid"])
+def test_segments_of_any_shape_are_covered_and_have_shapley_values(players):
+    model = family("resnet").double()
+    segments = players if isinstance(players, Segments) else Segments(players)
+    labels, number = segments.labels, segments.num_players
+    covered = [torch.where(labels == player, model.mean, IMAGES) for player in range(number)]
+    lost = torch.stack([model(IMAGES).softmax(1) - model(one).softmax(1) for one in covered], dim=2)  # (B, K, P)
+    found = LeaveOneOut(model, players).attribute_all(IMAGES)
+    torch.testing.assert_close(found, lost[:, :, labels])
+
+    game = ModelGame(model, Constant(model, segments), "log_odds")
+    for image in range(2):
+        single = shapiq.ExactComputer(
+            lambda asked, image=image: game.values(IMAGES[image : image + 1], torch.from_numpy(asked)[None])[0, :, 1],
+            n_players=number,
+        )("SV", order=1)
+        phi = torch.tensor([single[(player,)] for player in range(number)], dtype=torch.float64)
+        method = KernelSHAPValues(model, players, budget=2**number - 2, link="log_odds")
+        torch.testing.assert_close(method.attribute(IMAGES[image : image + 1], 1)[0], phi[labels])
+
+
+def test_rise_of_players_is_the_mean_of_answers_to_those_that_are_kept():
+    model, image = Linear((8, 12)), torch.rand(1, 1, 8, 12, generator=torch.Generator().manual_seed(2)).double()
+    labels = small.label_map(5)
+    found = RISE(model, 900, keep=0.3, link="logits", max_batch=70, players=labels).attribute_all(image)[0]
+    kept = torch.rand(900, 5, generator=torch.Generator().manual_seed(0)) < 0.3
+    masks = kept[:, labels].double()
+    assert masks.mean().item() == pytest.approx(0.3, abs=0.05)
+    with torch.no_grad():
+        answers = model(image * masks.unsqueeze(1))
+    torch.testing.assert_close(found, torch.einsum("mk,mhw->khw", answers, masks) / (900 * 0.3))
 
 
 def test_random_maps_follow_from_seed_and_image():
@@ -314,7 +371,14 @@ def test_a_classifier_is_explained_as_its_network_on_normalized_pixels(name):
         ("rise", {"link": "odds"}, "RISE: link=odds: unknown, one of softmax"),
         ("vit_cx", {"noise": -1.0}, "noise=-1.0"),
         ("occlusion", {"window": (2, 2), "stride": (3, 1)}, r"window=\(2, 2\), stride=\(3, 1\)"),
-        ("kernel_shap", {"grid": (3, 3)}, "3×3 players do not divide"),
+        ("kernel_shap", {"players": (3, 3)}, "3×3 players do not divide"),
+        ("kernel_shap", {"players": torch.tensor([[0, 2]])}, "a label map from 0 to 2 without 1"),
+        ("rise", {"players": torch.tensor([[0.0, 1.0]])}, "a label map of type float32"),
+        (
+            "leave_one_out",
+            {"players": torch.tensor([[0, 1]])},
+            "players: of an image of 1×2 pixels",
+        ),
         ("occlusion", {"baseline": [0.0]}, "3 numbers wanted"),
     ],
 )

@@ -14,7 +14,7 @@ from fastshap_lab.data.base import SPLITS
 from fastshap_lab.data.cifar10 import Cifar10
 from fastshap_lab.errors import UserError
 from tests.data.stand_ins import NAMES, cifar10_images, write_cifar10
-from tests.runs import configured
+from tests.small_runs import configured
 
 
 @pytest.fixture

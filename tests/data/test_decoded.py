@@ -60,8 +60,7 @@ def make(request, tmp_path, monkeypatch):
 
 
 def batches(data):
-    data.configure(batch_size=8, augment=AUGMENT, seed=1)
-    loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    loaders = [data.loader(split, 8, augment=AUGMENT, seed=1) for split in SPLITS]
     for number in range(2):
         for loader in loaders:
             loader.set_epoch(number)
@@ -70,6 +69,9 @@ def batches(data):
 
 def test_streaming_changes_nothing(make):
     resident = make()
+    counts = [resident.count(split) for split in SPLITS]
+    assert not resident._splits  # nothing was decoded for it
+    assert counts == [len(resident.dataset(split)) for split in SPLITS]
     assert all(isinstance(resident.dataset(split), TensorImages) for split in SPLITS)
     expected = list(batches(resident))
     for workers in (1, 3):

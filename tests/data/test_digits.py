@@ -55,16 +55,15 @@ def test_the_digest_follows_the_content(digits):
     assert digits.digest() != Digits(image_size=32).digest()
 
 
-def test_stages_configure_the_batches_of_one_data_module(digits):
-    digits.configure(batch_size=100, seed=1)
-    loader = digits.train_dataloader()
+def test_stages_choose_their_batches_of_one_data_module(digits):
+    loader = digits.loader("train", 100, seed=1)
     assert len(loader) == 12
     first = next(iter(loader))
     assert first["image"].shape == (100, 3, 16, 16)
     assert first["image"].max() == 1.0
-    digits.configure(batch_size=50, seed=2)
-    assert len(digits.val_dataloader()) == 4
-    assert not torch.equal(first["index"][:50], next(iter(digits.train_dataloader()))["index"])
-    assert digits.train_dataloader().data.images is loader.data.images  # loaded once for all stages
+    assert len(digits.loader("val", 50)) == 4
+    other = digits.loader("train", 50, seed=2)
+    assert not torch.equal(first["index"][:50], next(iter(other))["index"])
+    assert other.data.images is loader.data.images  # loaded once for all stages
     index = first["index"]
     assert torch.equal((first["image"] * 255).round().to(torch.uint8), digits.dataset("train").images[index])

@@ -12,6 +12,10 @@ from fastshap_lab.metrics import (
     sensitivity_coalitions,
 )
 from fastshap_lab.metrics.faithfulness import coalition_sums
+from fastshap_lab.models import ModelGame
+from fastshap_lab.models.maskings import Constant
+from fastshap_lab.shapley import Players, Segments
+from tests import small
 from tests.oracles import TableGame
 
 GAME = TableGame.random(num_images=3, num_players=6, num_classes=4)
@@ -160,3 +164,29 @@ def test_infidelity_of_perfect_attributions_of_none_and_of_scaled_ones():
     assert nothing["target"] == nothing["target_scaled"] == pytest.approx(mean_square)
     assert tenfold["target"] == pytest.approx(121 * mean_square)
     assert np.isnan(infidelities(torch.full_like(PHI, torch.nan), values, grand, first).compute()["target_scaled"])
+
+
+@pytest.mark.parametrize(
+    "players",
+    [Segments(small.label_map(5, (4, 6))), Segments.grid((4, 6), (3, 4))],
+    ids=["segments", "a grid that does not divide the image"],
+)
+def test_what_segments_of_a_linear_model_add_explains_it_perfectly(players: Players):
+    image = (8 * small.images(2, (4, 6))).round().double()  # whole numbers add up without rounding, which unties ranks
+    weight = torch.randint(-9, 10, (3 * 4 * 6, 3), generator=torch.Generator().manual_seed(0)).double()
+
+    def linear(shown: torch.Tensor) -> torch.Tensor:
+        return shown.flatten(1) @ weight
+
+    game, classes = ModelGame(linear, Constant(linear, players), "logits"), torch.tensor([[0, 2], [1, 0]])
+    each = (image.flatten(1).unsqueeze(2) * weight).unflatten(1, (3, 24)).sum(dim=1)  # of a pixel (B, H·W, K)
+    members = players.labels.flatten() == torch.arange(players.num_players).unsqueeze(1)
+    phi = (members.double() @ each).gather(2, classes.unsqueeze(1).expand(-1, players.num_players, -1))
+    coalitions = sensitivity_coalitions(players.num_players, number=20)
+    values = coalition_values(game.values, image, coalitions)
+    for metric in (SensitivityN(), FaithfulnessCorrelation()):
+        metric.update(phi, coalitions, values, classes)
+        assert metric.compute() == pytest.approx({"target": 1, "others": 1})
+    metric = Infidelity()
+    metric.update(phi, coalitions, values, game.grand(image), classes)
+    assert list(metric.compute().values()) == pytest.approx([0] * 4, abs=1e-12)

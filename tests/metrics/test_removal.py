@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastshap_lab.metrics import Deletion, Insertion, unit_values
+from fastshap_lab.metrics import Deletion, Insertion
 from fastshap_lab.metrics.removal import area_under_curve, removal_curves
 from fastshap_lab.models import ModelGame
 from fastshap_lab.models.maskings import Constant
-from fastshap_lab.shapley import PlayerGrid
+from fastshap_lab.shapley import PlayerGrid, Segments
+from tests import small
 from tests.oracles import TableGame
 
 GAME = TableGame.random(num_images=3, num_players=5, num_classes=4)
@@ -122,36 +123,38 @@ def test_attributions_without_an_order_are_undefined_and_counted():
         assert measured.compute()[name] == pytest.approx(rest.compute()[name])
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (2, 3)])
-def test_pixels_and_patches_are_units_of_a_picture(shape):
+PATCHES = torch.tensor([[row // 2 * 3 + column // 2 for column in range(6)] for row in range(4)])
+UNEVEN = small.label_map(5, (4, 6))
+
+
+@pytest.mark.parametrize(
+    ("players", "labels"),
+    [
+        (PlayerGrid((4, 6), (4, 6)), torch.arange(24).view(4, 6)),
+        (PlayerGrid((4, 6), (2, 3)), PATCHES),
+        (Segments(PATCHES), PATCHES),
+        (Segments(UNEVEN), UNEVEN),
+    ],
+    ids=["pixels", "patches", "segments that are patches", "segments"],
+)
+def test_pixels_patches_and_segments_are_units_of_a_picture(players, labels):
     generator = torch.Generator().manual_seed(0)
     image, maps = (torch.rand(2, channels, 4, 6, generator=generator).double() for channels in (3, 1))
     weight = torch.randn(3 * 4 * 6, 2, generator=generator).double()
-    baseline, grid = torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1), PlayerGrid((4, 6), shape)
+    baseline = torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1)
 
     def linear(shown):
         return shown.flatten(1) @ weight
 
-    game = ModelGame(linear, Constant(linear, grid, baseline.flatten().tolist()), "logits")
-    phi = unit_values(maps, shape)
+    game = ModelGame(linear, Constant(linear, players, baseline.flatten().tolist()), "logits")
+    phi = players.pool(maps)
     curves = removal_curves(game.values, image, phi, torch.zeros(2, 1, dtype=torch.long), insert=False, step=4)
-    height, width = grid.patch_size
     for b in range(2):
-        averages = []
-        for row in range(shape[0]):
-            for column in range(shape[1]):
-                rows, columns = slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width)
-                averages.append((float(maps[b, 0, rows, columns].mean()), rows, columns))
-        order = sorted(range(len(averages)), key=lambda unit: -averages[unit][0])
+        averages = [float(maps[b, 0][labels == unit].mean()) for unit in range(players.num_players)]
+        order = sorted(range(len(averages)), key=lambda unit: -averages[unit])
         shown = image[b].clone()
         for point in range(curves.shape[-1]):
             for unit in order[max(0, 4 * point - 4) : 4 * point] if point else []:
-                _, rows, columns = averages[unit]
-                shown[:, rows, columns] = baseline
+                shown = torch.where(labels == unit, baseline.double(), shown)
             expected = (shown.flatten() @ weight).softmax(dim=0)[0]
             assert curves[b, 0, 0, point].item() == pytest.approx(expected.item())
-
-
-def test_a_grid_that_does_not_divide_a_map_is_refused():
-    with pytest.raises(ValueError, match="3×3 units do not divide a map of 4×6"):
-        unit_values(torch.zeros(1, 1, 4, 6), (3, 3))

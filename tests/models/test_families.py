@@ -62,7 +62,9 @@ def test_masked_attention_gives_the_logits_of_the_sequence_without_absent_patche
         logits = masked(IMAGE, coalitions)
         for image, own, found in zip(IMAGE, coalitions, logits, strict=True):
             pixels = masked.classifier.normalize(image.unsqueeze(0))
-            for patches, answer in zip(masked.masking.players.to_pixels(own[None])[0].flatten(1), found, strict=True):
+            for patches, answer in zip(
+                masked.masking.token_players.to_pixels(own[None])[0].flatten(1), found, strict=True
+            ):
                 expected = dropped(masked.classifier.network, pixels, patches)[0]
                 torch.testing.assert_close(answer, expected, rtol=1e-5, atol=1e-5)
 

@@ -19,7 +19,7 @@ class Counter(Masking):
     """Keep the number of rows of every pass, and all coalitions asked for."""
 
     def __init__(self, classifier, masking: Masking) -> None:
-        super().__init__(classifier, masking.grid)
+        super().__init__(classifier, masking.players)
         self.masking, self.null_ignores_image = masking, masking.null_ignores_image
         self.rows: list[int] = []
         self.empty = 0

@@ -7,7 +7,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fastshap_lab.config import build
+from fastshap_lab.components import build
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import PRETRAININGS, Classifier, MaskedAutoencoder
 from tests import small

@@ -14,7 +14,7 @@ from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.maskings import MASKINGS, build_masking, removals
 from fastshap_lab.models.tokens import is_token_network
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid, Segments
 from tests import small
 
 
@@ -341,3 +341,44 @@ def test_maskings_of_tokens_refuse_tokens_that_see_beyond_their_patch(masking):
 def test_unknown_maskings_are_named():
     with pytest.raises(UserError, match=r"surrogate.masking=atention: unknown, did you mean attention\?"):
         build_surrogate(small.network("vit"), "atention", (2, 3))
+
+
+OF_PIXELS = [name for name in MASKINGS if name not in small.OF_TOKENS]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", OF_PIXELS)
+def test_a_label_map_of_the_grids_patches_is_the_grid_at_the_pixels(name):
+    """The blur's default width, which is a player's size, included."""
+    surrogate, image, some = small.surrogate(name), small.images(3), small.coalitions(3, 5, 6)
+    patches = Segments(torch.arange(6).view(2, 3).repeat_interleave(4, 0).repeat_interleave(4, 1))
+    masking = build_masking(name, surrogate.classifier, patches)
+    for max_rows in (None, 4):
+        found = masking(surrogate.classifier, image, some, max_rows)
+        torch.testing.assert_close(found, surrogate(image, some), rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", OF_PIXELS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_segments_hide_their_pixels_and_no_others(name, layout):
+    classifier, labels = small.surrogate(name).classifier, small.label_map(5)
+    masking = build_masking(name, classifier, Segments(labels))
+    image, some = small.images(2).contiguous(memory_format=layout), small.coalitions(2, 4, 5)
+    present, absent = masking.layers(classifier.normalize(image))
+    absent = torch.zeros_like(present) if absent is None else absent
+    for b, m in itertools.product(range(2), range(4)):
+        shown = absent[b].clone()
+        for player in some[b, m].nonzero().flatten():
+            shown[:, labels == player] = present[b][:, labels == player]
+        expected = classifier.network(shown.unsqueeze(0))
+        torch.testing.assert_close(masking(classifier, image, some)[b, m : m + 1], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", small.OF_TOKENS)
+def test_tokens_belong_to_the_patches_of_a_grid(name):
+    with pytest.raises(
+        UserError, match=f"surrogate.masking={name}: tokens belong to the patches of a player g"
+    ) as error:
+        build_masking(name, small.classifier("vit"), Segments(small.label_map(5)))
+    assert "\n" not in str(error.value)

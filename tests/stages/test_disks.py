@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import RESNET, TINY, UNET, executed, planned
+from tests.small_runs import RESNET, TINY, UNET, executed, planned
 from tests.stages.test_interrupts import command
 from tests.stages.test_resume import assert_same_result
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from fastshap_lab.errors import UserError
 from fastshap_lab.stages import classifier
 from tests.data.stand_ins import write_voc
-from tests.runs import TINY, executed, planned
+from tests.small_runs import TINY, executed, planned
 
 CLASSIFIER = ["stage=classifier"]
 

@@ -17,11 +17,11 @@ from lightning.pytorch import LightningModule, Trainer
 
 from fastshap_lab.cli import main
 from fastshap_lab.errors import Interrupted, UserError
+from fastshap_lab.runs.run import METRICS_FILE, Run
 from fastshap_lab.stages import classifier
-from fastshap_lab.stages.callbacks import FiniteLoss
-from fastshap_lab.stages.classifier import ClassifierTraining
-from fastshap_lab.stages.runs import METRICS_FILE, Run
-from tests.runs import CONFIGS, RESNET, TINY, executed, planned, pretend_cross_entropies
+from fastshap_lab.training.callbacks import FiniteLoss
+from fastshap_lab.training.classifier import ClassifierTraining
+from tests.small_runs import RESNET, TINY, executed, planned, pretend_cross_entropies
 from tests.stages.test_resume import BASE, STAGES, Killed, assert_same_result, kill_at, take_over
 
 STEPS = 3  # per epoch, of which there are three
@@ -71,7 +71,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     """Return exit status, output and errors of ``train.py`` run in this process."""
     monkeypatch.setattr(sys, "argv", ["train.py", *TINY, *RESNET, *words])
     try:
-        main(CONFIGS)
+        main()
     except SystemExit as end:
         return int(end.code or 0), *capsys.readouterr()
     return 0, *capsys.readouterr()

@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from fastshap_lab.config import ClassifierConfig
 from fastshap_lab.models.tasks import Multiclass, Regression
-from fastshap_lab.stages import pipeline
+from fastshap_lab.runs.execute import execute
 from fastshap_lab.stages.judgements import (
     failed_explainer,
     far_surrogate,
     further_than_equal_split,
     weights_without_pixels,
 )
-from tests.runs import executed, planned
+from tests.small_runs import executed, planned
 
 IMAGENET = [0.485, 0.456, 0.406]
 SPREAD = [0.229, 0.224, 0.225]
@@ -123,7 +123,7 @@ def test_what_went_wrong_is_said_at_the_end_of_each_stage_again_on_reuse_and_on_
     said = []
     for _ in range(2):
         runs, out = planned(*settings), StringIO()
-        pipeline.execute(runs, Console(file=out, width=80))
+        execute(runs, Console(file=out, width=80))
         said.append([line.split(maxsplit=2) for line in out.getvalue().splitlines()])
     expected = {
         "classifier": f"classifier.weights={weights} without classifier.mean and classifier.std: ",

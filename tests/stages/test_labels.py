@@ -10,10 +10,11 @@ from rich.console import Console
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_explainer, load_surrogate
 from fastshap_lab.models.freezing import frozen
+from fastshap_lab.runs import run as runs
+from fastshap_lab.runs.execute import execute
 from fastshap_lab.shapley import Refinement, exact_shapley_values, pair_regression_loss
-from fastshap_lab.stages import pipeline, runs
 from fastshap_lab.stages.labels import load_labels
-from tests.runs import executed, planned
+from tests.small_runs import executed, planned
 from tests.stages.test_resume import Killed, kill_at
 
 CPU = torch.device("cpu")
@@ -79,7 +80,7 @@ def test_interrupted_they_go_on_where_they_stopped(tmp_path, monkeypatch, call):
     made = sorted((run.folder / "labels").glob("*.safetensors"))
     assert len(made) == call - 1
     times = [path.stat().st_mtime_ns for path in made]
-    pipeline.execute([run], Console(quiet=True))
+    execute([run], Console(quiet=True))
     assert times == [path.stat().st_mtime_ns for path in made]  # not made again
     for path in sorted((whole.folder / "labels").iterdir()):
         assert (run.folder / "labels" / path.name).read_bytes() == path.read_bytes()
@@ -115,12 +116,12 @@ def test_labels_that_were_changed_since_are_asked_for_again(tmp_path, damage):
 
 def test_two_explainers_share_labels_and_the_fastshap_loss_needs_none(tmp_path):
     first = executed("stage=explainer", f"runs_dir={tmp_path}")
-    assert [run.stage for run in first] == ["classifier", "surrogate", "labels", "explainer"]
+    assert [run.stage.name for run in first] == ["classifier", "surrogate", "labels", "explainer"]
     second = executed("stage=explainer", "explainer.optim.lr=3e-3", f"runs_dir={tmp_path}")
     assert second[2].folder == first[2].folder
     assert second[3].folder != first[3].folder
     online = executed("stage=explainer", "explainer.loss=fastshap", f"runs_dir={tmp_path}")
-    assert [run.stage for run in online] == ["classifier", "surrogate", "explainer"]
+    assert [run.stage.name for run in online] == ["classifier", "surrogate", "explainer"]
 
 
 @pytest.mark.parametrize("loss", ["labels", "fastshap"])

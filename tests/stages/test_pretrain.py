@@ -3,6 +3,7 @@
 import json
 import signal
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,9 +14,9 @@ from fastshap_lab.config import AugmentConfig, OptimConfig, TrainingConfig
 from fastshap_lab.errors import Interrupted, UserError
 from fastshap_lab.models import MaskedAutoencoder, build_classifier
 from fastshap_lab.stages import classifier, pretrain
-from fastshap_lab.stages.pretrain import PretrainTraining
+from fastshap_lab.training.pretrain import PretrainTraining
 from tests import small
-from tests.runs import TINY, configured, executed, planned
+from tests.small_runs import TINY, configured, executed, planned
 from tests.stages.test_interrupts import signal_at
 from tests.stages.test_resume import assert_same_result, stop_and_go_on
 
@@ -54,7 +55,7 @@ def test_the_result_is_an_encoder_its_error_and_a_figure(pretrained):
 
 def test_the_classifier_starts_from_its_weights_with_a_head_of_its_own(pretrained, monkeypatch):
     folder, run = pretrained
-    monkeypatch.setattr(classifier, "fit", lambda *_: None)
+    monkeypatch.setattr(classifier, "fit_run", lambda *_: None)
     encoder, trained = executed(f"runs_dir={folder}", "stage=classifier", base=BASE)
     assert (encoder.folder, trained.parents["pretrain"]) == (run.folder, encoder)
     learned, weights = (load_file(one.model / "model.safetensors") for one in (run, trained))
@@ -71,8 +72,13 @@ def test_a_fingerprint_follows_from_what_changes_the_encoder(tmp_path):
     )
     assert (fine[0] == before[0], fine[1] == before[1]) == (True, False)
     assert not set(other) & set(before)
-    config = configured(base=BASE).classifier
-    assert pretrain.content(replace(config, epochs=7, teacher="x", label_smoothing=0.5)) == pretrain.content(config)
+    whole = configured(base=BASE)
+    config = whole.classifier
+
+    def settings(**changes: Any) -> dict[str, Any]:
+        return pretrain.settings(replace(whole, classifier=replace(config, **changes)), "of the data")
+
+    assert settings(epochs=7, teacher="x", label_smoothing=0.5) == settings()
     for change in (
         {"pretrain": replace(config.pretrain, epochs=7)},
         {"pretrain": replace(config.pretrain, optim=OptimConfig())},
@@ -81,7 +87,7 @@ def test_a_fingerprint_follows_from_what_changes_the_encoder(tmp_path):
         {"name": "timm"},
         {"mean": [0.5, 0.5, 0.5]},
     ):
-        assert pretrain.content(replace(config, **change)) != pretrain.content(config), change
+        assert settings(**change) != settings(), change
 
 
 def test_validation_masks_stay_and_training_masks_change(monkeypatch):

@@ -10,11 +10,14 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from fastshap_lab.errors import UserError
-from fastshap_lab.stages import classifier, common, explainer, pipeline, surrogate
-from fastshap_lab.stages.runs import Run
-from tests.runs import RESNET, TINY, UNET, executed, planned, pretend_cross_entropies
+from fastshap_lab.runs.execute import execute
+from fastshap_lab.runs.plan import show
+from fastshap_lab.runs.run import Run
+from fastshap_lab.stages import classifier, explainer, surrogate
+from fastshap_lab.training import training
+from tests.small_runs import RESNET, TINY, UNET, executed, planned, pretend_cross_entropies
 
-STAGES: dict[str, tuple[ModuleType, type[common.Training]]] = {
+STAGES: dict[str, tuple[ModuleType, type[training.Training]]] = {
     "classifier": (classifier, classifier.ClassifierTraining),
     "surrogate": (surrogate, surrogate.SurrogateTraining),
     "explainer": (explainer, explainer.ExplainerTraining),
@@ -58,7 +61,7 @@ def stop_and_go_on(
             executed(*overrides, base=base)
     run = planned(*overrides, base=base)[-1]
     assert run.record()["status"] == "interrupted"
-    pipeline.execute([run], Console(quiet=True))
+    execute([run], Console(quiet=True))
     return run.folder
 
 
@@ -170,13 +173,13 @@ def test_with_its_last_checkpoint_damaged_a_training_starts_over_and_says_so(tmp
     assert run.plan == "resume"
     last = run.folder / "checkpoints" / "last.ckpt"
     last.write_bytes(damage(last.read_bytes()))
-    pipeline.show([run], Console(width=80))
+    show([run], Console(width=80))
     said = capsys.readouterr().out.splitlines()
     assert said[0].split()[:2] == ["classifier", "train"]
     assert said[1:] == [
         f"classifier  again:   {last}: changed since it was written, or damaged; the training starts over"
     ]
-    pipeline.execute([run], Console(quiet=True))
+    execute([run], Console(quiet=True))
     assert_same_result(interrupted[1], run.folder)
 
 
@@ -193,12 +196,12 @@ def test_a_damaged_best_checkpoint_is_named_and_never_exported(tmp_path, interru
         best.write_bytes(damage(best.read_bytes()))
     last = best.with_name("last.ckpt").read_bytes()
     with pytest.raises(UserError, match=f"{best}: missing, or changed since.*; delete {best.parent} to train anew"):
-        pipeline.execute([run], Console(quiet=True))
+        execute([run], Console(quiet=True))
     assert best.with_name("last.ckpt").read_bytes() == last
     assert not run.model.exists()
     shutil.rmtree(best.parent)
     assert run.plan == "train"
-    pipeline.execute([run], Console(quiet=True))
+    execute([run], Console(quiet=True))
     assert_same_result(interrupted[1], run.folder)
 
 

@@ -11,9 +11,10 @@ from fastshap_lab.data import DATASETS
 from fastshap_lab.data.synthetic import Synthetic
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import CLASSIFIERS
-from fastshap_lab.stages import pipeline
+from fastshap_lab.runs.plan import runs_of
+from fastshap_lab.stages import STAGES
 from fastshap_lab.stages.sources import _TABLES, with_sources
-from tests.runs import configured
+from tests.small_runs import configured
 
 NETWORK = """
 from bases_of_mine import Base
@@ -30,7 +31,7 @@ ALL = {"classifier", "surrogate", "labels", "explainer", "evaluate"}
 def fingerprints(*overrides: str) -> dict[str, str]:
     """Return the fingerprint of each stage, whether or not it could be built."""
     config = configured(*overrides)
-    return {run.stage: run.fingerprint for run in pipeline.runs_of({"one": config}, config)}
+    return {run.stage.name: run.fingerprint for run in runs_of({"one": config}, config, STAGES)}
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -79,7 +80,7 @@ def test_the_source_of_a_network_counts_or_the_version_that_it_states(mine, monk
         ("EXPLAINERS", "explainer.name=mine", {"explainer", "evaluate"}),
         ("LINKS", "explainer.link=mine", {"labels", "explainer", "evaluate"}),
         ("METHODS", "evaluate.methods={other: {name: mine}}", {"evaluate"}),
-        ("MEASURES", "evaluate.metrics={other: {name: mine}}", {"evaluate"}),
+        ("FEEDERS", "evaluate.metrics={other: {name: mine}}", {"evaluate"}),
         ("CHECKS", "evaluate.checks={other: {name: mine}}", {"evaluate"}),
     ],
 )

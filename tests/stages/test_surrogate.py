@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 from fastshap_lab.config import SurrogateConfig
 from fastshap_lab.shapley import reverse_surrogate_kl, surrogate_kl
-from fastshap_lab.stages.surrogate import SurrogateTraining
+from fastshap_lab.training.surrogate import SurrogateTraining
 from tests import small
-from tests.runs import TINY, UNET, executed
+from tests.small_runs import TINY, UNET, executed
 
 
 @pytest.mark.parametrize(("loss", "divergence"), [("kl", surrogate_kl), ("reverse_kl", reverse_surrogate_kl)])

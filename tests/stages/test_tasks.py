@@ -14,10 +14,10 @@ from torch import Tensor
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import AmortizedExplainer, Explanation, load_classifier, load_explainer
 from fastshap_lab.models.tasks import TASKS, build_task
+from fastshap_lab.runs.run import Run
 from fastshap_lab.shapley import all_coalitions
-from fastshap_lab.stages.runs import Run
 from tests.oracles import subset_shapley_values
-from tests.runs import RESNET, TINY, UNET, executed, planned
+from tests.small_runs import RESNET, TINY, UNET, executed, planned
 
 OTHERS = [name for name in TASKS if name != "multiclass"]
 SMALL = [
@@ -60,7 +60,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with torch.no_grad():
         outputs = explainer.surrogate(image, coalitions[numbers.argsort()].expand(len(image), -1, -1)).double()
     table = outputs if request.param == "regression" else 1 / (1 + (-outputs).exp())
-    return Trained(request.param, {run.stage: run for run in runs}, explainer, image, subset_shapley_values(table))
+    return Trained(request.param, {run.stage.name: run for run in runs}, explainer, image, subset_shapley_values(table))
 
 
 def test_an_explainer_learns_and_refinement_ends_at_the_exact_values(trained, record_property):
@@ -83,7 +83,9 @@ def test_an_explainer_learns_and_refinement_ends_at_the_exact_values(trained, re
 def test_descriptions_hold_the_task_and_measures_have_its_names(trained):
     task = build_task(trained.task)
     described = {
-        stage: json.loads((run.model / "config.json").read_text()) for stage, run in trained.runs.items() if run.trains
+        stage: json.loads((run.model / "config.json").read_text())
+        for stage, run in trained.runs.items()
+        if run.stage.trains
     }
     networks = [
         described["classifier"]["network"],

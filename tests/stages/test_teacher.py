@@ -14,9 +14,9 @@ from fastshap_lab.config import ClassifierConfig
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import Classifier
 from fastshap_lab.models.freezing import frozen
-from fastshap_lab.stages.classifier import ClassifierTraining
+from fastshap_lab.training.classifier import ClassifierTraining
 from tests import small
-from tests.runs import executed, planned
+from tests.small_runs import executed, planned
 
 LABEL = torch.tensor([0, 1, 2, 0])
 

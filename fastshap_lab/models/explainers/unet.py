@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fastshap_lab.config import Count
+from fastshap_lab.components import Count
 from fastshap_lab.models.explainers.base import Explainer, small
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid
 
 
 class UNetExplainer(Explainer):
@@ -59,8 +59,10 @@ class UNetExplainer(Explainer):
         )
         self.last = last
         self.head = small(nn.Conv2d(channels[last], num_classes, 1))
-        rows, columns = (torch.linspace(-1, 1, side) for side in grid.image_size)
-        self.register_buffer("coordinates", torch.stack(torch.meshgrid(rows, columns, indexing="ij")), persistent=False)
+        # Computed on the CPU: on the meta device, where checkpoints try descriptions, this imports PyTorch's compiler.
+        rows, columns = (torch.linspace(-1, 1, side, device="cpu") for side in grid.image_size)
+        coordinates = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(self.mean.device)
+        self.register_buffer("coordinates", coordinates, persistent=False)
 
     def predict(self, pixels: Tensor) -> Tensor:
         """Return raw values (B, P, K) of normalized pixels (B, 3, H, W)."""

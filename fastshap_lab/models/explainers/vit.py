@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from fastshap_lab.config import Positive
+from fastshap_lab.components import Positive
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.explainers.base import Explainer, small
 from fastshap_lab.models.freezing import load_matching
 from fastshap_lab.models.tokens import is_token_network, token_grid
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import PlayerGrid
 
 
 class ViTExplainer(Explainer):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastshap_lab.config import build, lookup, name_and_params
+from fastshap_lab.components import build, lookup, name_and_params
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings.attention import AttentionMask
 from fastshap_lab.models.maskings.base import Masking
@@ -15,7 +15,7 @@ from fastshap_lab.models.maskings.mean import Mean
 from fastshap_lab.models.maskings.pixels import PixelMasking
 from fastshap_lab.models.maskings.rise_blur import RISEBlur
 from fastshap_lab.models.maskings.token_drop import TokenDrop
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import Players
 
 __all__ = [
     "MASKINGS",
@@ -46,22 +46,22 @@ MASKINGS: dict[str, type[Masking]] = {
 
 
 def build_masking(
-    masking: str | Mapping[str, Any], classifier: Model, grid: PlayerGrid, key: str = "surrogate.masking"
+    masking: str | Mapping[str, Any], classifier: Model, players: Players, key: str = "surrogate.masking"
 ) -> Masking:
     """Return a masking of a classifier.
 
     Args:
         masking: An entry of ``MASKINGS``: its name, or ``{name: …, params: {…}}``.
         classifier: Takes images to logits.
-        grid: The players.
+        players: The players.
         key: Where it stands in the configuration, for error lines.
 
     Raises:
-        UserError: It is unknown, its arguments are wrong, or it does not fit the classifier or the grid.
+        UserError: It is unknown, its arguments are wrong, or it does not fit the classifier or the players.
     """
     name, params = name_and_params(masking, key)
     lookup(MASKINGS, key, name)
-    return build(MASKINGS, key, name, params, classifier=classifier, grid=grid)
+    return build(MASKINGS, key, name, params, classifier=classifier, players=players)
 
 
 def removals() -> dict[str, type[Masking]]:

@@ -18,7 +18,7 @@ from fastshap_lab.models.tokens import (
     transform,
     with_positions,
 )
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import Players
 
 
 class AttentionMask(TokenMasking):
@@ -31,14 +31,14 @@ class AttentionMask(TokenMasking):
     arXiv:2206.05282, section 4.1.
 
     Raises:
-        UserError: The network is no such transformer, or its patches do not fit the player grid.
+        UserError: The network is no such transformer, or the players are no grid that its patches fit.
     """
 
     name: ClassVar[str] = "attention"
     null: nn.Parameter | None
 
-    def __init__(self, classifier: Model, grid: PlayerGrid) -> None:
-        super().__init__(classifier, grid)
+    def __init__(self, classifier: Model, players: Players) -> None:
+        super().__init__(classifier, players)
         network = cast(TokenNetwork, opened(classifier)[1])
         if network.global_pool not in ("token", "avg"):
             raise UserError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.models.classifier import Model
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import Players
 
 
 class Masking(nn.Module, ABC):
@@ -19,7 +19,7 @@ class Masking(nn.Module, ABC):
 
     Args:
         classifier: Takes images to logits.
-        grid: The players.
+        players: The players.
     """
 
     extra_channels: ClassVar[int] = 0
@@ -28,11 +28,11 @@ class Masking(nn.Module, ABC):
     null_ignores_image: ClassVar[bool] = True
     """Whether the answer to the null coalition is the same for every image."""
 
-    grid: PlayerGrid
+    players: Players
 
-    def __init__(self, classifier: Model, grid: PlayerGrid) -> None:
+    def __init__(self, classifier: Model, players: Players) -> None:
         super().__init__()
-        self.grid = grid
+        self.players = players
 
     @abstractmethod
     def forward(self, classifier: Model, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:

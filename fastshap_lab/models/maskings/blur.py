@@ -5,10 +5,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastshap_lab.config import Positive
+from fastshap_lab.components import Positive
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings.pixels import PixelMasking
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import Players
 
 
 class Blur(PixelMasking):
@@ -22,7 +22,7 @@ class Blur(PixelMasking):
 
     Args:
         classifier: Any.
-        grid: The players.
+        players: The players.
         width: The Gaussian's standard deviation in pixels; by default the size of a player, down and across, so that
             nothing finer than a player is left.
     """
@@ -32,10 +32,10 @@ class Blur(PixelMasking):
     down: Tensor
     across: Tensor
 
-    def __init__(self, classifier: Model, grid: PlayerGrid, width: Positive | None = None) -> None:
-        super().__init__(classifier, grid)
-        widths = map(float, grid.patch_size if width is None else (width, width))
-        for name, length, sigma in zip(("down", "across"), grid.image_size, widths, strict=True):
+    def __init__(self, classifier: Model, players: Players, width: Positive | None = None) -> None:
+        super().__init__(classifier, players)
+        widths = map(float, players.patch_size if width is None else (width, width))
+        for name, length, sigma in zip(("down", "across"), players.image_size, widths, strict=True):
             self.register_buffer(name, _gaussian(length, sigma), persistent=False)
 
     def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:

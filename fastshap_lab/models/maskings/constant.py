@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from fastshap_lab.config import Color
+from fastshap_lab.components import Color
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier, Model
 from fastshap_lab.models.maskings.pixels import PixelMasking
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import Players
 
 
 class Constant(PixelMasking):
@@ -17,13 +17,13 @@ class Constant(PixelMasking):
 
     Args:
         classifier: Any.
-        grid: The players.
+        players: The players.
         colour: A number per channel, in units of the image; by default what is zero for the network, which is the mean
             colour of the training images for a ``Classifier``, and black for a module that takes [0, 1] as it is.
     """
 
-    def __init__(self, classifier: Model, grid: PlayerGrid, colour: Color | None = None) -> None:
-        super().__init__(classifier, grid)
+    def __init__(self, classifier: Model, players: Players, colour: Color | None = None) -> None:
+        super().__init__(classifier, players)
         self.colour = None if colour is None else torch.tensor(list(colour), dtype=torch.float64).view(-1, 1, 1)
         if self.colour is not None and isinstance(classifier, Classifier):
             self.colour = classifier.normalize(self.colour.to(classifier.mean))

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Classifier, Model
 from fastshap_lab.models.maskings.pixels import PixelMasking
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import Players
 
 
 class MaskChannel(PixelMasking):
@@ -22,8 +22,8 @@ class MaskChannel(PixelMasking):
 
     extra_channels: ClassVar[int] = 1
 
-    def __init__(self, classifier: Model, grid: PlayerGrid) -> None:
-        super().__init__(classifier, grid)
+    def __init__(self, classifier: Model, players: Players) -> None:
+        super().__init__(classifier, players)
         if not isinstance(classifier, Classifier):
             raise UserError(
                 "mask_channel: only a surrogate's network has a channel for the mask; choose another masking"

@@ -9,7 +9,7 @@ from fastshap_lab.models.classifier import Model, opened
 from fastshap_lab.models.maskings.base import in_rectangles
 from fastshap_lab.models.maskings.tokens import TokenMasking
 from fastshap_lab.models.tokens import TokenNetwork, embed, transform, with_positions
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import Players
 
 
 class MaskToken(TokenMasking):
@@ -19,13 +19,13 @@ class MaskToken(TokenMasking):
     predicted.
 
     Raises:
-        UserError: The network is no such transformer, or its patches do not fit the player grid.
+        UserError: The network is no such transformer, or the players are no grid that its patches fit.
     """
 
     name: ClassVar[str] = "mask_token"
 
-    def __init__(self, classifier: Model, grid: PlayerGrid) -> None:
-        super().__init__(classifier, grid)
+    def __init__(self, classifier: Model, players: Players) -> None:
+        super().__init__(classifier, players)
         network = cast(TokenNetwork, opened(classifier)[1])
         self.token = nn.Parameter(0.02 * torch.randn(network.embed_dim))  # as other tokens start
 

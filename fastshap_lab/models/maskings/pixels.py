@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastshap_lab.models.classifier import Model, opened
 from fastshap_lab.models.maskings.base import Masking, in_rectangles
+from fastshap_lab.shapley.players import PlayerGrid
 
 
 class PixelMasking(Masking):
@@ -36,16 +37,17 @@ class PixelMasking(Masking):
     def _rows(self, present: Tensor, absent: Tensor | None, coalitions: Tensor) -> Tensor:
         """Return each image under each coalition (B·M, C, H, W), channels-last.
 
-        In that layout a player's pixels of one line are neighbours in memory, so that images and coalitions meet in a
+        In that layout a patch's pixels of one line are neighbours in memory, so that images and coalitions meet in a
         single operation, without copies of either.
         """
-        (batch, num_coalitions, _), (rows, columns) = coalitions.shape, self.grid.shape
-        height, width = self.grid.image_size
-        lines = coalitions.view(batch, num_coalitions, rows, 1, columns).expand(-1, -1, -1, height // rows, -1)
-        lines = lines.reshape(batch, num_coalitions, height, columns, 1)
+        (batch, num_coalitions, _), (height, width) = coalitions.shape, self.players.image_size
+        owners, together = self.players, 1
+        if isinstance(owners, PlayerGrid):  # a patch's pixels of one line go together, as if they were one
+            owners, together = PlayerGrid((height, owners.shape[1]), owners.shape), owners.patch_size[1]
+        lines = owners.to_pixels(coalitions).squeeze(2).unsqueeze(-1)
 
         def line_by_line(layer: Tensor) -> Tensor:
-            return layer.permute(0, 2, 3, 1).reshape(batch, 1, height, columns, -1)
+            return layer.permute(0, 2, 3, 1).reshape(batch, 1, height, width // together, -1)
 
         if absent is None:
             shown = line_by_line(present) * lines.to(present.dtype)

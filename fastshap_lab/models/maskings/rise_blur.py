@@ -4,13 +4,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from fastshap_lab.config import Color
+from fastshap_lab.components import Color
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings.constant import Constant
-from fastshap_lab.shapley.grid import PlayerGrid
+from fastshap_lab.shapley.players import Players
 
 _SIZE, _SIGMA = 11, 5.0
 
@@ -25,7 +24,7 @@ class RISEBlur(Constant):
 
     Args:
         classifier: Any.
-        grid: The players.
+        players: The players.
         colour: As ``Constant``, beyond the border.
     """
 
@@ -34,9 +33,9 @@ class RISEBlur(Constant):
     down: Tensor
     across: Tensor
 
-    def __init__(self, classifier: Model, grid: PlayerGrid, colour: Color | None = None) -> None:
-        super().__init__(classifier, grid, colour)
-        for name, length in zip(("down", "across"), grid.image_size, strict=True):
+    def __init__(self, classifier: Model, players: Players, colour: Color | None = None) -> None:
+        super().__init__(classifier, players, colour)
+        for name, length in zip(("down", "across"), players.image_size, strict=True):
             self.register_buffer(name, _filter(length), persistent=False)
 
     def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -47,6 +46,8 @@ class RISEBlur(Constant):
 
 def _filter(length: int) -> Tensor:
     """Return the matrix (length, length) that filters a line of pixels, zero beyond its ends."""
+    from scipy.ndimage import gaussian_filter1d  # takes long to import, and most models are without it
+
     taps = torch.from_numpy(gaussian_filter1d(np.eye(1, _SIZE, _SIZE // 2)[0], _SIGMA))
     position = torch.arange(length)
     place = position - position.unsqueeze(1) + _SIZE // 2

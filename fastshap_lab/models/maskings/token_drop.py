@@ -22,7 +22,7 @@ class TokenDrop(AttentionMask):
     hidden tokens; patches are embedded once per image. Weights trained with either masking fit the other.
 
     Raises:
-        UserError: The network is no such transformer, or its patches do not fit the player grid.
+        UserError: The network is no such transformer, or the players are no grid that its patches fit.
     """
 
     name: ClassVar[str] = "token_drop"

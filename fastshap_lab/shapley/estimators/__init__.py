@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from fastshap_lab.errors import UserError
@@ -47,7 +47,7 @@ _FIRST_LOOK = 16
 
 def shapley_values(
     game: Game,
-    image: Float[Tensor, "B C H W"],
+    inputs: Shaped[Tensor, "B ..."],
     estimator: str = "kernel_shap",
     *,
     budget: int,
@@ -56,17 +56,17 @@ def shapley_values(
     progress: Callable[[int], None] | None = None,
     state: dict[str, Tensor] | None = None,
 ) -> Estimate:
-    """Return Shapley values of a batch of images with their standard errors, float64 on the CPU.
+    """Return Shapley values of a batch of inputs with their standard errors, float64 on the CPU.
 
     Args:
         game: What to explain; grand and null are asked for beside the budget.
-        image: RGB in [0, 1].
+        inputs: What the game takes.
         estimator: Entry of ``ESTIMATORS``.
-        budget: Evaluations of each image, at most.
-        tolerance: Stop before the budget when no standard error is above this share of its image's and class's spread
+        budget: Evaluations of each input, at most.
+        tolerance: Stop before the budget when no standard error is above this share of its input's and class's spread
             of values, from the smallest to the largest.
         seed: Of all draws.
-        progress: Told after each round how many evaluations of each image are done.
+        progress: Told after each round how many evaluations of each input are done.
         state: Where the run stands: continued from unless empty, and brought up to date after each round, before
             ``progress`` is told, so that what it holds can be saved and handed over again.
 
@@ -77,11 +77,11 @@ def shapley_values(
     if estimator not in ESTIMATORS:
         raise UserError(f"estimator={estimator}: unknown; known: {', '.join(ESTIMATORS)}")
     if budget < 1:
-        raise UserError(f"budget={budget}: at least one evaluation of each image is needed")
+        raise UserError(f"budget={budget}: at least one evaluation of each input is needed")
     if tolerance is not None and not tolerance > 0:
         raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
     ESTIMATORS[estimator].check_budget(game.num_players, budget)
-    run = ESTIMATORS[estimator](game, image, seed)
+    run = ESTIMATORS[estimator](game, inputs, seed)
     if state:
         run.load_state_dict(state)
     look = _FIRST_LOOK * game.num_players
@@ -99,7 +99,7 @@ def shapley_values(
 
 
 def relative_error(estimate: Estimate) -> float:
-    """Return the largest standard error relative to the spread of its image's and class's values.
+    """Return the largest standard error relative to the spread of its input's and class's values.
 
     Zero where values are exact, ``inf`` where uncertain ones are all the same, NaN where an error is.
     """

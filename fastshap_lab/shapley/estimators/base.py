@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley.game import Game, check_players
 
-# Coalitions, of all images together, that are asked for at a time: enough to keep a game's own chunks full.
+# Coalitions, of all inputs together, that are asked for at a time: enough to keep a game's own chunks full.
 _BLOCK = 4096
 
 
@@ -24,7 +24,7 @@ class Estimate:
         phi: float64, on the CPU.
         stderr: Standard errors, float64, on the CPU: zero where the values are exact, ``inf`` where nothing can be said
             yet. Classes and players share coalitions, so their errors are correlated.
-        evaluations: Coalitions evaluated of each image; grand and null come on top.
+        evaluations: Coalitions evaluated of each input; grand and null come on top.
     """
 
     phi: Float[Tensor, "B P K"]
@@ -33,14 +33,14 @@ class Estimate:
 
 
 class Estimator(ABC):
-    """Gathers evidence about the Shapley values of one batch of images.
+    """Gathers evidence about the Shapley values of one batch of inputs.
 
-    Every image gets the same coalitions, drawn from the seed alone: neither the batch an image is in nor how a budget
+    Every input gets the same coalitions, drawn from the seed alone: neither the batch an input is in nor how a budget
     is split over calls changes a draw, and values only by rounding.
 
     Args:
         game: Asked for grand and null once, here, and for the values of coalitions in blocks.
-        image: RGB in [0, 1].
+        inputs: What the game takes.
         seed: Of all draws.
 
     Raises:
@@ -49,16 +49,16 @@ class Estimator(ABC):
 
     _evidence: ClassVar[tuple[str, ...]] = ()  # attributes, all tensors, that hold what was learned
 
-    def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
+    def __init__(self, game: Game, inputs: Shaped[Tensor, "B ..."], seed: int = 0) -> None:
         check_players(game.num_players)
-        self.game, self.image, self.seed = game, image, seed
+        self.game, self.inputs, self.seed = game, inputs, seed
         self.num_players = game.num_players
         with torch.no_grad():
-            self.grand = game.grand(image).cpu().double()  # (B, K); on the CPU: not every device has float64
-            self.null = game.null(image).cpu().double().expand_as(self.grand)
+            self.grand = game.grand(inputs).cpu().double()  # (B, K); on the CPU: not every device has float64
+            self.null = game.null(inputs).cpu().double().expand_as(self.grand)
         # Of all values met so far, which tell how far one that was not met may be off.
         self.lowest, self.highest = torch.minimum(self.grand, self.null), torch.maximum(self.grand, self.null)
-        self.evaluations = 0  # made, of each image
+        self.evaluations = 0  # made, of each input
         self.granted = 0  # allowed, of which what buys no whole sample is left over
 
     @classmethod
@@ -82,7 +82,7 @@ class Estimator(ABC):
         return False
 
     def advance(self, evaluations: int) -> None:
-        """Spend up to so many further evaluations of each image; what is left over is kept for the next call."""
+        """Spend up to so many further evaluations of each input; what is left over is kept for the next call."""
         if evaluations < 0:
             raise ValueError(f"evaluations cannot be taken back, got {evaluations}")
         self.granted += evaluations
@@ -97,7 +97,7 @@ class Estimator(ABC):
         """Return what is known so far."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what an estimator of the same game, images and seed needs to continue as if never interrupted."""
+        """Return what an estimator of the same game, inputs and seed needs to continue as if never interrupted."""
         counts = torch.tensor([self._identity(), self.evaluations, self.granted])
         return {"counts": counts} | {name: getattr(self, name).clone() for name in self._evidence_names}
 
@@ -121,10 +121,10 @@ class Estimator(ABC):
         return derive_seed(type(self).__name__, self.seed, self.num_players, *self.grand.shape)
 
     def _values(self, coalitions: Bool[Tensor, "M P"]) -> Float[Tensor, "B M K"]:
-        """Return the values of the same coalitions for every image, float64 on the CPU, and count them."""
-        asked = coalitions.to(self.image.device).expand(len(self.image), -1, -1)
+        """Return the values of the same coalitions for every input, float64 on the CPU, and count them."""
+        asked = coalitions.to(self.inputs.device).expand(len(self.inputs), -1, -1)
         with torch.no_grad():
-            parts = [self.game.values(self.image, part) for part in asked.split(self._block, dim=1)]
+            parts = [self.game.values(self.inputs, part) for part in asked.split(self._block, dim=1)]
         self.evaluations += len(coalitions)
         values = torch.cat(parts, dim=1).cpu().double()
         self.lowest = torch.minimum(self.lowest, values.amin(dim=1))
@@ -136,7 +136,7 @@ class Estimator(ABC):
 
         Evidence that happens to agree says nothing about the coalitions that are missing. By the rule of succession one
         of n + 1 may differ, and by as much as two values of the class did; where all of these have been the same, by as
-        much as two of the image's other classes; and by nobody knows how much where these have been, too.
+        much as two of the input's other classes; and by nobody knows how much where these have been, too.
 
         Args:
             stderr: As the evidence has them.
@@ -149,8 +149,8 @@ class Estimator(ABC):
 
     @property
     def _block(self) -> int:
-        """Coalitions of each image to ask for at a time."""
-        return max(1, _BLOCK // len(self.image))
+        """Coalitions of each input to ask for at a time."""
+        return max(1, _BLOCK // len(self.inputs))
 
 
 class SequentialEstimator(Estimator):

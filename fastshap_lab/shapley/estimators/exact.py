@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from fastshap_lab.errors import UserError
@@ -29,7 +29,7 @@ class Exact(SequentialEstimator):
 
     Args:
         game: Its values are asked for the 2^P - 2 coalitions between null and grand.
-        image: RGB in [0, 1].
+        inputs: What the game takes.
         seed: Nothing is drawn.
         max_players: Refuse larger games: the cost doubles with every player.
 
@@ -40,13 +40,13 @@ class Exact(SequentialEstimator):
     sample_size = 1
     _evidence = ("_sums",)
 
-    def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0, max_players: int = 20) -> None:
+    def __init__(self, game: Game, inputs: Shaped[Tensor, "B ..."], seed: int = 0, max_players: int = 20) -> None:
         if game.num_players > max_players:
             raise UserError(
                 f"exact values: {game.num_players} players make 2^{game.num_players} coalitions; "
                 f"at most {max_players} players are allowed"
             )
-        super().__init__(game, image, seed)
+        super().__init__(game, inputs, seed)
         self._sums = (self.grand - self.null).unsqueeze(1).repeat(1, self.num_players, 1) / self.num_players
 
     @classmethod
@@ -75,17 +75,17 @@ class Exact(SequentialEstimator):
         self._sums = self._sums + coefficients.T @ values.squeeze(2)
 
 
-def exact_shapley_values(game: Game, image: Float[Tensor, "B C H W"], max_players: int = 16) -> Float[Tensor, "B P K"]:
+def exact_shapley_values(game: Game, inputs: Shaped[Tensor, "B ..."], max_players: int = 16) -> Float[Tensor, "B P K"]:
     """Return the Shapley values of every player for every class from all coalitions, in float64 on the CPU.
 
     Args:
-        game: Its values are asked for 2^P coalitions of each image.
-        image: RGB in [0, 1].
+        game: Its values are asked for 2^P coalitions of each input.
+        inputs: What the game takes.
         max_players: Refuse larger games: the cost doubles with every player.
 
     Raises:
         UserError: The game has more than ``max_players`` players.
     """
-    estimator = Exact(game, image, max_players=max_players)
+    estimator = Exact(game, inputs, max_players=max_players)
     estimator.advance(estimator.max_samples)
     return estimator.estimate().phi

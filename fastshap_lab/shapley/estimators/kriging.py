@@ -30,10 +30,10 @@ _SYMMETRY = 0.3
 # Variance of an error that values are taken to have, as a share of the interactions': it keeps factorizations stable.
 _NUGGET = 1e-8
 
-# Columns (images times classes) that are worked on at a time, which bounds the memory.
+# Columns (inputs times classes) that are worked on at a time, which bounds the memory.
 _COLUMNS = 1024
 
-# Pairs up to which factorizations are remembered, since images are often explained one by one: 40 to 220 MB each.
+# Pairs up to which factorizations are remembered, since inputs are often explained one by one: 40 to 220 MB each.
 _REMEMBERED = 1024
 
 
@@ -94,7 +94,7 @@ class PairKriging:
     interactions.
 
     The posterior is averaged over all ``INTERACTIONS`` and ``ADDITIVITIES``, each counting as much as it makes the
-    evidence likely, for every image and class by itself. Factorizations depend on the coalitions alone and serve all of
+    evidence likely, for every input and class by itself. Factorizations depend on the coalitions alone and serve all of
     them: one for each of ``INTERACTIONS``.
 
     Reference: the theorem is OddSHAP's, arXiv:2602.01399; Gaussian processes of games: ShaplEIG, arXiv:2606.02247;
@@ -145,8 +145,8 @@ class PairKriging:
     def _averaged(
         self, differences: Tensor, total: Tensor, answer: Tensor | None, errors: Sequence[float]
     ) -> list[tuple[Tensor, Tensor]]:
-        (images, _, classes), players = differences.shape, self.signs.shape[1]
-        split = total.flatten() / players  # (N,) of N columns, images times classes: what the prior expects of everyone
+        (inputs, _, classes), players = differences.shape, self.signs.shape[1]
+        split = total.flatten() / players  # (N,) of N columns, inputs times classes: what the prior expects of everyone
         odd = torch.cat([differences, total.unsqueeze(1)], dim=1).transpose(0, 1).flatten(1) / 2
         odd = odd - self.signs.sum(dim=1, keepdim=True) * split / 2  # (rows, N)
         known = None if answer is None else answer.transpose(0, 1).flatten(1) - split  # (P, N)
@@ -156,7 +156,7 @@ class PairKriging:
             given = None if known is None else known[:, part]
             posteriors = [one for each in self._factorizations for one in each.posteriors(odd[:, part])]
             parts.append(torch.stack([_mixture(posteriors, given, error) for error in errors]))  # (errors, 2, P, n)
-        found = torch.cat(parts, dim=3).unflatten(3, (images, classes)).transpose(2, 3)  # (errors, 2, B, P, K)
+        found = torch.cat(parts, dim=3).unflatten(3, (inputs, classes)).transpose(2, 3)  # (errors, 2, B, P, K)
         results = []
         for change, variance in found:
             gap = total.unsqueeze(1) / players - change.mean(dim=1, keepdim=True)  # the split, but for rounding

@@ -1,7 +1,7 @@
 """What estimators share that evaluate coalitions together with their complements."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from fastshap_lab.shapley.designs import PairDesign, num_pairs, pair_design
@@ -15,9 +15,9 @@ class PairEstimator(Estimator):
     allocation: str = "kernel"  # entry of ``designs.ALLOCATIONS``
     _evidence = ("differences",)
 
-    def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
-        super().__init__(game, image, seed)
-        self.differences = self.grand.new_empty(len(image), 0, self.grand.shape[1])  # (B, M, K), of the design's pairs
+    def __init__(self, game: Game, inputs: Shaped[Tensor, "B ..."], seed: int = 0) -> None:
+        super().__init__(game, inputs, seed)
+        self.differences = self.grand.new_empty(len(inputs), 0, self.grand.shape[1])  # (B, M, K), of the design's pairs
 
     @classmethod
     def from_pairs(cls, other: "PairEstimator") -> "PairEstimator":
@@ -43,7 +43,7 @@ class PairEstimator(Estimator):
         new = place >= before[design.stratum]
         if not new.any():
             return
-        differences = self.differences.new_empty(len(self.image), len(new), self.differences.shape[2])
+        differences = self.differences.new_empty(len(self.inputs), len(new), self.differences.shape[2])
         differences[:, ~new] = self.differences
         missing = design.coalitions[new]
         for part, chosen in zip(missing.split(self._block), new.nonzero().squeeze(1).split(self._block), strict=True):

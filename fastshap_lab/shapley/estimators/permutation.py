@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from fastshap_lab.shapley.estimators.base import Estimate, SequentialEstimator
@@ -41,8 +41,8 @@ class Permutation(SequentialEstimator):
 
     _evidence = ("_mean", "_squares")
 
-    def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
-        super().__init__(game, image, seed)
+    def __init__(self, game: Game, inputs: Shaped[Tensor, "B ..."], seed: int = 0) -> None:
+        super().__init__(game, inputs, seed)
         self.sample_size = 2 * (self.num_players - 1)
         # Before the first pair: everybody the same.
         self._mean = (self.grand - self.null).unsqueeze(1).repeat(1, self.num_players, 1) / self.num_players

@@ -18,7 +18,7 @@ class PairRegression:
 
         ``sum over pairs of w (difference - z @ phi)²``  where phi adds up to the total,
 
-    w being the design's weights. The fit is linear, and the same for all images under one design, so that it is
+    w being the design's weights. The fit is linear, and the same for all inputs under one design, so that it is
     prepared once.
 
     Reference: Lundberg and Lee, NeurIPS 2017, arXiv:1705.07874; Covert and Lee, AISTATS 2021, arXiv:2012.01536,

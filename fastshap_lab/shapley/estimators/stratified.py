@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from fastshap_lab.seeding import derive_seed
@@ -40,20 +40,20 @@ class Stratified(SequentialEstimator):
     sample_size = 2
     _evidence = ("_slopes", "_first", "_number", "_sums", "_squares")
 
-    def __init__(self, game: Game, image: Float[Tensor, "B C H W"], seed: int = 0) -> None:
-        super().__init__(game, image, seed)
-        players, (images, classes) = self.num_players, self.grand.shape
+    def __init__(self, game: Game, inputs: Shaped[Tensor, "B ..."], seed: int = 0) -> None:
+        super().__init__(game, inputs, seed)
+        players, (number, classes) = self.num_players, self.grand.shape
         self.sizes = torch.arange(1, players // 2 + 1)
         self.halves = 2 * self.sizes == players  # each pair of this size comes as one of its two coalitions
         pairs = pairs_by_size(players)
         self.pairs = torch.tensor([n if n <= _LISTED else math.inf for n in pairs], dtype=torch.float64)
         self._orders: dict[int, Tensor] = {}
         strata = len(pairs)
-        self._slopes = self.grand.new_zeros(images, players, classes)  # of the singletons' additive game, adding to 0
+        self._slopes = self.grand.new_zeros(number, players, classes)  # of the singletons' additive game, adding to 0
         # By stratum: differences less the stratum's first, which keeps digits; over members, and in the last place all.
-        self._first = self.grand.new_zeros(images, strata, 1, classes)
+        self._first = self.grand.new_zeros(number, strata, 1, classes)
         self._number = self.grand.new_zeros(strata, players + 1)
-        self._sums = self.grand.new_zeros(images, strata, players + 1, classes)
+        self._sums = self.grand.new_zeros(number, strata, players + 1, classes)
         self._squares = torch.zeros_like(self._sums)
 
     @classmethod

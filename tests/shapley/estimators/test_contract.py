@@ -1,8 +1,10 @@
 """What holds for every entry of the table of estimators."""
 
 import math
+from collections.abc import Callable
 
 import pytest
+import shapiq
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.shapley.estimators import ESTIMATORS, Estimate, base, relative_error, shapley_values
+from fastshap_lab.shapley.game import Game
 from tests.oracles import TableGame, UnanimityGame, members, subset_shapley_values
 
 axiom = settings(deadline=None, max_examples=20, derandomize=True)  # a time limit would measure the first import
@@ -59,6 +62,59 @@ def test_complete_evidence_gives_exact_values(name: str, num_players: int):
         assert run.evaluations == found.evaluations
     else:
         assert ((found.phi - exact).abs() <= 4.5 * found.stderr + 1e-10).all()
+
+
+class FeatureGame:
+    """What a small network says of rows of features, of which absent ones take a background value; interactions galore.
+
+    Args:
+        embed: Takes rows to numbers, (…, F).
+        num_features: F, each of them a player.
+    """
+
+    def __init__(self, embed: Callable[[Tensor], Tensor], num_features: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.embed, self.num_players = embed, num_features
+        self.inner = torch.randn(num_features, 5, generator=generator, dtype=torch.float64)
+        self.outer = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+
+    def values(self, rows: Tensor, coalitions: Tensor) -> Tensor:
+        shown = torch.where(coalitions, self.embed(rows).unsqueeze(1), 0.3)
+        return (shown @ self.inner).tanh() @ self.outer
+
+    def grand(self, rows: Tensor) -> Tensor:
+        return self.values(rows, torch.ones(len(rows), 1, self.num_players, dtype=torch.bool))[:, 0]
+
+    def null(self, rows: Tensor) -> Tensor:
+        return self.values(rows[:1], torch.zeros(1, 1, self.num_players, dtype=torch.bool))[:, 0]
+
+    def __call__(self, rows: Tensor, coalitions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.values(rows, coalitions), self.grand(rows), self.null(rows)
+
+
+@every
+@pytest.mark.parametrize("kind", ["features", "tokens"])
+def test_inputs_need_not_be_images(name: str, kind: str):
+    generator = torch.Generator().manual_seed(1)
+    if kind == "features":
+        rows, embed = torch.randn(4, 6, generator=generator, dtype=torch.float64), torch.Tensor.double
+    else:
+        rows = torch.randint(9, (4, 6), generator=generator)
+        embed = torch.randn(9, generator=generator, dtype=torch.float64).__getitem__
+    game = FeatureGame(embed, 6)
+    assert isinstance(game, Game)
+    everyone = torch.tensor([[i in members(number, 6) for i in range(6)] for number in range(2**6)])
+    exact = subset_shapley_values(game.values(rows, everyone.expand(4, -1, -1)))
+    found = shapley_values(game, rows, name, budget=2000)
+    if name == "permutation":  # which never ends
+        assert ((found.phi - exact).abs() <= 4.5 * found.stderr).all()
+    else:
+        torch.testing.assert_close(found.phi, exact, rtol=0, atol=1e-10)
+    if kind == "features":  # another library, given the same rows
+        single = shapiq.ExactComputer(
+            lambda asked: game.values(rows[:1], torch.from_numpy(asked)[None])[0, :, 2].numpy(), n_players=6
+        )("SV", order=1)
+        assert exact[0, :, 2].tolist() == pytest.approx([single[(player,)] for player in range(6)], abs=1e-10)
 
 
 @drawing

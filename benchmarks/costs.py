@@ -1,0 +1,64 @@
+"""What plans say that stages will cost, beside what they then take.
+
+    python benchmarks/costs.py                                     the demo
+    python benchmarks/costs.py data=synthetic classifier=vit_slim      any configuration, as for train.py
+
+Estimates come from measurements: the runs are made in an empty folder. Each is made right after its estimate, so that
+the machine is as busy; the factor is that between both.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from rich.console import Console
+from tabulate import tabulate
+
+from fastshap_lab.cli import as_hydra_wants
+from fastshap_lab.config import Config, validated
+from fastshap_lab.runs.execute import execute
+from fastshap_lab.runs.plan import plan
+from fastshap_lab.stages import STAGES
+from fastshap_lab.training.trainer import device_of
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def factor(said: float, found: float) -> str:
+    """Return by how much an estimate is off."""
+    return f"{said / found:.2f}"
+
+
+def main(words: list[str]) -> None:
+    """Print a table."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def compose(choices: dict[str, str], further: list[str]) -> Config:
+            given = [f"{group}={choice}" for group, choice in choices.items()] + further + words
+            with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+                return validated(
+                    hydra.compose("config", [as_hydra_wants(one) for one in (*given, f"runs_dir={folder}")])
+                )
+
+        config, rows = compose({}, []), []
+        for run in plan(config, compose, STAGES, device_of(config.trainer)):
+            start = time.perf_counter()
+            cost = run.cost({})
+            spent = time.perf_counter() - start
+            execute([run], Console(quiet=True))
+            seconds, size = run.record()["seconds"], run.record()["work"]["size"]
+            row = [run.stage.name, spent, seconds, size / 1e6]
+            if cost is not None:
+                row += [cost.seconds, factor(cost.seconds, seconds), cost.size / 1e6, factor(cost.size, size)]
+            rows.append(row)
+            print(row, file=sys.stderr)
+    headers = ["stage", "s to estimate", "s", "MB", "estimate, s", "factor", "estimate, MB", "factor"]
+    print(tabulate(rows, headers, "github", floatfmt=".1f"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

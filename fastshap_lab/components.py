@@ -1,0 +1,135 @@
+"""What can be chosen: entries of tables, their arguments, and building a component from them."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from fastshap_lab.errors import UserError
+
+T = TypeVar("T")
+
+_LISTED = 60  # words in an error line
+
+Count = Annotated[int, Field(ge=1)]
+Depth = Annotated[int, Field(ge=1, le=1000)]  # of a network, whose every layer takes time to build
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Color = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of an error line: the nearest known word if one is near, and what is known, of hundreds a part."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    rest = f", and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return f"{hint}known: {', '.join(known[:_LISTED])}{rest}"
+
+
+def name_and_params(component: Any, key: str) -> tuple[str, dict[str, Any]]:
+    """Return an entry of a table and its arguments, given as its name alone or as ``{name: …, params: {…}}``.
+
+    Raises:
+        UserError: It is given as something else.
+    """
+    found = checked(Component, component, key)
+    return (found, {}) if isinstance(found, str) else (found["name"], found["params"])
+
+
+def in_words(component: Any) -> str:
+    """Return a ``Component`` as reports name it: ``blur (width=3)``."""
+    if isinstance(component, str):
+        return component
+    return f"{component['name']} ({', '.join(f'{name}={value}' for name, value in component['params'].items())})"
+
+
+def _shortest(component: Any) -> str | dict[str, Any]:
+    if isinstance(component, str):
+        return component
+    given = {"params": {}, **component} if isinstance(component, Mapping) else {}
+    name, params = given.pop("name", None), given.pop("params", None)
+    if given or not isinstance(name, str) or not isinstance(params, Mapping):
+        raise ValueError("must be a name, or {name: …, params: {…}}")
+    return {"name": name, "params": dict(params)} if params else name
+
+
+Component = Annotated[Any, AfterValidator(_shortest)]
+"""An entry of a table: its name alone, or ``{name, params}`` where it has arguments, and so with one fingerprint."""
+
+
+def lookup(table: Mapping[str, T], key: str, name: str) -> T:
+    """Return a table's entry.
+
+    Raises:
+        UserError: There is no such entry; names the configuration key and the known entries.
+    """
+    if name not in table:
+        raise UserError(f"{key}={name}: unknown, {did_you_mean(name, table)}")
+    return table[name]
+
+
+def arguments(
+    table: Mapping[str, Callable[..., T]], group: str, name: str, params: Mapping[str, Any], *given: str
+) -> dict[str, Any]:
+    """Return a component's arguments, checked against its constructor's signature and annotations.
+
+    Args:
+        table: Names and constructors.
+        group: The configuration group, for error lines.
+        name: The entry.
+        params: The user's arguments.
+        given: Arguments that follow from data or other components, which the user cannot contradict.
+
+    Raises:
+        UserError: Unknown entry, unknown, missing or ill-typed argument.
+    """
+    constructor = lookup(table, f"{group}.name", name)
+    accepted = {
+        key: parameter for key, parameter in inspect.signature(constructor).parameters.items() if key not in given
+    }
+    for key in params:
+        if key not in accepted:
+            raise UserError(f"{group}.params.{key}: unknown to {name}, {did_you_mean(key, accepted)}")
+    for key, parameter in accepted.items():
+        if parameter.default is parameter.empty and key not in params:
+            raise UserError(f"{group}.params.{key}: missing, {name} needs it")
+    return {key: checked(accepted[key].annotation, value, f"{group}.params.{key}") for key, value in params.items()}
+
+
+def build(table: Mapping[str, Callable[..., T]], group: str, name: str, params: Mapping[str, Any], **given: Any) -> T:
+    """Return the table's component, constructed; arguments and errors as for ``arguments``.
+
+    Raises:
+        UserError: As there, or the constructor refuses its arguments.
+    """
+    chosen = arguments(table, group, name, params, *given)
+    try:
+        return table[name](**given, **chosen)
+    except UserError as error:
+        raise UserError(re.sub(r"^params\.", f"{group}.params.", str(error))) from None
+    except Exception as error:  # libraries tell of arguments that do not go together in as many ways as there are
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise UserError(f"{group}.params={chosen}: {name} cannot be built from them: {reason}") from error
+
+
+def checked(expected: Any, value: Any, key: str = "") -> Any:
+    """Return a value as pydantic makes it fit (lists become tuples, say); ``key`` is where it stands, "" the root.
+
+    Raises:
+        UserError: It cannot be made to fit.
+    """
+    try:
+        return TypeAdapter(expected).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = key or ".".join(str(part) for part in first["loc"] if part != "[key]")
+        if first["type"] == "missing" and isinstance(first["loc"][-1], str):
+            raise UserError(f"{where}: missing") from None
+        text = first["msg"].removeprefix("Value error, ")
+        text = "too short" if first["type"] == "missing" else re.sub(r"^\w+ should", "must", text)
+        raise UserError(f"{where}={value if key else first['input']}: {text}") from None

@@ -1,0 +1,63 @@
+"""What checks share that look at one image after another: ViT-CX, and results that are kept."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.attribution import METHODS
+from fastshap_lab.attribution.vit_cx import ViTCX
+from fastshap_lab.components import build
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
+
+_PART = 8  # images whose results are kept together
+
+
+def vit_cx(evaluation: Evaluation, module: nn.Module, **changes: Any) -> ViTCX:
+    """Return ViT-CX on a module, with the arguments of the first method that is it, if any is, and some changed."""
+    params = vit_cx_params(evaluation) | changes
+    return build({"vit_cx": ViTCX}, "evaluate.methods.vit_cx", "vit_cx", params, model=module)
+
+
+def vit_cx_params(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the arguments of the first method that is ViT-CX; none where none is."""
+    chosen = [one.params for one in evaluation.settings.methods.values() if METHODS[one.name] is ViTCX]
+    return dict(chosen[0]) if chosen else {}
+
+
+def with_vit_cx(evaluation: Evaluation) -> tuple[list[Pipeline], list[str]]:
+    """Return the pipelines that ViT-CX applies to, and for each of the others a sentence that says why it does not."""
+    reasons = [(pipeline, ViTCX.supports(pipeline.classifier)) for pipeline in evaluation.pipelines]
+    refused = [f"Not applicable to {pipeline.name}: {reason}." for pipeline, reason in reasons if reason is not None]
+    return [pipeline for pipeline, reason in reasons if reason is None], refused
+
+
+def of_images(
+    section: Section,
+    evaluation: Evaluation,
+    pipeline: Pipeline,
+    number: int,
+    key: Mapping[str, Any],
+    make: Callable[[slice], Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Return what is made of the first evaluated images, some at a time, each time kept.
+
+    Args:
+        section: Keeps it.
+        evaluation: Gives the images.
+        pipeline: Whose models are asked.
+        number: Most images.
+        key: What it depends on beside the section, the classifier and the images.
+        make: Takes places among the evaluated images and returns tensors, the first axis of which are these.
+    """
+    number = min(number, len(evaluation.evaluated))
+    parts = []
+    for start in range(0, number, _PART):
+        chosen = slice(start, min(start + _PART, number))
+        whole = evaluation.result_key(pipeline, chosen) | dict(key)
+        parts.append(section.kept(evaluation, whole, partial(make, chosen)))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

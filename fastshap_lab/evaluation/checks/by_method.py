@@ -1,0 +1,31 @@
+"""What checks of one method after another share: order, and tests."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from fastshap_lab.metrics.bootstrap import paired_test
+
+INTERVALS = "Intervals: 95 %, from resampling images; p: sign flips of the differences from Random on the same images."
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def removed_first(values: Tensor, number: int) -> Tensor:
+    """Return which players (B, P) have the ``number`` highest values, ties by index."""
+    rank = values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return rank < number
+
+
+def lowest_first(values: Mapping[str, Tensor]) -> list[str]:
+    """Return the methods in the order of their means over images, those last whose mean is undefined."""
+    means = {name: value.nanmean().item() for name, value in values.items()}
+    return sorted(means, key=lambda name: (means[name] != means[name], means[name]))
+
+
+def less_random(name: str, values: Tensor, random: Tensor, resamples: int) -> dict[str, float]:
+    """Return the mean difference from Random on the same images, with its interval, and the test's p-value."""
+    test = paired_test(values, random, resamples)
+    return {name: test.difference, f"{name}_low": test.low, f"{name}_high": test.high, f"p ({name})": test.p_value}

@@ -1,0 +1,101 @@
+"""How well the surrogate recognizes images from which the players that matter are missing, or of which they alone show.
+
+ROAR without the retraining: the surrogate has learned to do without players.
+"""
+
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fastshap_lab.evaluation.checks.by_method import (
+    INTERVALS,
+    Fraction,
+    less_random,
+    lowest_first,
+    removed_first,
+)
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import AppliedMethod
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.evaluation.statistics import player_values, with_intervals
+from fastshap_lab.progress import track
+from fastshap_lab.report import method_curves
+
+_WAYS = ("deletion", "insertion")
+
+
+class MaskedAccuracy(Section):
+    """Accuracy of the surrogate without the players that an explanation ranks highest, and with those alone.
+
+    Reference: Covert et al., ViT-Shapley, ICLR 2023, arXiv:2206.05282, on ROAR with a masked classifier in place of
+    retraining; Hooker et al., NeurIPS 2019, arXiv:1806.10758, on the retraining.
+
+    Args:
+        fractions: Of the players removed or, in insertion, shown.
+    """
+
+    kind = "masked_accuracy"
+
+    def __init__(self, fractions: tuple[Fraction, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> None:
+        self.fractions = fractions
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add tables and curves of the accuracy by method and fraction."""
+        resamples = evaluation.settings.bootstrap
+        shares = [0.0, *self.fractions, 1.0]
+        rows, points, figures, refused = [], [], {}, []
+        for pipeline in evaluation.pipelines:
+            if pipeline.surrogate is None:
+                refused.append(f"Not applicable to {pipeline.name}: no surrogate.")
+                continue
+            right, key = {}, evaluation.result_key(pipeline, slice(None), ("classifier", "surrogate"))
+            labels = evaluation.test.labels[evaluation.evaluated.to(evaluation.test.device)]
+            key |= {"labels": labels.tolist()}
+            for method, applied in track(evaluation.methods(pipeline).items(), f"masked accuracy on {pipeline.name}"):
+                make = partial(self._right, evaluation, pipeline, applied, labels.unsqueeze(1), shares)
+                right[method] = self.kept(evaluation, key | {"method": applied.key}, make)["right"]
+            means = {method: answers[:, :, 1:-1].mean(dim=2) for method, answers in right.items()}  # (N, 2)
+            for method in lowest_first({method: mean[:, 0] for method, mean in means.items()}):
+                row: dict[str, str | float] = {"model": pipeline.name, "method": method}
+                for way, ours, random in zip(_WAYS, means[method].T, means[evaluation.baseline].T, strict=True):
+                    row |= with_intervals({way: ours}, resamples)
+                    row |= less_random(f"{way} less random", ours, random, resamples)
+                rows.append(row)
+            panels = {
+                way: pd.DataFrame(
+                    {method: answers[:, place].nanmean(dim=0) for method, answers in right.items()}, shares
+                )
+                for place, way in enumerate(_WAYS)
+            }
+            figure = method_curves(panels, "share of the players", "accuracy", evaluation.baseline)
+            figures[f"{name}-{pipeline.name}", pipeline.name] = figure
+            for way, panel in panels.items():
+                by_share = panel.T.rename(columns=lambda share: f"{share:.0%}")
+                for method, accuracies in by_share.to_dict("index").items():
+                    points.append({"model": pipeline.name, "method": method, "players": way} | accuracies)
+        text = (
+            f"Accuracy of the surrogate against the labels of {len(evaluation.evaluated)} images without the players "
+            "that rank highest (deletion: lower is better), and with these alone (insertion: higher is better). "
+            "Ranked by each method's map of the class that the classifier predicts. In the first table, means over "
+            f"{', '.join(f'{fraction:.0%}' for fraction in self.fractions)} of the players. {INTERVALS}"
+        )
+        tables = {}
+        if rows:
+            tables[name, "Accuracy, mean over shares"] = pd.DataFrame(rows)
+            tables[f"{name}-shares", "Accuracy by share of the players"] = pd.DataFrame(points)
+        evaluation.report.add(self.titled("Masked accuracy", name), "\n\n".join([text, *refused]), tables, figures)
+
+    @staticmethod
+    def _right(
+        evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod, labels: Tensor, shares: list[float]
+    ) -> dict[str, Tensor]:
+        """Return whether the surrogate is right (N, 2, shares) in deletion and insertion, NaN without a label."""
+        image, target = evaluation.images(evaluation.evaluated), evaluation.classes(pipeline)[:, 0]
+        values = player_values(applied.method.attribute(image, target).unsqueeze(1), pipeline.grid)[..., 0]
+        numbers = [round(share * pipeline.grid.num_players) for share in shares]
+        first = torch.stack([removed_first(values, number) for number in numbers], dim=1)  # (N, shares, P)
+        answers = pipeline.game("logits").values(image, torch.cat([~first, first], dim=1)).argmax(dim=-1)
+        return {"right": (answers == labels).double().masked_fill(labels < 0, torch.nan).unflatten(1, (2, -1))}

@@ -1,0 +1,102 @@
+"""Images with more than one sufficient cause of what a classifier says of them."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fastshap_lab.components import Component, Count, in_words
+from fastshap_lab.evaluation.checks.by_image import of_images
+from fastshap_lab.evaluation.checks.by_method import Fraction, removed_first
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import AppliedMethod
+from fastshap_lab.evaluation.pipeline import Pipeline, check_removal
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.evaluation.statistics import player_values, with_intervals
+from fastshap_lab.metrics import coalition_values
+
+_COLUMNS = ("sufficient", "rest sufficient", "overdetermined")
+
+
+class Overdetermined(Section):
+    """Share of images whose class the classifier recognizes in each of two parts that have no player in common.
+
+    An image is overdetermined at a share if its most important players up to that share, alone, and all other players,
+    alone, both leave the classifier's most probable class what it is for the whole image. It is at any share if it is
+    at one of those tried, at least: other ways to halve it may exist. Images of which nothing at all need be seen, for
+    what shows of absent players alone is of that class, are left out.
+
+    Reference: Xie et al., ViT-CX, IJCAI 2023, arXiv:2211.03064, on causal overdetermination, which counts such images.
+    The definition is ours, theirs could not be consulted.
+
+    Args:
+        methods: Whose maps say what is important; those not chosen, or not applicable, are passed over.
+        shares: Of the players, the most important first.
+        removal: One of ``maskings.removals``, which shows absent players.
+        images: Most judged images.
+    """
+
+    kind = "overdetermined"
+
+    def __init__(
+        self,
+        methods: Sequence[str] = ("vit_cx", "grad_cam", "random"),
+        shares: Annotated[Sequence[Fraction], Field(min_length=1)] = (0.1, 0.2, 0.3, 0.4, 0.5),
+        removal: Component = "constant",
+        images: Count = 500,
+    ) -> None:
+        check_removal(removal, "params.removal")
+        self.methods, self.shares, self.removal, self.images = methods, shares, removal, images
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add a table."""
+        rows, refused = [], []
+        for pipeline in evaluation.pipelines:
+            methods = evaluation.methods(pipeline)
+            for method in self.methods:
+                if method not in methods:
+                    refused.append(f"{method} on {pipeline.name}: not chosen, or not applicable.")
+                    continue
+                found = self._of(evaluation, pipeline, methods[method])
+                kept = found["kept"].double().masked_fill(found["empty"][:, None, None], torch.nan)  # (N, shares, 2)
+                both = kept.prod(dim=2)
+                columns = [(kept[:, place, 0], kept[:, place, 1], both[:, place]) for place in range(len(self.shares))]
+                undefined = torch.full((len(kept),), torch.nan)
+                columns.append((undefined, undefined, both.amax(dim=1)))
+                for share, found_at in zip([*self.shares, "any"], columns, strict=True):
+                    row = {"model": pipeline.name, "method": method, "share": f"{share}"}
+                    values = dict(zip(_COLUMNS, found_at, strict=True))
+                    row |= with_intervals(values, evaluation.settings.bootstrap)
+                    rows.append(row | {"images": int((~found["empty"]).sum())})
+        text = (
+            "Sufficient: share of images whose predicted class stays, were only their most important players shown, up "
+            "to a share of all players; rest sufficient: were only the others shown. Overdetermined: both, so that two "
+            "parts without a player in common each cause the prediction; any: at one of these shares, at least. Images "
+            f"of which nothing need be shown are left out. Absent players show: {in_words(self.removal)}. "
+            "Intervals: 95 %, from resampling images."
+        )
+        tables = {(name, "Shares of images"): pd.DataFrame(rows)} if rows else {}
+        evaluation.report.add(self.titled("Overdetermined images", name), "\n\n".join([text, *refused]), tables)
+
+    def _of(self, evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod) -> dict[str, Tensor]:
+        """Return whether each part alone keeps the class (N, shares, 2), and whether nothing does so, too (N,)."""
+        grid = pipeline.grid
+        sizes = [min(max(1, round(share * grid.num_players)), grid.num_players - 1) for share in self.shares]
+        game = pipeline.removal_game(grid, self.removal)
+
+        def make(place: slice) -> dict[str, Tensor]:
+            image = evaluation.images(evaluation.evaluated[place])
+            target = evaluation.classes(pipeline)[place, 0].to(image.device)
+            values = player_values(applied.method.attribute_classes(image, target[:, None]), grid)[..., 0]
+            most_important = [removed_first(values, size) for size in sizes]
+            parts = [part for first in most_important for part in (first, ~first)]
+            coalitions = torch.stack([*parts, torch.zeros_like(parts[0])], dim=1)
+            kept = coalition_values(game.values, image, coalitions, pipeline.max_batch).argmax(
+                dim=2
+            ) == target.unsqueeze(1)
+            return {"kept": kept[:, :-1].unflatten(1, (len(sizes), 2)), "empty": kept[:, -1]}
+
+        return of_images(self, evaluation, pipeline, self.images, {"method": applied.key}, make)

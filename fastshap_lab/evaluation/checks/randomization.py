@@ -1,0 +1,182 @@
+"""Whether explanations notice that the network has forgotten what it learned."""
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from itertools import accumulate
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.attribution.base import hooked
+from fastshap_lab.components import Count
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import AppliedMethod
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.evaluation.statistics import with_intervals
+from fastshap_lab.metrics import Similarity
+from fastshap_lab.models import Classifier
+from fastshap_lab.progress import track
+from fastshap_lab.report import method_curves
+from fastshap_lab.seeding import derive_seed
+
+_FEWEST, _MOST = 8, 12  # steps
+
+Mode = Literal["cascading", "independent"]
+
+
+class Randomization(Section):
+    """Similarity of maps before and after layers of the network are drawn at random, from the output to the input.
+
+    The class explained stays the one that the trained network names. Every layer and seed has a generator of its own.
+
+    Reference: Adebayo et al., Sanity checks for saliency maps, NeurIPS 2018, arXiv:1810.03292, section 3.
+
+    Args:
+        mode: ``cascading``: each step adds a layer to those drawn; ``independent``: each draws one layer alone.
+        seeds: Networks drawn in each step, whose similarities are averaged.
+        images: Of the judged ones, the first so many.
+    """
+
+    kind = "randomization"
+
+    def __init__(self, mode: Mode = "cascading", seeds: Count = 2, images: Count = 16) -> None:
+        self.mode, self.seeds, self.images = mode, seeds, images
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add tables and figures of the similarity by method and step."""
+        resamples, place = evaluation.settings.bootstrap, f"{name}-{self.mode}"
+        rows, tables, figures = [], {}, {}
+        for pipeline in evaluation.pipelines:
+            steps = layers(pipeline.classifier, evaluation.images(evaluation.evaluated[:1]))
+            curves: dict[str, dict[str, np.ndarray]] = {column: {} for column in Similarity.columns}
+            key = evaluation.result_key(pipeline, slice(self.images))
+            found = {name: one for name, one in evaluation.methods(pipeline).items() if one.rebuildable}
+            for method, applied in track(found.items(), f"{self.mode} randomization of {pipeline.name}"):
+                make = partial(self._similarity, evaluation, pipeline, applied, list(steps.values()))
+                kept = self.kept(evaluation, key | {"method": applied.key}, make)
+                similarity = kept["similarity"].nanmean(dim=1)  # (steps, B, columns)
+                judged = similarity[-1] if self.mode == "cascading" else similarity[1:].nanmean(dim=0)
+                row: dict[str, str | float] = {"model": pipeline.name, "method": method}
+                columns = dict(zip(Similarity.columns, judged.unbind(dim=1), strict=True))
+                rows.append(row | with_intervals(columns, resamples))
+                for column, values in zip(Similarity.columns, similarity.unbind(dim=2), strict=True):
+                    curves[column][method] = values.nanmean(dim=1).numpy()
+            panels = {
+                column.replace("_", ", "): pd.DataFrame(lines, index=["none", *steps])
+                for column, lines in curves.items()
+            }
+            drawn = "layers drawn, up to" if self.mode == "cascading" else "layer drawn"
+            by_step = panels["spearman"].T.rename_axis("method")
+            tables[f"{place}-{pipeline.name}", f"{pipeline.name}: Spearman correlation by step"] = by_step
+            figures[f"{place}-{pipeline.name}", pipeline.name] = method_curves(
+                panels, drawn, baseline=evaluation.baseline
+            )
+        last = {"cascading": "once all layers are drawn", "independent": "with one layer drawn, mean over layers"}
+        evaluation.report.add(
+            self.titled(f"Randomization, {self.mode}", name),
+            f"Similarity of the target's maps on {min(self.images, len(evaluation.evaluated))} images to those of the "
+            f"trained network, mean over {self.seeds} draws: Spearman correlation of signed and of absolute values, "
+            "and SSIM, at the maps' own resolution. Similarity that stays high says that a map shows the image, not "
+            "what the network has learned; Random, which never asks the network, stays at 1. Layers are drawn from "
+            "their own initialization, running statistics with them; parameters without one (tokens, position "
+            "embeddings) from a normal distribution with their own mean and standard deviation. Intervals: 95 %, from "
+            "resampling images.",
+            {(place, f"Similarity {last[self.mode]}"): pd.DataFrame(rows)} | tables,
+            figures,
+        )
+
+    def _similarity(
+        self, evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod, steps: list[list[str]]
+    ) -> dict[str, Tensor]:
+        """Return the similarity (steps, seeds, B, columns) after each step; before the first, to itself."""
+        image, target = (
+            evaluation.images(evaluation.evaluated[: self.images]),
+            evaluation.classes(pipeline)[: self.images, 0],
+        )
+        drawn = list(accumulate(steps)) if self.mode == "cascading" else steps
+        original = applied.method.attribute(image, target)
+
+        def similarity(names: list[str], seed: int) -> Tensor:
+            metric = Similarity()
+            metric.update(original, applied.on(redrawn(pipeline.classifier, names, seed)).attribute(image, target))
+            return torch.stack(list(metric.per_image().values()), dim=1)
+
+        itself = Similarity()
+        itself.update(original, original)
+        found = [torch.stack(list(itself.per_image().values()), dim=1).expand(self.seeds, -1, -1)]
+        found += [torch.stack([similarity(names, seed) for seed in range(self.seeds)]) for names in drawn]
+        return {"similarity": torch.stack(found)}
+
+
+def layers(classifier: Classifier, image: Tensor) -> dict[str, list[str]]:
+    """Return the steps of a randomization, by a label: names of modules of the network, from the output to the input.
+
+    All modules that have parameters or running statistics of their own, in the order in which a pass enters them. A
+    step is one branch of the module tree, cut at the coarsest level with enough of them; where these are too many,
+    neighbours are joined, but never with the last.
+    """
+    network, entered = classifier.network, dict[str, int]()
+    hooks = [
+        partial(module.register_forward_pre_hook, partial(_enter, entered, name))
+        for name, module in network.named_modules()
+    ]
+    with hooked(hooks), torch.no_grad():
+        classifier(image)
+    owners = [name for name, module in network.named_modules() if _has_state(module)]
+    owners.sort(key=lambda name: _place(entered, name))
+    for depth in range(1, 2 + max(name.count(".") for name in owners)):
+        branches: dict[str, list[str]] = {}
+        for name in owners:
+            branches.setdefault(".".join(name.split(".")[:depth]), []).append(name)
+        if len(branches) >= _FEWEST:
+            break
+    tokens = ", ".join(name for name, _ in network.named_parameters(recurse=False))  # the network's own
+    *before, last = branches
+    runs = [run.tolist() for run in np.array_split(np.array(before, dtype=object), min(len(before), _MOST - 1) or 1)]
+    steps = {}
+    for run in [[last], *reversed([run for run in runs if run])]:
+        ends = [tokens if end == "" else end for end in dict.fromkeys((run[0], run[-1]))]
+        steps[" … ".join(ends)] = [name for branch in run for name in branches[branch]]
+    return steps
+
+
+def redrawn(classifier: Classifier, names: list[str], seed: int) -> Classifier:
+    """Return a copy whose modules of these names are drawn at random, each from the seed and its name alone."""
+    device = classifier.mean.device
+    clone = copy.deepcopy(classifier).cpu()  # where random numbers are the same on every machine
+    for name in names:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(derive_seed("randomization", seed, name))
+            _redraw(clone.network.get_submodule(name))
+    return clone.to(device)
+
+
+def _redraw(module: nn.Module) -> None:
+    before = {name: parameter.clone() for name, parameter in module.named_parameters(recurse=False)}
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters()
+    for name, parameter in module.named_parameters(recurse=False):
+        was = before[name]
+        if torch.equal(parameter, was):  # what has no initialization, or none of its own
+            parameter.normal_(was.mean().item(), was.std(correction=0).item())
+
+
+def _has_state(module: nn.Module) -> bool:
+    """Return whether a module has parameters of its own, or the running statistics of a norm without any."""
+    return any(True for _ in module.parameters(recurse=False)) or getattr(module, "running_mean", None) is not None
+
+
+def _enter(entered: dict[str, int], name: str, *_: object) -> None:
+    entered.setdefault(name, len(entered))
+
+
+def _place(entered: Mapping[str, int], name: str) -> int:
+    """Return when a pass enters a module or, where it is never called itself, the nearest one around it."""
+    while name not in entered:
+        name = name.rpartition(".")[0]
+    return entered[name]

@@ -1,0 +1,225 @@
+"""What a classifier still learns from images without what matters by an explanation."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import pandas as pd
+import torch
+from skimage.filters import sobel
+from torch import Tensor
+
+from fastshap_lab.checkpoints import read_spec
+from fastshap_lab.components import Count, did_you_mean
+from fastshap_lab.data.augment import Augment
+from fastshap_lab.data.base import SPLITS, Split
+from fastshap_lab.data.loader import ImageLoader
+from fastshap_lab.data.splits import TensorImages
+from fastshap_lab.errors import UserError
+from fastshap_lab.evaluation.checks.by_method import Fraction, removed_first
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.evaluation.statistics import player_values, with_intervals
+from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.specs import ClassifierSpec
+from fastshap_lab.progress import track
+from fastshap_lab.report import method_curves
+from fastshap_lab.runs.store import key_digest
+from fastshap_lab.seeding import derive_seed
+from fastshap_lab.training.classifier import ClassifierTraining
+from fastshap_lab.training.training import Loaders, fit
+
+_SOBEL = "sobel"
+_BLOCK = 128  # images explained at once
+
+Splits = dict[Split, TensorImages]
+
+
+class ROAR(Section):
+    """Accuracy of classifiers trained and tested on images without the players that an explanation ranks highest.
+
+    Players are replaced by the training images' mean colour. Rankings are made once, by maps of the class that the
+    original classifier predicts. Each training starts from random weights, and otherwise follows the classifier's own
+    recipe, but for a teacher and given or pretrained weights, which have seen whole images.
+
+    Reference: Hooker et al., A benchmark for interpretability methods in deep neural networks, NeurIPS 2019,
+    arXiv:1806.10758.
+
+    Args:
+        methods: Names of those chosen; by default all. Random and an edge detector come with them.
+        fractions: Of the players that are removed.
+        seeds: Trainings for each method and fraction.
+        epochs: Of each training; by default the recipe's own.
+    """
+
+    kind = "roar"
+
+    def __init__(
+        self,
+        methods: list[str] | None = None,
+        fractions: tuple[Fraction, ...] = (0.1, 0.3, 0.5, 0.7, 0.9),
+        seeds: Count = 3,
+        epochs: Count | None = None,
+    ) -> None:
+        self.methods, self.fractions, self.seeds, self.epochs = methods, fractions, seeds, epochs
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add a table and curves of the accuracy by method and fraction.
+
+        Raises:
+            UserError: A method is not among those chosen that apply.
+        """
+        found = {pipeline.name: _rankings(evaluation, pipeline) for pipeline in evaluation.pipelines}
+        known = {method for rankings in found.values() for method in rankings}
+        for method in self.methods or []:
+            if method not in known:
+                raise UserError(
+                    f"{name}: params.methods={method}: not among those that apply, {did_you_mean(method, known)}"
+                )
+        rows, panels, refused = [], {}, []
+        for pipeline in evaluation.pipelines:
+            if not self._epochs(pipeline):
+                refused.append(f"{pipeline.name}: not applicable: its classifier has no recipe of training.")
+                continue
+            rankings = {
+                method: ranking
+                for method, ranking in found[pipeline.name].items()
+                if self.methods is None or method in (*self.methods, evaluation.baseline, _SOBEL)
+            }
+            right, shares = self._right(evaluation, pipeline, rankings), [0.0, *self.fractions]
+            for method in rankings:
+                columns = {f"{share:.0%}": right[method, share] for share in shares}
+                row: dict[str, str | float] = {"model": pipeline.name, "method": method}
+                rows.append(row | with_intervals(columns, evaluation.settings.bootstrap))
+            accuracies = {method: [right[method, share].mean().item() for share in shares] for method in rankings}
+            panels[pipeline.name] = pd.DataFrame(accuracies, index=shares)
+        tables = {(name, "Test accuracy by share of the players removed"): pd.DataFrame(rows)} if rows else {}
+        text = (
+            "Test accuracy of the classifier trained anew, from random weights, on images whose highest-ranking "
+            "players are replaced by the mean colour, in training, validation and test images alike. Lower is better: "
+            "what is gone was needed. Ranked by each method's map of the class that the original classifier predicts, "
+            "made once; Random and Sobel, the mean strength of edges, know nothing of the classifier. "
+            f"Mean over {self.seeds} trainings. Intervals: 95 %, from resampling images.\n\n" + "\n\n".join(refused)
+        )
+        figures = {}
+        if panels:
+            figures[name, "Test accuracy"] = method_curves(
+                panels, "share of the players removed", "test accuracy", evaluation.baseline
+            )
+        evaluation.report.add(self.titled("ROAR: remove and retrain", name), text, tables, figures)
+
+    def _epochs(self, pipeline: Pipeline) -> int:
+        """Return how long to train; not at all where nobody has said how."""
+        config = pipeline.runs["classifier"].config.classifier
+        return 0 if config.path is not None else self.epochs or config.epochs
+
+    def _right(
+        self, evaluation: Evaluation, pipeline: Pipeline, rankings: Mapping[str, "_Ranking"]
+    ) -> dict[tuple[str, float], Tensor]:
+        """Return for each method and share how many of the trainings get each test image right (N,), as a share."""
+        recipe = {"classifier": pipeline.runs["classifier"].settings, "epochs": self._epochs(pipeline)}
+        found: dict[tuple[str, float], list[Tensor]] = {}
+        jobs = list(product(rankings.items(), (0.0, *self.fractions), range(self.seeds)))
+        for (name, ranking), share, seed in track(jobs, f"retraining {pipeline.name}"):
+            number = round(share * pipeline.grid.num_players)
+            # With nothing removed, the ranking does not matter.
+            removed = {"players": pipeline.grid.shape, "number": number, "ranking": ranking.key} if number else None
+            key = {"recipe": recipe, "removed": removed, "seed": seed, "version": self.version}
+            unfinished = evaluation.store.folder / "unfinished" / key_digest("retrainings", key)[:32]
+            make = partial(self._retrained, evaluation, pipeline, ranking, number, seed, unfinished)
+            right = evaluation.store.get("retrainings", key, make)["right"]
+            found.setdefault((name, share), []).append(right.double())
+        return {key: torch.stack(right).mean(dim=0) for key, right in found.items()}
+
+    def _retrained(
+        self, evaluation: Evaluation, pipeline: Pipeline, ranking: "_Ranking", number: int, seed: int, folder: Path
+    ) -> dict[str, Tensor]:
+        """Return what one training gets right, on images without their ``number`` highest-ranking players."""
+        values = None
+        if number:
+            key = {"ranking": ranking.key, "data": evaluation.data.digest(), "players": pipeline.grid.shape}
+            make = partial(_player_values, evaluation, pipeline, ranking.explain)
+            values = evaluation.store.get("rankings", key, make)
+        data = _without(evaluation, pipeline, values, number)
+        return {"right": self._trained_right(evaluation, pipeline, data, seed, folder)}
+
+    def _trained_right(
+        self, evaluation: Evaluation, pipeline: Pipeline, data: Splits, seed: int, folder: Path
+    ) -> Tensor:
+        """Train, going on from what is in a folder, and return which test images are right (N,)."""
+        run, trainer = pipeline.runs["classifier"], evaluation.trainer
+        config = replace(run.config.classifier, epochs=self._epochs(pipeline))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed("roar", seed))
+            network = read_spec(run.model, ClassifierSpec).network.build()
+        augment = Augment(**asdict(config.augment))
+        train = ImageLoader(data["train"], config.batch_size, training=True, augment=augment, seed=seed)
+        loaders = Loaders(train, ImageLoader(data["val"], config.batch_size))
+        module = ClassifierTraining(network, config, seed)
+        fit(module, loaders, config, folder, trainer, title=self.kind, key="classifier", quiet=True)
+        asked, batches = frozen(network).to(data["test"].device), ImageLoader(data["test"], _BLOCK)
+        with torch.inference_mode():
+            right = torch.cat([asked(batch["image"]).argmax(dim=-1) == batch["label"] for batch in batches])
+        rmtree(folder)
+        return right
+
+
+@dataclass
+class _Ranking:
+    """What ranks the players of an image.
+
+    Attributes:
+        key: What its maps depend on beside the images.
+        explain: Takes images (B, 3, H, W) and the class of each (B,) to maps (B, rows, columns).
+    """
+
+    key: Any
+    explain: Callable[[Tensor, Tensor], Tensor]
+
+
+def _rankings(evaluation: Evaluation, pipeline: Pipeline) -> dict[str, _Ranking]:
+    methods = evaluation.methods(pipeline)
+    digest = {"classifier": pipeline.digests["classifier"]}  # whose predictions are explained
+    found = {name: _Ranking(method.key | digest, method.method.attribute) for name, method in methods.items()}
+    return {_SOBEL: _Ranking(_SOBEL, edges)} | found
+
+
+def edges(image: Tensor, target: Tensor) -> Tensor:
+    """Return the strength of edges (B, H, W) in the mean of the channels; the class does not matter."""
+    return torch.stack([torch.from_numpy(sobel(one)) for one in image.double().mean(dim=1).cpu().numpy()]).to(image)
+
+
+def _player_values(
+    evaluation: Evaluation, pipeline: Pipeline, explain: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Return what ranks the players (N, P) of all images of each split."""
+    found = {}
+    for split in SPLITS:
+        data, parts = evaluation.data.dataset(split), []
+        for block in data.blocks(torch.arange(len(data)).split(_BLOCK)):
+            image = block.float() / 255
+            with torch.no_grad():
+                target = pipeline.classifier(image).argmax(dim=1)
+            parts.append(player_values(explain(image, target).unsqueeze(1), pipeline.grid)[..., 0].float())
+        found[split] = torch.cat(parts)
+    return found
+
+
+def _without(evaluation: Evaluation, pipeline: Pipeline, values: dict[str, Tensor] | None, number: int) -> Splits:
+    """Return all images, the highest-ranking players replaced by the training images' mean colour."""
+    mean, _ = evaluation.data.dataset("train").pixel_statistics()
+    found: Splits = {}
+    for split in SPLITS:
+        data = evaluation.data.dataset(split)
+        images = torch.cat(list(data.blocks(torch.arange(len(data)).split(_BLOCK))))
+        if values is not None:
+            removed = removed_first(values[split].to(images.device), number).unsqueeze(1)
+            colour = (255 * torch.tensor(mean)).round().to(images).view(3, 1, 1)
+            images = torch.where(pipeline.grid.to_pixels(removed).squeeze(1), colour, images)
+        found[split] = TensorImages(images, data.labels)
+    return found

@@ -1,0 +1,35 @@
+"""Maps over the images they explain, and cut into object and ground."""
+
+from fastshap_lab.attribution import upsample
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.images import normalize_map
+from fastshap_lab.metrics.segmentation import foreground
+from fastshap_lab.report import overlays
+
+
+class SegmentationOverlay(Section):
+    """Each method's map over the image, and what of it lies above Otsu's threshold.
+
+    Reference: Coporan, Visualization techniques for improving explainability in visual transformers, section 5.
+    """
+
+    kind = "segmentation_overlay"
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add a figure per pipeline."""
+        indices = evaluation.evaluated[: evaluation.settings.images_shown]
+        images, figures = evaluation.test.images_at(evaluation.evaluated), {}
+        for pipeline in evaluation.pipelines:
+            classes = evaluation.classes(pipeline)
+            targets, maps, cut = classes[: len(indices), 0], {}, {}
+            for method, applied in evaluation.methods(pipeline).items():
+                found = applied.maps(images, classes)[: len(indices), 0]
+                large = normalize_map(upsample(found, pipeline.grid.image_size))
+                maps[method], cut[method] = large.numpy(), foreground(large).numpy()
+            titles = [evaluation.class_names[target] for target in targets.tolist()]
+            figures[f"{name}-{pipeline.name}", pipeline.name] = overlays(
+                evaluation.pictures(indices), maps, cut, titles
+            )
+        text = "Maps of the predicted class, named above, and what lies above Otsu's threshold of each."
+        evaluation.report.add(self.titled("Maps as segmentations", name), text, figures=figures)

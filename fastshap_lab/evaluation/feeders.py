@@ -1,0 +1,349 @@
+"""What metrics of attribution methods are fed with, one class per kind of input.
+
+A metric names its kind (``PerImage.feed``), and its ``update`` takes what the feeder of this kind gives by the same
+names.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fastshap_lab.attribution import upsample
+from fastshap_lab.components import Component, Share, in_words
+from fastshap_lab.errors import UserError
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline, check_removal
+from fastshap_lab.evaluation.statistics import player_values
+from fastshap_lab.metrics import coalition_values, sensitivity_coalitions
+from fastshap_lab.models import ModelGame
+from fastshap_lab.models.game import check_determined
+from fastshap_lab.models.maskings import removals
+from fastshap_lab.runs.store import content_digest
+from fastshap_lab.shapley import LINKS, PlayerGrid
+
+_SURROGATE = "surrogate"
+_OBJECT = 1  # the label of objects in a region
+
+Links = Literal["softmax", "log_softmax", "log_odds", "logits", "centred_logits", "sigmoid"]
+Inputs = dict[str, Any]
+
+
+@dataclass
+class EvaluationBatch:
+    """A few evaluated images of a pipeline, with what is explained of them, and what feeders share between methods.
+
+    Attributes:
+        evaluation: The evaluation.
+        pipeline: Whose classifier is explained.
+        start: Place of the first image among the evaluated ones.
+        indices: Of the test images (B,).
+        image: In [0, 1] (B, 3, H, W).
+        classes: Explained of each, the target first (B, E).
+        shared: What a feeder has computed for one method and gives to the next.
+    """
+
+    evaluation: Evaluation
+    pipeline: Pipeline
+    start: int
+    indices: Tensor
+    image: Tensor
+    classes: Tensor
+    shared: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what is the same for all methods, made at the first call."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]
+
+    def summed(self, maps: Tensor) -> Tensor:
+        """Return what maps (B, E, rows, columns) add up to over each player (B, P, E)."""
+        grid = self.pipeline.grid
+        return player_values(maps, grid) * (maps[0, 0].numel() / grid.num_players)
+
+    def to_image(self, maps: Tensor) -> Tensor:
+        """Return maps at image size."""
+        height, width = self.image.shape[-2:]
+        return maps if maps.shape[-2:] == (height, width) else upsample(maps, (height, width))
+
+
+class Feeder(ABC):
+    """Gives metrics what they need. Constructors take arguments of ``evaluate.metrics.<name>.params``.
+
+    Attributes:
+        link: Entry of ``shapley.game.LINKS`` that was asked for, if values have a space to choose.
+    """
+
+    link: str | None = None
+
+    def space(self, pipeline: Pipeline) -> str:
+        """Return the space of the values: that asked for, else the explainer's."""
+        return self.link or pipeline.link
+
+    def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
+        """Return why a pipeline cannot be measured so, or None if it can."""
+        return None
+
+    @abstractmethod
+    def key(self, batch: EvaluationBatch) -> Any:
+        """Return what the inputs depend on beside the maps, the classes and the images, as JSON can hold it."""
+
+    @abstractmethod
+    def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs | None:
+        """Return what ``update`` of a metric takes, by name; None where there is nothing to measure.
+
+        Args:
+            batch: The images.
+            maps: A method's maps of them (B, E, rows, columns), on their device.
+            in_units: Whether the maps' values are differences of values in a space.
+        """
+
+
+class _OfCoalitions(Feeder):
+    """A feeder that evaluates coalitions.
+
+    Args:
+        removal: How players are removed: as the ``surrogate`` is shown it, or by one of ``maskings.removals`` before
+            the classifier itself.
+
+    Raises:
+        UserError: It is neither.
+    """
+
+    def __init__(self, removal: Component) -> None:
+        if removal != _SURROGATE:
+            check_removal(removal, "params.removal")
+        self.removal = removal
+
+    def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
+        """Return why a pipeline cannot be measured so, or None if it can."""
+        if self.removal == _SURROGATE and pipeline.surrogate is None:
+            return f"no surrogate; a params.removal of {', '.join(removals())} needs none"
+        return None
+
+    def game(self, pipeline: Pipeline, grid: PlayerGrid) -> ModelGame:
+        """Return the game of logits among the grid's players."""
+        if self.removal != _SURROGATE:
+            return pipeline.removal_game(grid, self.removal)
+        return pipeline.game("logits")
+
+    def key(self, batch: EvaluationBatch) -> Any:
+        """Return what the inputs depend on."""
+        pipeline = batch.pipeline
+        model = "surrogate" if self.removal == _SURROGATE else "classifier"
+        return {"model": pipeline.digests[model], "grid": pipeline.grid.shape, "removal": self.removal}
+
+
+class RemovalFeeder(_OfCoalitions):
+    """Feeds metrics that remove or add units in the order of their values.
+
+    Args:
+        units: Players, or pixels.
+        removal: How they are removed: as the ``surrogate`` is shown it, or by one of ``maskings.removals``; of pixels
+            the surrogate knows nothing.
+
+    Raises:
+        UserError: Pixels shall be removed by the surrogate, or the removal is unknown.
+    """
+
+    def __init__(self, units: Literal["players", "pixels"] = "players", removal: Component = _SURROGATE) -> None:
+        super().__init__(removal)
+        if units == "pixels" and removal == _SURROGATE:
+            raise UserError("params.units=pixels: a surrogate knows players only; choose another params.removal")
+        self.units = units
+
+    def key(self, batch: EvaluationBatch) -> Any:
+        """Return what the inputs depend on."""
+        return super().key(batch) | {"units": self.units}
+
+    def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs:
+        """Return ``value_fn``, ``image``, ``phi`` and ``classes``."""
+        grid = batch.pipeline.grid
+        grid = grid if self.units == "players" else PlayerGrid(grid.image_size, grid.image_size)
+        values = batch.once(
+            ("game", in_words(self.removal), self.units), lambda: self.game(batch.pipeline, grid)
+        ).values
+        return {"value_fn": values, "image": batch.image, "phi": player_values(maps, grid), "classes": batch.classes}
+
+
+class CoalitionFeeder(_OfCoalitions):
+    """Feeds metrics that compare sums of attributions to values of random coalitions.
+
+    Args:
+        coalitions: Of each image.
+        share: Of the players that are present; None: any number, uniformly.
+        seed: Seed for drawing coalitions.
+        link: Entry of ``shapley.game.LINKS``: the space of the values; by default the pipeline's explainer's, of a
+            pipeline without one ``softmax``.
+        removal: As for ``RemovalFeeder``.
+    """
+
+    def __init__(
+        self,
+        coalitions: Annotated[int, Field(ge=2)] = 256,
+        share: Share | None = None,
+        seed: int = 0,
+        link: Links | None = None,
+        removal: Component = _SURROGATE,
+    ) -> None:
+        super().__init__(removal)
+        if removal == _SURROGATE and link is not None:
+            check_determined(link, "params.link")
+        self.coalitions, self.share, self.seed, self.link = coalitions, share, seed, link
+
+    def key(self, batch: EvaluationBatch) -> Any:
+        """Return what the inputs depend on."""
+        drawn = {"coalitions": self.coalitions, "share": self.share, "seed": self.seed}
+        return super().key(batch) | drawn | {"link": self.space(batch.pipeline)}
+
+    def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs:
+        """Return ``phi``, ``coalitions``, ``values``, ``grand``, ``classes`` and ``in_units``."""
+        pipeline = batch.pipeline
+        players, link = pipeline.grid.num_players, self.space(pipeline)
+        size = None if self.share is None else max(1, round(self.share * players))
+        coalitions = sensitivity_coalitions(players, self.coalitions, size, self.seed)
+
+        def evaluate() -> Tensor:
+            everyone = torch.ones(1, 1, players, dtype=torch.bool)
+            game = self.game(pipeline, pipeline.grid)
+            both = torch.cat([coalitions, everyone], dim=1)
+            return LINKS[link](coalition_values(game.values, batch.image, both, pipeline.max_batch))
+
+        values = batch.once(("values", in_words(self.removal), self.coalitions, size, self.seed, link), evaluate)
+        return {
+            "phi": batch.summed(maps),
+            "coalitions": coalitions,
+            "values": values[:, :-1],
+            "grand": values[:, -1],
+            "classes": batch.classes,
+            "in_units": in_units(link),
+        }
+
+
+class _OfSurrogate(Feeder):
+    """A feeder from the surrogate's game.
+
+    Args:
+        link: Entry of ``shapley.game.LINKS``: the space of the values; by default the pipeline's explainer's, of a
+            pipeline without one ``softmax``.
+    """
+
+    def __init__(self, link: Links | None = None) -> None:
+        if link is not None:
+            check_determined(link, "params.link")
+        self.link = link
+
+    def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
+        """Return why a pipeline cannot be measured so, or None if it can."""
+        return "no surrogate, whose game has Shapley values" if pipeline.surrogate is None else None
+
+    def key(self, batch: EvaluationBatch) -> Any:
+        """Return what the inputs depend on."""
+        return {"surrogate": batch.pipeline.digests["surrogate"], "link": self.space(batch.pipeline)}
+
+
+class ReferenceFeeder(_OfSurrogate):
+    """Feeds metrics that compare attributions to true Shapley values, of as many images as have them.
+
+    Args:
+        link: As for ``CoalitionFeeder``.
+    """
+
+    def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
+        """Return why a pipeline cannot be measured so, or None if it can."""
+        if not evaluation.references.test:
+            return "references.test=0"
+        return super().refusal(evaluation, pipeline)
+
+    def key(self, batch: EvaluationBatch) -> Any:
+        """Return what the inputs depend on."""
+        references = batch.evaluation.references
+        asked = {"evaluations": references.test_evaluations, "tolerance": references.kriging_tolerance}
+        return super().key(batch) | {"references": len(self._known(batch))} | asked
+
+    def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs | None:
+        """Return ``phi``, ``reference`` and ``in_units``."""
+        known, link = self._known(batch), self.space(batch.pipeline)
+        if not len(known):
+            return None
+
+        def truth() -> Tensor:
+            found = batch.evaluation.reference_values(batch.pipeline, known, link)
+            classes = batch.classes[: len(known)].cpu().unsqueeze(1).expand(-1, found.phi.shape[1], -1)
+            return found.phi.gather(2, classes)
+
+        reference = batch.once(("reference", link), truth)
+        phi = batch.summed(maps)[: len(known)].to(reference)
+        return {"phi": phi, "reference": reference, "in_units": in_units(link)}
+
+    @staticmethod
+    def _known(batch: EvaluationBatch) -> Tensor:
+        return batch.indices[: max(0, batch.evaluation.references.test - batch.start)]
+
+
+class TotalFeeder(_OfSurrogate):
+    """Feeds metrics of what attributions add up to.
+
+    Args:
+        link: As for ``CoalitionFeeder``.
+    """
+
+    def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs:
+        """Return ``phi``, ``grand``, ``null``, ``target``, the first of the classes, and ``in_units``."""
+        link = self.space(batch.pipeline)
+
+        def ends() -> tuple[Tensor, Tensor]:
+            game = batch.pipeline.game(link)
+            return game.grand(batch.image), game.null(batch.image).expand(len(batch.image), -1)
+
+        grand, null = (values.gather(1, batch.classes) for values in batch.once(("ends", link), ends))
+        target = torch.zeros(len(maps), dtype=torch.long, device=maps.device)
+        phi = batch.summed(maps)
+        return {"phi": phi, "grand": grand, "null": null, "target": target, "in_units": in_units(link)}
+
+
+class RegionFeeder(Feeder):
+    """Feeds metrics that compare maps to objects, of images whose target is their label, where they have one."""
+
+    def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
+        """Return why a pipeline cannot be measured so, or None if it can."""
+        return None if evaluation.test.has_regions else "the data do not say where objects are"
+
+    def key(self, batch: EvaluationBatch) -> Any:
+        """Return what the inputs depend on."""
+        regions, right = self._regions(batch)
+        return {"regions": content_digest(regions, right), "classifier": batch.pipeline.digests["classifier"]}
+
+    def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs:
+        """Return ``maps`` of the target at image size, ``regions``, ``labels``, ``target`` and ``probability``."""
+        regions, right = self._regions(batch)
+        sure = batch.pipeline.probabilities[batch.indices].amax(dim=1).to(maps.device)
+        return {
+            "maps": batch.to_image(maps)[:, 0],
+            "regions": (regions == _OBJECT) & right[:, None, None],
+            "labels": regions.long(),
+            "target": torch.full((len(regions),), _OBJECT, device=regions.device),
+            "probability": sure.where(right.to(sure.device), 0),
+        }
+
+    @staticmethod
+    def _regions(batch: EvaluationBatch) -> tuple[Tensor, Tensor]:
+        """Return regions (B, H, W) and whether the explained class is the one that they show (B,)."""
+        test = batch.evaluation.test
+        regions = batch.once("regions", lambda: test.regions_at(batch.indices))
+        labels = test.labels[batch.indices]
+        return regions, (labels < 0) | (labels == batch.classes[:, 0].to(labels.device))
+
+
+FEEDERS: dict[str, type[Feeder]] = {
+    "removal": RemovalFeeder,
+    "coalitions": CoalitionFeeder,
+    "references": ReferenceFeeder,
+    "totals": TotalFeeder,
+    "regions": RegionFeeder,
+}

@@ -1,0 +1,137 @@
+"""Attribution methods on a pipeline's models, and their maps, which are kept by what made them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.attribution import METHODS, AttributionMethod
+from fastshap_lab.components import arguments, build
+from fastshap_lab.config import ComponentConfig
+from fastshap_lab.errors import UserError
+from fastshap_lab.evaluation.cost import metered
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.runs.sources import identity
+from fastshap_lab.runs.store import Store, content_digest
+
+CHUNK = 16
+"""Images whose maps, and whose measures, are kept together."""
+
+
+@dataclass
+class AppliedMethod:
+    """An attribution method on the models of a pipeline.
+
+    Attributes:
+        name: What it is called in tables and figures.
+        method: On the pipeline's classifier.
+        given: The arguments that were given.
+        params: The same, as the constructor takes them.
+        key: What its maps depend on beside images and classes.
+        store: Keeps them.
+    """
+
+    name: str
+    method: AttributionMethod
+    given: Mapping[str, Any]
+    params: Mapping[str, Any]
+    key: dict[str, Any]
+    store: Store
+
+    @property
+    def rebuildable(self) -> bool:
+        """Whether it can be had on another network of the classifier's kind."""
+        return self.method.inputs == ("model",)
+
+    def on(self, model: nn.Module) -> AttributionMethod:
+        """Return the method, with its arguments, on another network of the classifier's kind."""
+        return type(self.method)(model=model, **self.params)
+
+    def map_key(self, images: Tensor, classes: Tensor | None) -> dict[str, Any]:
+        """Return what maps of these images depend on."""
+        return self.key | {
+            "images": content_digest(images),
+            "classes": None if classes is None else classes.tolist(),
+        }
+
+    def chunk(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
+        """Return the maps of a chunk of images, and what they cost; kept.
+
+        Args:
+            images: uint8 (B, 3, H, W), on the device of the models; at most ``CHUNK``.
+            classes: The classes explained of each (B, E); all K of them if None.
+
+        Returns:
+            ``maps``, (B, E, rows, columns), on the CPU, and ``cost``: seconds, forward and backward passes and MiB.
+
+        Raises:
+            UserError: The method finds out now that it does not apply.
+        """
+
+        def make() -> dict[str, Tensor]:
+            image = images.float() / 255
+            with metered(*self.method.modules) as cost:
+                if classes is None:
+                    maps = self.method.attribute_all(image)
+                else:
+                    maps = self.method.attribute_classes(image, classes.to(image.device))
+            spent = torch.tensor([cost.seconds, cost.forward, cost.backward, cost.mebibytes], dtype=torch.float64)
+            return {"maps": maps.float(), "cost": spent}
+
+        return self.store.get("maps", self.map_key(images, classes), make)
+
+    def maps(self, images: Tensor, classes: Tensor | None) -> Tensor:
+        """Return the maps (N, E, rows, columns) of any number of images, chunk by chunk."""
+        parts = images.split(CHUNK)
+        chosen = [None] * len(parts) if classes is None else classes.split(CHUNK)
+        return torch.cat([self.chunk(*each)["maps"] for each in zip(parts, chosen, strict=True)])
+
+
+def check_methods(chosen: Mapping[str, ComponentConfig]) -> None:
+    """Raise a ``UserError`` where a method is unknown, or has wrong arguments."""
+    for name, component in chosen.items():
+        key = f"evaluate.methods.{name}"
+        inputs = METHODS[component.name].inputs if component.name in METHODS else ()
+        arguments(METHODS, key, component.name, component.params, *inputs)
+    if len(baselines := [name for name, component in chosen.items() if METHODS[component.name].uninformed]) > 1:
+        raise UserError(f"evaluate.methods: {' and '.join(baselines)} both know nothing; others are tested against one")
+
+
+def apply_method(name: str, component: ComponentConfig, pipeline: Pipeline, store: Store) -> AppliedMethod:
+    """Return a method on a pipeline's models.
+
+    Args:
+        name: What it is called.
+        component: Its entry of ``METHODS``, and arguments.
+        pipeline: Whose models are explained.
+        store: Keeps its maps.
+
+    Raises:
+        UserError: It does not apply to them.
+    """
+    inputs = METHODS[component.name].inputs
+    given = {
+        key: value
+        for key, value in (("model", pipeline.classifier), ("explainer", pipeline.explainer))
+        if key in inputs
+    }
+    method = build(METHODS, f"evaluate.methods.{name}", component.name, component.params, **given)
+    checked = arguments(METHODS, f"evaluate.methods.{name}", component.name, component.params, *inputs)
+    digests = {
+        stage: pipeline.digests[stage]
+        for stage in ("classifier", "explainer")
+        if stage == "classifier" or stage in inputs
+    }
+    key = {"method": identity(METHODS, component.name, component.params), "models": digests}
+    return AppliedMethod(name, method, component.params, checked, key, store)
+
+
+def with_uncalled(chosen: Mapping[str, ComponentConfig]) -> dict[str, ComponentConfig]:
+    """Return the methods of a comparison: first those that it has anyway, then the others that were chosen."""
+    found: dict[str, ComponentConfig] = {}
+    for entry in (entry for entry, kind in METHODS.items() if kind.uncalled):
+        given = {name: component for name, component in chosen.items() if component.name == entry}
+        found |= given or {entry: ComponentConfig(entry)}
+    return found | {name: component for name, component in chosen.items() if name not in found}

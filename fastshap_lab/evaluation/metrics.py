@@ -1,0 +1,144 @@
+"""The metrics that an evaluation was asked for: each with its feeder, measured in parts that are kept."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastshap_lab.components import arguments, build, did_you_mean, in_words, lookup
+from fastshap_lab.config import ComponentConfig
+from fastshap_lab.errors import UserError
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.feeders import FEEDERS, EvaluationBatch, Feeder
+from fastshap_lab.evaluation.methods import CHUNK, AppliedMethod
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.metrics import METRICS, PerImage
+from fastshap_lab.progress import track
+from fastshap_lab.runs.sources import identity
+
+
+def comparable_metrics() -> dict[str, type[PerImage]]:
+    """Return the entries of ``METRICS`` by which methods of attribution can be compared."""
+    return {name: kind for name, kind in METRICS.items() if getattr(kind, "feed", None) is not None}
+
+
+@dataclass
+class ChosenMetric:
+    """A metric of ``evaluate.metrics``.
+
+    Attributes:
+        name: Its key there.
+        entry: Its name in ``METRICS``.
+        feeder: Gives it what it needs.
+        params: Its own arguments, without its feeder's.
+        settings: All arguments, given or by default, for reports.
+    """
+
+    name: str
+    entry: str
+    feeder: Feeder
+    params: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def kind(self) -> type[PerImage]:
+        """Its class."""
+        return comparable_metrics()[self.entry]
+
+    def empty(self, pipeline: Pipeline) -> PerImage:
+        """Return the metric, without any image."""
+        given = {"max_batch": pipeline.max_batch} if "max_batch" in inspect.signature(self.kind).parameters else {}
+        return build(comparable_metrics(), f"evaluate.metrics.{self.name}", self.entry, self.params, **given)
+
+    def words(self, pipelines: Iterable[Pipeline]) -> str:
+        """Return all arguments; of the link what it comes to."""
+        found = dict(self.settings)
+        if "removal" in found:
+            found["removal"] = in_words(found["removal"])
+        if "link" in found:
+            spaces = {pipeline.name: self.feeder.space(pipeline) for pipeline in pipelines}
+            if len(set(spaces.values())) == 1:
+                found["link"] = next(iter(spaces.values()))
+            else:
+                found["link"] = " or ".join(f"{space} ({pipeline})" for pipeline, space in spaces.items())
+        return ", ".join(f"{name}={value}" for name, value in found.items()) or "no settings"
+
+    def measure(
+        self, evaluation: Evaluation, pipeline: Pipeline, methods: Mapping[str, AppliedMethod]
+    ) -> dict[str, PerImage]:
+        """Return the metric of each method over all evaluated images, in parts that are kept.
+
+        Args:
+            evaluation: Gives the images.
+            pipeline: Whose models are explained.
+            methods: On it.
+        """
+        measured = {name: self.empty(pipeline) for name in methods}
+        classes = evaluation.classes(pipeline)
+        for start in track(range(0, len(classes), CHUNK), f"{self.name} on {pipeline.name}"):
+            chosen, indices = classes[start : start + CHUNK], evaluation.evaluated[start : start + CHUNK]
+            images = evaluation.test.images_at(indices)
+            image = images.float() / 255
+            batch = EvaluationBatch(evaluation, pipeline, start, indices, image, chosen.to(image.device))
+            key = {
+                "metric": identity(METRICS, self.entry, self.params),
+                "feeder": {"code": identity(FEEDERS, self.kind.feed or "", {}), "inputs": self.feeder.key(batch)},
+            }
+            for name, method in methods.items():
+                make = partial(self._rows, batch, method, images, chosen)
+                parts = evaluation.store.get("measures", key | {"maps": method.map_key(images, chosen)}, make)
+                measured[name].extend([parts[part] for part in sorted(parts)])
+        return measured
+
+    def _rows(
+        self, batch: EvaluationBatch, method: AppliedMethod, images: Tensor, classes: Tensor
+    ) -> dict[str, Tensor]:
+        """Return what the metric keeps of a method's maps of a part of the images."""
+        metric, unit = self.empty(batch.pipeline), method.method.unit
+        maps = method.chunk(images, classes)["maps"].to(batch.image.device)
+        inputs = self.feeder.inputs(batch, maps, lambda space: unit == space)
+        if inputs is not None:
+            if metric.needs_units and not inputs["in_units"]:
+                inputs["phi"] = torch.full_like(inputs["phi"], torch.nan)
+            metric.update(**{name: inputs[name] for name in _taken(self.kind)})
+        return {f"{number:03d}": part for number, part in enumerate(metric.kept)}
+
+
+def choose_metrics(chosen: Mapping[str, ComponentConfig]) -> dict[str, ChosenMetric]:
+    """Return the metrics that a configuration names.
+
+    Args:
+        chosen: Entries of ``METRICS`` and their arguments, those of the feeders among them.
+
+    Raises:
+        UserError: One is unknown, or has wrong arguments.
+    """
+    return {name: _choose(name, component) for name, component in chosen.items()}
+
+
+def _choose(name: str, component: ComponentConfig) -> ChosenMetric:
+    key, table = f"evaluate.metrics.{name}", comparable_metrics()
+    kind = lookup(table, f"{key}.name", component.name)
+    feed = lookup(FEEDERS, f"{component.name}.feed", kind.feed or "")
+    own = {each.name: each for each in inspect.signature(kind).parameters.values() if each.name != "max_batch"}
+    fed = {each.name: each for each in inspect.signature(feed).parameters.values()}
+    for word in component.params:
+        if word not in own | fed:
+            known = did_you_mean(word, [*own, *fed])
+            raise UserError(f"{key}.params.{word}: unknown to {component.name}, {known}")
+    given = {**kind.feed_defaults, **component.params}
+    params = {word: value for word, value in given.items() if word in own}
+    arguments(table, key, component.name, params, "max_batch")
+    feeder = build({component.name: feed}, key, component.name, {w: v for w, v in given.items() if w in fed})
+    settings = {word: given.get(word, each.default) for word, each in (own | fed).items()}
+    return ChosenMetric(name, component.name, feeder, params, settings)
+
+
+@cache
+def _taken(kind: type[PerImage]) -> list[str]:
+    """Return the names of what a metric's update takes."""
+    return [name for name in inspect.signature(kind.update).parameters if name != "self"]

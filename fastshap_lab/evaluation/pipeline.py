@@ -1,0 +1,141 @@
+"""A pipeline that is evaluated: its models, loaded, and the games that they play."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastshap_lab.components import arguments, lookup, name_and_params
+from fastshap_lab.data import ImageDataModule
+from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_explainer, load_surrogate
+from fastshap_lab.models import Classifier, ModelGame, Surrogate
+from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.maskings import build_masking, removals
+from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.store import Store
+from fastshap_lab.shapley import PlayerGrid
+
+_BLOCK = 128  # images whose predictions are made at once
+
+
+def check_removal(removal: str | Mapping[str, Any], key: str) -> None:
+    """Raise a ``UserError`` where units cannot be removed so from the images of any classifier."""
+    name, params = name_and_params(removal, key)
+    lookup(removals(), key, name)
+    arguments(removals(), key, name, params, "classifier", "players")
+
+
+@dataclass
+class Pipeline:
+    """A finished pipeline, loaded.
+
+    Attributes:
+        name: What it is called in tables and figures.
+        classifier_name: What its classifier is called there, which pipelines may share.
+        runs: Those of its stages.
+        digests: Of the stages' models, weights and descriptions.
+        grid: The players.
+        max_batch: Most images, copies among them, in a pass.
+        classifier: What is explained.
+        surrogate: What imitates it, if the pipeline goes so far.
+        explainer: With its surrogate, if the pipeline goes so far.
+        probabilities: The classifier's, of all test images (N, K).
+    """
+
+    name: str
+    classifier_name: str
+    runs: dict[str, Run]
+    digests: dict[str, str]
+    grid: PlayerGrid
+    max_batch: int
+    classifier: Classifier
+    surrogate: Surrogate | None
+    explainer: AmortizedExplainer | None
+    probabilities: Tensor
+    _games: dict[str, ModelGame] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        end: Run,
+        data: ImageDataModule,
+        device: torch.device,
+        store: Store,
+        max_batch: int,
+        classifier_name: str | None = None,
+    ) -> "Pipeline":
+        """Return a pipeline, given the last of its runs.
+
+        Args:
+            name: What it is called.
+            end: Its last run, whose parents are the others.
+            data: Its images.
+            device: Where models and images are.
+            store: Keeps the classifier's answers to the test images.
+            max_batch: Most images in a pass.
+            classifier_name: What its classifier is called; by default as the pipeline.
+        """
+        runs = end.parents | {end.stage.name: end}
+        classifier = load_classifier(runs["classifier"].model).to(device)
+        surrogate, explainer = None, None
+        if "explainer" in runs:  # which brings its surrogate along
+            explainer = load_explainer(runs["explainer"].model).to(device)
+            surrogate = explainer.surrogate
+        elif "surrogate" in runs:
+            surrogate = load_surrogate(runs["surrogate"].model).to(device)
+        rows, columns = end.config.data.grid
+        grid = PlayerGrid(data.image_size, (rows, columns))
+        digests = {
+            stage: runs[stage].model_digest for stage in ("classifier", "surrogate", "explainer") if stage in runs
+        }
+        called = classifier_name or name
+        loaded = cls(name, called, runs, digests, grid, max_batch, classifier, surrogate, explainer, torch.empty(0))
+
+        def answers() -> dict[str, Tensor]:
+            images = data.dataset("test")
+            blocks = images.blocks(torch.arange(len(images)).split(_BLOCK))
+            return {"logits": torch.cat([loaded.logits(block.float() / 255).cpu() for block in blocks])}
+
+        key = {"classifier": digests["classifier"], "data": data.digest(), "split": "test"}
+        loaded.probabilities = store.get("predictions", key, answers)["logits"].softmax(dim=-1)
+        return loaded
+
+    @torch.inference_mode()
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the classifier's logits (B, K) of images in [0, 1]."""
+        return self._frozen_classifier(image)
+
+    @property
+    def predictions(self) -> Tensor:
+        """The classifier's classes of all test images (N,)."""
+        return self.probabilities.argmax(dim=-1)
+
+    @property
+    def link(self) -> str:
+        """The space of the explainer's values, of a pipeline without one softmax."""
+        return "softmax" if self.explainer is None else self.explainer.link
+
+    def game(self, link: str) -> ModelGame:
+        """Return the surrogate's game, the same one at every call."""
+        if link not in self._games:
+            self._games[link] = self._frozen_surrogate.game(link, self.max_batch)
+        return self._games[link]
+
+    def removal_game(self, grid: PlayerGrid, removal: str | Mapping[str, Any]) -> ModelGame:
+        """Return the game of the classifier's own logits, whose absent units one of ``maskings.removals`` shows."""
+        masking = build_masking(removal, self._frozen_classifier, grid, "params.removal")
+        game = ModelGame(self._frozen_classifier, masking, "logits", self.max_batch)
+        return game.to(self.classifier.mean.device)
+
+    @cached_property
+    def _frozen_classifier(self) -> Classifier:
+        return frozen(self.classifier)
+
+    @cached_property
+    def _frozen_surrogate(self) -> Surrogate:
+        assert self.surrogate is not None
+        return frozen(self.surrogate)

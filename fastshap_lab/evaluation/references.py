@@ -1,0 +1,138 @@
+"""Reference Shapley values of a surrogate's game: computed once per surrogate, link and image, and kept."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fastshap_lab.config import Config, ReferencesConfig
+from fastshap_lab.data.base import Split
+from fastshap_lab.errors import UserError
+from fastshap_lab.models import ModelGame
+from fastshap_lab.progress import track
+from fastshap_lab.runs.sources import identity
+from fastshap_lab.runs.store import Store, content_digest
+from fastshap_lab.shapley import ESTIMATORS, Estimate, KernelSHAP, Kriging, shapley_values
+
+
+@dataclass(frozen=True)
+class References(Estimate):
+    """Shapley values that count as true.
+
+    Args:
+        kind: How they were found, for reports.
+    """
+
+    kind: str
+
+
+def reference_order(number: int) -> Tensor:
+    """Return all image indices in the fixed order in which they get references: more of them contain fewer."""
+    return torch.randperm(number, generator=torch.Generator().manual_seed(0))
+
+
+def reference_settings(config: Config, split: Split) -> list[int | float]:
+    """Return what decides about a split's references, for fingerprints."""
+    references = config.references
+    given = [getattr(references, split), getattr(references, f"{split}_evaluations")]
+    return given + ([] if references.kriging_tolerance is None else [references.kriging_tolerance])
+
+
+def check_references(config: Config, split: Split) -> None:
+    """Raise a ``UserError`` where the evaluations of a split's references are too few to know Shapley values from."""
+    number, evaluations = getattr(config.references, split), getattr(config.references, f"{split}_evaluations")
+    players = config.data.grid[0] * config.data.grid[1]
+    designs = 1 if config.references.kriging_tolerance is None else 2
+    smallest = designs * KernelSHAP.smallest_budget(players)
+    if number and 2**players > evaluations and evaluations < smallest:
+        exact = f", {2**players} make them exact" if players <= 20 else ""
+        raise UserError(
+            f"references.{split}_evaluations={evaluations}: too few for the Shapley values of {players} players; "
+            f"{smallest} or more will do{exact}"
+        )
+    if designs == 2 and 2**players > evaluations:
+        Kriging.check_budget(players, evaluations // 2)
+
+
+def reference_values(
+    store: Store,
+    surrogate: str,
+    game: ModelGame,
+    images: Tensor,
+    split: Split,
+    link: str,
+    config: ReferencesConfig,
+) -> References:
+    """Return the Shapley values of some images, from the store where it holds them.
+
+    Exact where that takes no more than the split's evaluations of each image, else by KernelSHAP, whose standard errors
+    follow from how coalitions were drawn, whatever the game is like. With a ``kriging_tolerance``, half of the
+    evaluations go to each of two independent designs; kriging, whose errors rest on a prior, is believed where its two
+    answers differ by no more than this share of their spread (both root mean squares over an image's players and
+    classes), and their difference is then the error.
+
+    Args:
+        store: Keeps them, image by image.
+        surrogate: Digest of the surrogate's model.
+        game: The game of that surrogate, with that link.
+        images: uint8 (N, 3, H, W), on the device of the game.
+        split: Part of the data that the images are from, whose evaluations count.
+        link: Name of the link.
+        config: How many coalitions to evaluate, and whether to believe kriging.
+
+    Raises:
+        UserError: Some errors are infinite or not a number: what is known so badly is no reference.
+    """
+    evaluations, tolerance = getattr(config, f"{split}_evaluations"), config.kriging_tolerance
+    exact = 2**game.num_players <= evaluations
+    names = ["exact"] if exact else ["kernel_shap"] + (["kriging"] if tolerance is not None else [])
+    asked = {} if exact else {"evaluations": evaluations, "tolerance": tolerance}
+    key = {"surrogate": surrogate, "link": link} | asked
+    key["estimators"] = [identity(ESTIMATORS, name, {}) for name in names]
+
+    def make(image: Tensor) -> dict[str, Tensor]:
+        image = image.float() / 255
+        if exact or tolerance is None:
+            found, kriged = shapley_values(game, image, names[0], budget=evaluations), False
+        else:
+            found, kriged = _by_two_designs(game, image, evaluations, tolerance)
+        return {"phi": found.phi, "stderr": found.stderr, "kriged": torch.tensor(kriged)}
+
+    found = []
+    for number, image in enumerate(track(list(images.split(1)), f"{'exact' if exact else 'reference'} Shapley values")):
+        values = store.get("references", key | {"image": content_digest(image)}, partial(make, image))
+        if not values["stderr"].isfinite().all():
+            raise UserError(
+                f"references of {split} image {number + 1} of {len(images)}: {evaluations} evaluations do not say how "
+                f"far its Shapley values may be off; raise references.{split}_evaluations, or take another "
+                "explainer.link if its game is flat"
+            )
+        found.append(values)
+    phi, stderr = (torch.cat([values[name] for values in found]) for name in ("phi", "stderr"))
+    kriged, kind = sum(bool(values["kriged"]) for values in found), "exact"
+    if not exact:
+        kind = f"estimated by KernelSHAP with {evaluations:,} evaluations"
+    if kriged:
+        kind = f"of {kriged} images kriged from two designs that agree to {tolerance:.0%}"
+        kind += f", of {len(found) - kriged} estimated by KernelSHAP" if kriged < len(found) else ""
+    return References(phi, stderr, 2**game.num_players if exact else evaluations, kind)
+
+
+def _by_two_designs(game: ModelGame, image: Tensor, evaluations: int, tolerance: float) -> tuple[Estimate, bool]:
+    """Return the mean of kriging over two designs where both agree, else that of KernelSHAP; and whether they did."""
+    runs = [Kriging(game, image, seed) for seed in (0, 1)]
+    for run in runs:
+        run.advance(evaluations // 2)
+    first, second = (run.estimate() for run in runs)
+    phi, difference = (first.phi + second.phi) / 2, first.phi - second.phi
+    spread = (phi - phi.mean(dim=1, keepdim=True)).square().mean().sqrt()
+    if difference.square().mean().sqrt() <= tolerance * spread:
+        # The mean's error is half of the difference's, which a class has the same of for all players; and no smaller
+        # than the two say: they share a prior, and of a class that never changes they know nothing.
+        posterior = (first.stderr.square() + second.stderr.square()).sqrt() / 2
+        stderr = torch.maximum(difference.square().mean(dim=1, keepdim=True).sqrt() / 2, posterior)
+        return Estimate(phi, stderr, evaluations), True
+    first, second = (KernelSHAP.from_pairs(run).estimate() for run in runs)
+    stderr = (first.stderr.square() + second.stderr.square()).sqrt() / 2
+    return Estimate((first.phi + second.phi) / 2, stderr, evaluations), False

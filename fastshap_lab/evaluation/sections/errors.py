@@ -1,0 +1,189 @@
+"""How far explainers are from true Shapley values, and how near evaluations of the game bring them."""
+
+from functools import partial
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.references import References
+from fastshap_lab.evaluation.report import Report
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.metrics import ShapleyError
+from fastshap_lab.report import budget_curves, comparison, scatter
+from fastshap_lab.runs.sources import identity
+from fastshap_lab.runs.store import content_digest
+from fastshap_lab.shapley import ESTIMATORS, KernelSHAP, Kriging, additive_normalization, equal_split
+
+_REFINED = ("evaluations", "explainer", "kriging", "KernelSHAP", "coverage, target", "coverage, others")
+MAX_REFINED = 1024  # evaluations of each image in the curve of refinement
+
+
+class ShapleyErrors(Section):
+    """How far explainers are from true Shapley values, and how near evaluations of the game bring them."""
+
+    kind = "shapley_errors"
+
+    def __call__(self, evaluation: Evaluation, name: str) -> dict[str, float]:
+        """Add the errors against reference values, and return those of each pipeline's explainer."""
+        title, report = "Errors against true Shapley values", evaluation.report
+        number = evaluation.references.test
+        indices = evaluation.order[:number]
+        if not evaluation.explained:
+            return {}
+        if not len(indices):
+            report.add(title, "Not measured: references.test=0.")
+            return {}
+        rows, figures, measures, noise = [], {}, {}, []
+        kinds: dict[str, None] = {}  # in the order they come
+        refinements: dict[str, pd.DataFrame] = {}
+        image = evaluation.images(indices)
+        for pipeline in evaluation.explained:
+            reference = evaluation.reference_values(pipeline, indices, pipeline.link)
+            kinds[reference.kind] = None
+            truth = reference.phi
+            noise.append(float(reference.stderr.square().mean() / (truth - truth.mean()).square().mean()))
+            phi = (
+                evaluation.explainer_maps(pipeline, evaluation.order, len(indices)).flatten(2).transpose(1, 2).double()
+            )
+            game = pipeline.game(pipeline.link)
+            with torch.inference_mode():
+                grand, null = game.grand(image).cpu().double(), game.null(image).cpu().double()
+            random = (
+                torch.randn(truth.shape, generator=torch.Generator().manual_seed(0), dtype=truth.dtype) * truth.std()
+            )
+            explanations = {
+                "explainer": phi,
+                "equal split": equal_split(grand, null, truth.shape[1]),
+                "Random": additive_normalization(random, grand, null),
+            }
+            found = {}
+            for explanation, values in explanations.items():
+                metric = ShapleyError()
+                metric.update(values, truth, grand, null, pipeline.predictions[indices])
+                errors, intervals = metric.compute(), metric.intervals(evaluation.settings.bootstrap)
+                for classes in errors:
+                    found[explanation, classes] = {}
+                    for key, value in errors[classes].items():
+                        low, high = intervals[classes][key]
+                        found[explanation, classes] |= {key: value, f"{key}_low": low, f"{key}_high": high}
+                    said = {"pipeline": pipeline.name, "explanation": explanation, "classes": classes}
+                    rows.append(said | found[explanation, classes])
+            measures |= {
+                f"{pipeline.name}/{key}": value for key, value in found[next(iter(explanations)), "all"].items()
+            }
+            beside = f"{pipeline.name}: one forward pass, and {reference.evaluations:,} coalitions"
+            figures[f"exact-{pipeline.name}", beside] = _beside_exact(evaluation, pipeline, indices, phi, truth)
+            figures[f"scatter-{pipeline.name}", f"{pipeline.name}: every player, class and reference image"] = scatter(
+                truth.flatten().numpy(), phi.flatten().numpy(), pipeline.name
+            )
+            refinements[pipeline.name] = self._refinement(evaluation, pipeline, indices, phi, reference)
+        known = "; ".join(kinds) + (f" and known but for {max(noise):.1%} of their variance" if any(noise) else "")
+        report.add(
+            title,
+            f"Over {len(indices)} test images, whose Shapley values are {known}. Target: the class that the classifier "
+            "predicts. R² is pooled over images, players and classes. Giving every player the same share scores high "
+            "already: R² beyond the equal split says how much of the rest is explained. Cosine and Spearman "
+            "correlation are means over images and classes. Intervals: 95 %, from resampling images.",
+            {("shapley_errors", "Errors of one forward pass, and of knowing nothing"): pd.DataFrame(rows)},
+            figures,
+        )
+        _refinements(report, refinements)
+        return measures
+
+    def _refinement(
+        self, evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, phi: Tensor, reference: References
+    ) -> pd.DataFrame:
+        """Return how close to the references a pipeline's explainer comes with evaluations, and others with as many."""
+        images = evaluation.test.images_at(indices)
+        key = {
+            "explainer": pipeline.digests["explainer"],
+            "images": content_digest(images),
+            "references": content_digest(reference.phi, reference.stderr),
+            "estimators": [identity(ESTIMATORS, name, {}) for name in ("kernel_shap", "kriging")],
+        }
+        target = pipeline.predictions[indices]
+        make = partial(_refined, pipeline, images.float() / 255, phi, reference, target)
+        found = self.kept(evaluation, key, make)
+        return pd.DataFrame({name: found[name].numpy() for name in _REFINED if name in found})
+
+
+def _refined(
+    pipeline: Pipeline, image: Tensor, phi: Tensor, reference: References, target: Tensor
+) -> dict[str, Tensor]:
+    """Return R² and coverage by the number of evaluations of each image, a column each."""
+    assert pipeline.explainer is not None
+    refine, truth = pipeline.explainer.refinement, reference.phi
+    # Fewer evaluations than the references had, and other ones.
+    game = pipeline.game(pipeline.link)
+    estimator, most = Kriging(game, image, seed=2), min(reference.evaluations // 4, MAX_REFINED)
+    is_target = torch.nn.functional.one_hot(target, truth.shape[2]).bool().unsqueeze(1).expand_as(truth)
+
+    def r2(values: Tensor) -> float:
+        return 1 - float((values - truth).square().sum() / (truth - truth.mean()).square().sum())
+
+    rows: list[dict[str, float]] = [{"evaluations": 0, "explainer": r2(phi)}]
+    for budget in (2**power for power in range(4, most.bit_length())):
+        estimator.advance(budget - estimator.granted)
+        alone, refined = estimator.estimate(), refine(estimator, phi, target)
+        kernel = KernelSHAP.from_pairs(estimator).estimate()
+        inside = (refined.phi - truth).square() <= 1.96**2 * (refined.stderr.square() + reference.stderr.square())
+        rows.append(
+            {
+                "evaluations": budget,
+                "explainer": r2(refined.phi),
+                "kriging": r2(alone.phi),
+                "KernelSHAP": r2(kernel.phi) if kernel.stderr.isfinite().all() else float("nan"),
+                "coverage, target": inside[is_target].double().mean().item(),
+                "coverage, others": inside[~is_target].double().mean().item(),
+            }
+        )
+    names = rows[-1] if len(rows) > 1 else rows[0]
+    columns = {name: torch.tensor([row.get(name, float("nan")) for row in rows], dtype=torch.float64) for name in names}
+    return columns | {"evaluations": columns["evaluations"].long()}
+
+
+def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
+    """Add what evaluations of the game add to an explainer's answer."""
+    figures = {}
+    for name, table in refinements.items():
+        spent = table.set_index("evaluations")
+        curves = {
+            "explainer alone": spent["explainer"].iloc[:1],
+            "explainer, refined": spent["explainer"].iloc[1:],
+            **{name: spent[name].iloc[1:] for name in ("kriging", "KernelSHAP") if name in spent},
+        }
+        figures[f"refinement-{name}", name] = budget_curves(curves, name)
+    tables = [table.assign(pipeline=name) for name, table in refinements.items()]
+    if tables:
+        joined = pd.concat(tables)
+        joined.insert(0, "pipeline", joined.pop("pipeline"))
+        report.add(
+            "Refinement",
+            "R² against the same references of the explainer's answer refined with evaluations of the game "
+            "(explain(images, refine=N)), and of kriging and KernelSHAP without the explainer from the same "
+            "evaluations. Coverage: how many of the true values lie within the refined ones' 95 % intervals.",
+            {("refinement", "One pass, and more"): joined},
+            figures,
+        )
+
+
+def _beside_exact(evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, phi: Tensor, exact: Tensor) -> Figure:
+    """Return the first reference images with the explainer's and the exact map of the predicted class."""
+    maps: dict[str, list[Tensor]] = {"explainer": [], "exact": []}
+    texts, notes = [], []
+    for place, index in enumerate(indices[: evaluation.settings.images_shown].tolist()):
+        target = int(pipeline.predictions[index])
+        predicted, truth = phi[place, :, target], exact[place, :, target]
+        maps["explainer"].append(predicted)
+        maps["exact"].append(truth)
+        r2 = 1 - (predicted - truth).square().sum() / (truth - truth.mean()).square().sum()
+        notes.append(f"R² {r2:.2f}")
+        texts.append(evaluation.caption(index, target))
+    assert pipeline.explainer is not None
+    shape = pipeline.explainer.grid.shape
+    columns = {name: torch.stack(values).unflatten(1, shape).numpy() for name, values in maps.items()}
+    return comparison(evaluation.pictures(indices[: len(texts)]), columns, texts, {"explainer": notes})

@@ -1,0 +1,153 @@
+"""Methods of attribution side by side: maps of the same images, what they cost, and what metrics say of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import CHUNK, AppliedMethod
+from fastshap_lab.evaluation.metrics import ChosenMetric, choose_metrics
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.metrics import Deletion, PerImage
+from fastshap_lab.report import gallery, removal_curves
+
+_COLUMNS = 9  # methods in a figure of the gallery
+
+
+class Methods(Section):
+    """The comparison of methods of attribution: cost, maps, and a table for each metric."""
+
+    kind = "methods"
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add the comparison, if methods were chosen."""
+        if not evaluation.settings.methods:
+            return
+        methods = {pipeline.name: evaluation.methods(pipeline) for pipeline in evaluation.pipelines}
+        _add_costs(evaluation, methods)
+        _add_gallery(evaluation, methods)
+        for metric in choose_metrics(evaluation.settings.metrics).values():
+            _add_metric(evaluation, metric, methods)
+
+
+def _add_costs(evaluation: Evaluation, methods: Mapping[str, Mapping[str, AppliedMethod]]) -> None:
+    rows = [
+        _cost(evaluation, pipeline, method)
+        for pipeline in evaluation.pipelines
+        for method in methods[pipeline.name].values()
+    ]
+    tables = {("methods", "What an image's explanation costs"): pd.DataFrame(rows)}
+    if evaluation.refused:
+        tables["methods-refused", "Not applicable"] = pd.DataFrame(evaluation.refused)
+    classes = min(evaluation.settings.classes, len(evaluation.class_names))
+    number = len(evaluation.evaluated)
+    evaluation.report.add(
+        "Methods",
+        f"Each explains {classes} classes of {number} test images, the most probable ones; the "
+        "first is the target. Per image: seconds, passes through the classifier, copies of the image counted each "
+        "(the trained explainer: through itself and the surrogate), and the most memory that explaining "
+        f"{min(CHUNK, number)} images took at once. Attributions are signed; scores are "
+        "answers, which have a constant part; saliencies are not negative. Unit: the space of which a map's values are "
+        "differences that add up, if they are. Settings: those that are not the method's defaults.",
+        tables,
+    )
+
+
+def _cost(evaluation: Evaluation, pipeline: Pipeline, method: AppliedMethod) -> dict[str, Any]:
+    """Return the row of a method in the table of costs."""
+    images, classes = evaluation.test.images_at(evaluation.evaluated), evaluation.classes(pipeline)
+    chunks = zip(images.split(CHUNK), classes.split(CHUNK), strict=True)
+    costs = torch.stack([method.chunk(*chunk)["cost"] for chunk in chunks])
+    seconds, forward, backward = (costs[:, :3].sum(dim=0) / len(classes)).tolist()
+    return {
+        "model": pipeline.name,
+        "method": method.name,
+        "kind": method.method.kind,
+        "unit": method.method.unit or "",
+        "settings": ", ".join(f"{name}={value}" for name, value in method.given.items()),
+        "seconds": seconds,
+        "forward passes": forward,
+        "backward passes": backward,
+        "MiB": costs[:, 3].amax().item(),
+    }
+
+
+def _add_gallery(evaluation: Evaluation, methods: Mapping[str, Mapping[str, AppliedMethod]]) -> None:
+    shown = evaluation.evaluated[: min(evaluation.settings.images_shown, CHUNK)]
+    images, figures = evaluation.test.images_at(evaluation.evaluated[:CHUNK]), {}
+    for pipeline in evaluation.pipelines:
+        found, classes = list(methods[pipeline.name].values()), evaluation.classes(pipeline)[:CHUNK]
+        texts = [evaluation.caption(index, int(pipeline.predictions[index])) for index in shown.tolist()]
+        for start in range(0, len(found), _COLUMNS):
+            columns = {
+                method.name: (method.chunk(images, classes)["maps"][: len(shown), 0].numpy(), method.method.kind)
+                for method in found[start : start + _COLUMNS]
+            }
+            number = f"-{start // _COLUMNS + 1}" if len(found) > _COLUMNS else ""
+            figures[f"gallery-{pipeline.name}{number}", f"{pipeline.name}: maps of the target"] = gallery(
+                evaluation.pictures(shown), columns, texts
+            )
+    evaluation.report.add("Gallery", "", figures=figures)
+
+
+def _add_metric(
+    evaluation: Evaluation, chosen: ChosenMetric, methods: Mapping[str, Mapping[str, AppliedMethod]]
+) -> None:
+    """Add a metric's table, tests between methods, and curves if it has any."""
+    resamples, kind = evaluation.settings.bootstrap, chosen.kind
+    main, sign = kind.main_column or kind.columns[0], -1 if kind.higher_is_better is False else 1
+    rows, tests, refused, figures = [], [], [], {}
+    for pipeline in evaluation.pipelines:
+        reason = chosen.feeder.refusal(evaluation, pipeline)
+        if reason is not None:
+            refused.append(f"{pipeline.name}: not applicable: {reason}.")
+            continue
+        measured = chosen.measure(evaluation, pipeline, methods[pipeline.name])
+        means = {one: metric.compute() for one, metric in measured.items()}
+        # Best first; undefined ones last.
+        order = sorted(measured, key=lambda one: (means[one][main] != means[one][main], -sign * means[one][main]))
+        for one in order:
+            row: dict[str, str | float] = {"model": pipeline.name, "method": one}
+            intervals = measured[one].intervals(resamples)
+            for column, value in means[one].items():
+                row |= {column: value, f"{column}_low": intervals[column][0], f"{column}_high": intervals[column][1]}
+            rows.append(row | {"images": measured[one].num_images - measured[one].nan_count()[main]})
+        in_order = {one: measured[one] for one in order}
+        tests += _tests(pipeline.name, main, in_order, evaluation.baseline, resamples)
+        curves = {
+            one: metric.curves()[main].numpy() for one, metric in in_order.items() if isinstance(metric, Deletion)
+        }
+        if curves:
+            figures[f"methods-{chosen.name}-{pipeline.name}", pipeline.name] = removal_curves(
+                curves, "inserted" if kind.insert else "deleted", main, evaluation.baseline
+            )
+    title, tables = chosen.name.replace("_", " "), {}
+    if rows:
+        tables[f"methods-{chosen.name}", title.capitalize()] = pd.DataFrame(rows)
+        tables[f"methods-{chosen.name}-tests", f"Paired tests on {main}"] = pd.DataFrame(tests)
+    tested = (
+        "Intervals: 95 %, from resampling images. Tests: sign flips of the differences on the same images, two-sided, "
+        "not corrected for their number."
+    )
+    summary = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+    text = [f"{summary} {kind.note}".strip(), f"With {chosen.words(evaluation.pipelines)}.", tested, *refused]
+    evaluation.report.add(f"Methods by {title}", "\n\n".join(text), tables, figures)
+
+
+def _tests(
+    model: str, column: str, measured: Mapping[str, PerImage], baseline: str, resamples: int
+) -> list[dict[str, Any]]:
+    """Return how each method differs from the best one, which comes first, and from Random, on the same images."""
+    best = next(iter(measured))
+    rows = []
+    for name, metric in measured.items():
+        row: dict[str, Any] = {"model": model, "method": name}
+        for title, other in (("less the best", best), ("less random", baseline)):
+            test = metric.compare(measured[other], resamples)[column]
+            row |= {title: test.difference, f"{title}_low": test.low, f"{title}_high": test.high}
+            row[f"p ({title})"] = test.p_value if name != other else float("nan")
+        rows.append(row)
+    return rows

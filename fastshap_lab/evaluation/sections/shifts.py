@@ -1,0 +1,140 @@
+"""Do maps lie in the centre because objects do, or because explainers look there? Shifted pictures tell."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.evaluation.statistics import with_intervals
+from fastshap_lab.metrics.map_statistics import central_share, centroid
+from fastshap_lab.report import subset_maps
+
+# Quarters of the picture, down and to the right.
+_STILL = (0, 0)
+_SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
+_SHOWN = {_STILL: "", (0, 1): "shifted right", (1, 0): "shifted down"}
+_IMAGES_SHOWN = 4
+
+Maps = Mapping[tuple[int, int], Tensor]  # by shift
+
+
+class Shifts(Section):
+    """Where maps go when the picture is shifted."""
+
+    kind = "shifts"
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add a table and a figure."""
+        _shifts(evaluation)
+
+
+def _shifts(evaluation: Evaluation) -> None:
+    if not evaluation.explained:
+        return
+    rows, shown = [], {}
+    for pipeline in evaluation.explained:
+        maps = _maps(evaluation, pipeline)
+        columns = measures(maps, evaluation.data.image_size)
+        means = with_intervals(columns, evaluation.settings.bootstrap)
+        rows.append({"pipeline": pipeline.name, "images": len(evaluation.evaluated)} | means)
+        shown[pipeline.name] = {shift: maps[shift][:_IMAGES_SHOWN] for shift in _SHOWN}
+    evaluation.report.add(
+        "Shifted pictures",
+        "Do maps lie in the centre because objects do, or because the explainer looks there? Pictures are shifted by a "
+        "quarter of their side up, down, left and right, mirrored at the border, and explained for the class that the "
+        "classifier predicts on the unshifted one.\n\n"
+        "How to read the table. Central share is how much of a map's absolute values lies in the middle half of rows "
+        "and columns: 0.25 if it is spread evenly. Slope is how far the centroid of the absolute values moves, as a "
+        "multiple of how far the picture does: 1 if the map follows the object, 0 if it stays where it was. What is "
+        "spread evenly, or mirrored at the border, does not move: so the last two columns say what the unshifted map "
+        "itself would give if it were shifted like the picture. An explainer that follows the object comes near "
+        "these, one that looks at the centre keeps its central share and has a slope near 0. Means over images, and "
+        "over the four shifts of each; intervals: 95 %, from resampling images.\n\n"
+        "Over each unshifted picture: its label; under its maps: the class explained; under those of shifted ones: "
+        "their slopes.",
+        {("shifts", "Maps of unshifted and of shifted pictures"): pd.DataFrame(rows)},
+        {("shifts", "Unshifted and shifted pictures"): _figure(evaluation, shown)},
+    )
+
+
+def shifted(images: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Return images (..., H, W) shifted by so many quarters down and to the right, mirrored at the border."""
+    height, width = images.shape[-2:]
+    rows, columns = (
+        _mirrored(torch.arange(side) - quarters * (side // 4), side)
+        for side, quarters in zip((height, width), shift, strict=True)
+    )
+    return images[..., rows.unsqueeze(1), columns]
+
+
+def measures(maps: Maps, image_size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return what stands in the table, per image (N,), given maps (N, rows, columns) of every shift."""
+    still = maps[_STILL]
+    patch = [side // cells for side, cells in zip(image_size, still.shape[1:], strict=True)]
+    pixels = still.abs().repeat_interleave(patch[0], dim=1).repeat_interleave(patch[1], dim=2)
+    along = {shift: shifted(pixels, shift) for shift in _SHIFTS}
+
+    def share(of: Maps) -> Tensor:
+        return torch.stack([central_share(of[shift]) for shift in _SHIFTS]).mean(dim=0)
+
+    def slope(of: Maps) -> Tensor:
+        return torch.stack([_slope(still, of[shift], shift, image_size) for shift in _SHIFTS]).mean(dim=0)
+
+    return {
+        "central share": central_share(still),
+        "central share, shifted": share(maps),
+        "slope": slope(maps),
+        "central share, map shifted": share(along),
+        "slope, map shifted": slope(along),
+    }
+
+
+def _slope(before: Tensor, after: Tensor, shift: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+    """Return how far maps (N, _, _) moved, (N,), in units of the picture's way."""
+    way = torch.tensor(
+        [quarters * (side // 4) / side for quarters, side in zip(shift, image_size, strict=True)], dtype=torch.float64
+    )
+    return (centroid(after) - centroid(before)) @ way / way.square().sum()
+
+
+def _mirrored(places: Tensor, side: int) -> Tensor:
+    return side - 1 - (side - 1 - places.abs()).abs()
+
+
+def _maps(evaluation: Evaluation, pipeline: Pipeline) -> dict[tuple[int, int], Tensor]:
+    """Return the maps (N, rows, columns) of the predicted class of the evaluated images, by shift."""
+    images = evaluation.test.images_at(evaluation.evaluated)
+    classes, explainer = pipeline.predictions[evaluation.evaluated].unsqueeze(1), evaluation.amortized(pipeline)
+    return {shift: explainer.maps(shifted(images, shift), classes)[:, 0] for shift in (_STILL, *_SHIFTS)}
+
+
+def _figure(evaluation: Evaluation, shown: Mapping[str, Maps]) -> Figure:
+    """Return a few images, each still and shifted, with the maps of all pipelines."""
+    indices, names = evaluation.evaluated[:_IMAGES_SHOWN], evaluation.class_names
+    labels = evaluation.labels_of(indices)
+    pictures = np.moveaxis(evaluation.pictures(indices), 3, 1).copy()
+    turned = [shifted(torch.from_numpy(pictures), shift) for shift in _SHOWN]
+    titles = [title or label for label in labels for title in _SHOWN.values()]
+    maps, captions = {}, {}
+    for pipeline in evaluation.explained:
+        of = shown[pipeline.name]
+        maps[pipeline.name] = torch.stack([of[shift] for shift in _SHOWN], dim=1).flatten(0, 1).numpy()
+        moved = {
+            shift: _slope(of[_STILL], of[shift], shift, evaluation.data.image_size).tolist()
+            for shift in _SHOWN
+            if shift != _STILL
+        }
+        explained = [names[target] for target in pipeline.predictions[indices].tolist()]
+        captions[pipeline.name] = [
+            explained[place] if shift == _STILL else f"slope {moved[shift][place]:.2f}"
+            for place in range(len(indices))
+            for shift in _SHOWN
+        ]
+    images = torch.stack(turned, dim=1).flatten(0, 1).permute(0, 2, 3, 1).numpy()
+    return subset_maps(images, maps, captions, titles)

@@ -1,0 +1,106 @@
+"""What the choice of a surrogate does to explanations, and how measures of surrogates go together."""
+
+from itertools import combinations
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.section import Section
+from fastshap_lab.evaluation.statistics import measured, with_intervals
+from fastshap_lab.metrics import MapAgreement
+from fastshap_lab.metrics.correlation import spearman
+from fastshap_lab.report import relations, subset_maps
+
+_FEWEST = 3  # surrogates: any two are in some order
+
+_MEASURES = {"masked KL": "test/masked_kl", "cross-entropy": "test/cross_entropy", "accuracy": "test/accuracy"}
+
+
+class Surrogates(Section):
+    """Explanations of one classifier by several surrogates, and the relation of measures over all surrogates."""
+
+    kind = "surrogates"
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add a section for each of both."""
+        _explanations(evaluation)
+        _relations(evaluation)
+
+
+def _explanations(evaluation: Evaluation) -> None:
+    of_classifier: dict[str, list[Pipeline]] = {}
+    for pipeline in evaluation.explained:
+        of_classifier.setdefault(pipeline.runs["classifier"].fingerprint, []).append(pipeline)
+    rows, figures = [], {}
+    for pipelines in of_classifier.values():
+        if len(pipelines) == 1:
+            continue
+        original, indices = pipelines[0].classifier_name, evaluation.evaluated
+        figures[f"surrogates-{original}", f"{original} by its surrogates"] = _figure(evaluation, pipelines)
+        maps = {pipeline.name: [_maps(evaluation, pipeline, evaluation.settings.images)] for pipeline in pipelines}
+        for first, second in combinations(maps, 2):
+            alike = measured(MapAgreement(), MapAgreement.columns, *maps[first], *maps[second])
+            means = with_intervals(alike, evaluation.settings.bootstrap)
+            rows.append({"pipelines": f"{first} and {second}", "images": len(indices)} | means)
+    if not rows:
+        return
+    evaluation.report.add(
+        "Explanations by different surrogates",
+        "Maps of the class that the classifier predicts, which is the same in every row. Under each map: the class, "
+        "and its probability according to the surrogate, whose game the map explains; over the image: the label.\n\n"
+        "How alike the maps of two pipelines are, over players: means over images, with 95 % intervals from resampling "
+        "images. Finer grids are summed to the coarser one's players.",
+        {("surrogate_similarity", "Similarity of explanations of the same predictions"): pd.DataFrame(rows)},
+        figures,
+    )
+
+
+def _maps(evaluation: Evaluation, pipeline: Pipeline, number: int) -> Tensor:
+    """Return maps (number, rows, columns) of the predicted classes of the first test images."""
+    classes = pipeline.predictions[evaluation.order].unsqueeze(1)
+    return evaluation.explainer_maps(pipeline, evaluation.order, number, classes)[:, 0]
+
+
+def _figure(evaluation: Evaluation, pipelines: list[Pipeline]) -> Figure:
+    names, number = evaluation.class_names, evaluation.settings.images_shown
+    indices = evaluation.order[:number]
+    targets, maps, captions = pipelines[0].predictions[indices], {}, {}
+    for pipeline in pipelines:
+        maps[pipeline.name] = _maps(evaluation, pipeline, number).numpy()
+        answers = pipeline.game("softmax").grand(evaluation.images(indices)).cpu()
+        sure = answers[torch.arange(len(indices)), targets]
+        captions[pipeline.name] = [f"{names[t]} ({p:.2f})" for t, p in zip(targets, sure, strict=True)]
+    return subset_maps(evaluation.pictures(indices), maps, captions, evaluation.labels_of(indices))
+
+
+def _relations(evaluation: Evaluation) -> None:
+    pipelines = evaluation.distinct("surrogate")  # which those share that differ in their explainers alone
+    if len(pipelines) < _FEWEST:
+        return
+    measures = pd.DataFrame(
+        [
+            {name: pipeline.runs["surrogate"].measures()[key] for name, key in _MEASURES.items()}
+            for pipeline in pipelines
+        ],
+        index=[pipeline.name for pipeline in pipelines],
+    )
+    values = {name: torch.tensor(measures[name].to_numpy()).view(1, -1, 1) for name in measures}
+    ranks = ", ".join(
+        f"{first} and {second} {spearman(values[first], values[second]).item():.2f}"
+        for first, second in combinations(values, 2)
+    )
+    kl, *others = measures
+    evaluation.report.add(
+        "How measures of surrogates go together",
+        "Does a surrogate that is near its classifier under masks do well on whole images, too? KL divergence from "
+        "the classifier is over coalitions of uniformly drawn size, of each surrogate's own players; cross-entropy and "
+        "accuracy are against the labels of whole images. A colour is a classifier.\n\n"
+        f"Rank correlations over {len(pipelines)} surrogates: {ranks}.",
+        figures={
+            ("surrogates", "Surrogates"): relations(measures, kl, others, [one.classifier_name for one in pipelines]),
+        },
+    )

@@ -1,0 +1,135 @@
+"""Which runs a configuration asks for: chains of the stages that declare themselves, and their ends together."""
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from rich.console import Console
+
+from fastshap_lab.components import lookup
+from fastshap_lab.config import Config, PipelineConfig
+from fastshap_lab.data import ImageDataModule, build_data
+from fastshap_lab.errors import UserError
+from fastshap_lab.runs.costs import Cost, in_words, total
+from fastshap_lab.runs.run import Run, Stage
+from fastshap_lab.shapley import PlayerGrid
+
+Compose = Callable[[dict[str, str], list[str]], Config]
+
+
+def plan(config: Config, compose: Compose, stages: Sequence[Stage], device: torch.device) -> list[Run]:
+    """Return the runs that a configuration asks for, each after those it builds on.
+
+    Whatever can be checked before the first of them starts is checked here.
+
+    Args:
+        config: The whole configuration.
+        compose: Gives it with other choices and further overrides; for ``evaluate.pipelines``.
+        stages: All of them, each after those it builds on.
+        device: Of images and models.
+
+    Raises:
+        UserError: A setting is wrong, or two of them do not go together.
+    """
+    lookup(dict.fromkeys([*(stage.name for stage in stages), "all"]), "stage", config.stage)
+    runs = runs_of(pipelines_of(config, compose, stages), config, stages)
+    for run in runs:
+        run.data.device = device  # also where nothing is trained
+        with torch.device("meta"):  # neither memory nor time
+            run.stage.check(run)
+    return runs
+
+
+def pipelines_of(config: Config, compose: Compose, stages: Sequence[Stage]) -> dict[str, Config]:
+    """Return the configuration of each pipeline, by name; arguments as for ``plan``."""
+    groups = _groups(stages)
+    if config.evaluate.pipelines:
+        return {name: _composed(name, chosen, compose, groups) for name, chosen in config.evaluate.pipelines.items()}
+    return {"-".join(getattr(config, group).name for group in groups): config}
+
+
+def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage]) -> list[Run]:
+    """Return the runs of pipelines and, where it is asked for, of what joins them; nothing is checked.
+
+    Args:
+        pipelines: The configuration of each, by name.
+        config: The whole configuration.
+        stages: As for ``plan``.
+    """
+    data = build_data(config.data.name, config.data.params, config.data.task)
+    for one in (config, *pipelines.values()):
+        one.surrogate.loss = one.surrogate.loss or data.task.surrogate_losses[0]
+        one.explainer.link = one.explainer.link or data.task.links[0]
+    for one in pipelines.values():
+        try:
+            PlayerGrid(data.image_size, (one.data.grid[0], one.data.grid[1]))
+        except UserError as error:
+            raise UserError(f"data.grid: {error}") from None
+    digest = data.digest()
+    chains = {
+        name: _chain(one, config.evaluate.pipelines.get(name), data, digest, stages) for name, one in pipelines.items()
+    }
+    runs = [run for chain in chains.values() for run in chain]
+    for stage in stages:
+        if stage.joins and config.stage in ("all", stage.name):
+            name = (config.name or config.data.name) + stage.part(config)
+            ends = {pipeline: chain[-1] for pipeline, chain in chains.items()}
+            runs.append(Run(stage, name, stage.settings(config, digest), ends, config, data))
+    return list({run.fingerprint: run for run in runs}.values())
+
+
+def show(runs: list[Run], console: Console) -> None:
+    """Print what making the runs will do, and what it will cost."""
+    known: dict[str, Cost | None] = {}
+    costs: list[Cost | None] = []
+    for run in runs:
+        line, plan = f"{run.stage.name:<10}  {run.plan:<7}  {run.folder}", run.plan
+        if plan != "reuse":
+            costs.append(run.cost(known))
+            line += f"  {in_words(costs[-1])}"
+        console.print(line, soft_wrap=True)
+        if run.flaw is not None:
+            console.print(f"{run.stage.name:<10}  again:   {run.flaw}", soft_wrap=True)
+    if costs:
+        console.print(f"in total: {total(costs)}", soft_wrap=True)
+
+
+def _chain(
+    config: Config, chosen: PipelineConfig | None, data: ImageDataModule, digest: str, stages: Sequence[Stage]
+) -> list[Run]:
+    """Return the runs of a pipeline, its beginning first, up to the stage that is asked for or the last that it has."""
+    runs: dict[str, Run] = {}
+    name = config.name or config.data.name
+    for stage in stages:
+        lacking = chosen is not None and stage.group is not None and getattr(chosen, stage.group) is None
+        if stage.joins or lacking:
+            break
+        if stage.wanted(config):
+            name += stage.part(config)
+            parents = {role: run for role, run in runs.items() if role in stage.parents}
+            runs[stage.name] = Run(stage, name, stage.settings(config, digest), parents, config, data)
+        if stage.name == config.stage:
+            break
+    return list(runs.values())
+
+
+def _composed(name: str, chosen: PipelineConfig, compose: Compose, groups: Sequence[str]) -> Config:
+    """Return the configuration of one of ``evaluate.pipelines``."""
+    for override in chosen.overrides:
+        if not re.match(rf"({'|'.join(groups)})\.|(seed|data\.grid)=", override):
+            keys = ", ".join(f"{group}.*" for group in groups)
+            raise UserError(
+                f"evaluate.pipelines.{name}.overrides: {override}: pipelines differ in {keys}, data.grid and seed "
+                "alone; set anything else outside of them"
+            )
+    choices = {group: choice for group in groups if (choice := getattr(chosen, group)) is not None}
+    for before, group in pairwise(groups):
+        if group in choices and before not in choices:
+            raise UserError(f"evaluate.pipelines.{name}.{group}={choices[group]}: needs a {before}, too")
+    return compose(choices, chosen.overrides)
+
+
+def _groups(stages: Sequence[Stage]) -> list[str]:
+    """Return the groups of the configuration that a pipeline is made of, in order."""
+    return list(dict.fromkeys(stage.group for stage in stages if stage.group is not None))

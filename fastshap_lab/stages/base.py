@@ -1,0 +1,212 @@
+"""What declarations of stages share: their settings, their networks, their trainings."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastshap_lab.config import ComponentConfig, Config, TrainingConfig
+from fastshap_lab.data.augment import Augment
+from fastshap_lab.data.base import SPLITS
+from fastshap_lab.data.loader import ImageLoader
+from fastshap_lab.data.splits import ImageSplit, TensorImages
+from fastshap_lab.errors import UserError
+from fastshap_lab.models import ModelGame
+from fastshap_lab.models.specs import NetworkSpec
+from fastshap_lab.models.tasks import described
+from fastshap_lab.runs.costs import Cost, Work
+from fastshap_lab.runs.run import Run
+from fastshap_lab.stages.sources import with_sources
+from fastshap_lab.training.rehearsal import seconds_of_step
+from fastshap_lab.training.training import Loaders, Training, fit
+
+# The last checkpoint holds the weights and what an optimizer has of them, the best one and the model the weights alone.
+_COPIES = 5
+_FORWARD = 1 / 3  # of a training step's time
+_SECONDS, _TIMES = 0.7, 10  # at most, of a measurement
+
+
+def settings_of(config: Config, settings: dict[str, Any], digest: str | None = None) -> dict[str, Any]:
+    """Return a stage's settings with what counts for every stage: the seed, and components' code.
+
+    Args:
+        config: The whole configuration.
+        settings: The stage's own.
+        digest: Of the data, where the stage depends on them beside its parents; with it counts their code.
+    """
+    given = settings if digest is None else settings | {"data": digest}
+    return with_sources(given, *([] if digest is None else [config.data.name])) | {"seed": config.seed}
+
+
+def fit_run(run: Run, module: Training, settings: TrainingConfig, key: str, images: ImageSplit | None = None) -> None:
+    """Fit a module to a run's images, going on from the run's last checkpoint if there is one.
+
+    Args:
+        run: What is trained.
+        module: How.
+        settings: How long, and in which batches.
+        key: Of the settings in the configuration, for errors.
+        images: To train on, as they are; the data's training images, augmented, where none are given.
+    """
+    seed = run.config.seed
+    if images is None:
+        augment = Augment(**asdict(settings.augment))
+        batches = run.data.loader("train", settings.batch_size, augment=augment, seed=seed)
+    else:
+        batches = ImageLoader(images, settings.batch_size, training=True, seed=seed)
+    loaders = Loaders(batches, run.data.loader("val", settings.batch_size))
+    title, trainer = run.stage.name, run.config.trainer
+    fit(module, loaders, settings, run.folder, trainer, title=title, key=key, tracker=run.tracker)
+
+
+def network_description(
+    run: Run,
+    config: ComponentConfig,
+    pixels: Mapping[str, Any] = MappingProxyType({"mean": [0.5] * 3, "std": [0.5] * 3}),
+) -> NetworkSpec:
+    """Return what builds a network for the run's images: its table entry, and what follows from the data.
+
+    Args:
+        run: Gives the data.
+        config: Table entry and arguments.
+        pixels: Holds ``mean`` and ``std`` to normalize with, and perhaps ``task``: the classifier's own, which those
+            that learn from it share. The default is for networks that are only built to see whether they can be.
+    """
+    return NetworkSpec(
+        name=config.name,
+        params=dict(config.params),
+        image_size=list(run.data.image_size),
+        num_classes=run.data.num_classes,
+        mean=list(pixels["mean"]),
+        std=list(pixels["std"]),
+        task=pixels["task"] if "task" in pixels else described(run.data.task).get("task"),
+    )
+
+
+def check_images(network: nn.Module, stage: str, answer: tuple[int, ...], *inputs: Tensor) -> None:
+    """Raise a ``UserError`` where a network cannot take the data's images, or answers with something else than it must.
+
+    On the meta device this costs nothing.
+
+    Args:
+        network: Takes the inputs.
+        stage: Of the network, or its key in the configuration, for errors.
+        answer: Shape of its answer.
+        inputs: Images (B, 3, H, W), and what else it takes.
+    """
+    height, width = inputs[0].shape[-2:]
+    try:
+        with torch.no_grad():
+            found = network.eval()(*inputs)
+    except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{stage}: its network does not take images of {height}×{width}: {reason}") from error
+    what = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"of type {type(found).__name__}"
+    if what != f"of shape {answer}":
+        raise UserError(
+            f"{stage}: its network's answer to {len(inputs[0])} images is {what}: must be a tensor of shape {answer}"
+        )
+
+
+def training_work(
+    run: Run,
+    settings: TrainingConfig,
+    module: Callable[[], Training],
+    *,
+    images: Callable[[], ImageSplit] | None = None,
+    number: int | None = None,
+    passes: int = 0,
+    game: Callable[[], ModelGame] | None = None,
+    more: Callable[[], int] = lambda: 0,
+) -> Work:
+    """Return the work of a stage that trains.
+
+    Args:
+        run: To be made.
+        settings: How long, and in which batches.
+        module: Returns the training, of networks with any weights, to time steps of.
+        images: Returns some to train on as they are; random ones, augmented, by default.
+        number: Of the images to train on; that of the training images by default.
+        passes: Of a game, beside the training.
+        game: Returns it.
+        more: Returns the bytes of what the result holds beside the trained network.
+    """
+    train, val, test = (run.data.count(split) for split in SPLITS)
+    number = number or train
+
+    def measured() -> Cost:
+        training, size = module(), settings.batch_size
+        if images is None:
+            augment = Augment(**asdict(settings.augment))
+            loader = ImageLoader(random_images(run, size), size, training=True, augment=augment)
+        else:
+            loader = ImageLoader(images(), size, training=True)
+        seconds = seconds_of_step(training, loader, settings, run.config.trainer)
+        forward = _FORWARD * seconds / len(next(iter(loader))["image"])  # of an image
+        spent = settings.epochs * (max(1, number // size) * seconds + val * forward) + test * forward
+        if game is not None:
+            spent += passes * seconds_of_pass(game(), run)
+        weights = sum(tensor.nbytes for tensor in training.network.state_dict().values())
+        return Cost(spent, weights * (_COPIES if settings.epochs else 1) + more())
+
+    return Work(kind_of(run, "epochs") | {"trains": settings.epochs > 0}, max(settings.epochs, 1), measured)
+
+
+def kind_of(run: Run, *free: str) -> dict[str, Any]:
+    """Return what decides over the cost of a unit of a run's work: settings, its parents' too, images, device.
+
+    Without what decides over what is learned alone: a sweep over learning rates is work of one kind.
+
+    Args:
+        run: To be made.
+        free: Settings that decide over the number of units.
+    """
+    data = run.data
+    return {
+        **_costly(run, *free),
+        "images": [run.config.data.name, *data.image_size, *(data.count(split) for split in SPLITS)],
+        "device": [data.device.type, run.config.trainer.max_batch],
+    }
+
+
+def _costly(run: Run, *free: str) -> dict[str, Any]:
+    left_out = {"seed", "data", "sources", "optim", "weights", "mean", "std", *free}
+
+    def plain(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: plain(part) for name, part in value.items() if name not in left_out}
+
+    parents = {role: _costly(parent) for role, parent in run.parents.items()}
+    return {"stage": run.stage.name, "settings": plain(run.settings), "parents": parents}
+
+
+def random_images(run: Run, number: int) -> TensorImages:
+    """Return noise of the size of a run's images, with labels, on its device."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (number, 3, *run.data.image_size), dtype=torch.uint8, generator=generator)
+    return TensorImages(images, run.data.task.meaningless(number, run.data.num_classes)).to(run.data.device)
+
+
+def seconds_of_pass(game: ModelGame, run: Run) -> float:
+    """Return how long a pass of a game takes, from a second's worth of them, in batches as there is time for."""
+    game.to(run.data.device)
+    seconds, rows = math.inf, 8
+    end = time.perf_counter() + _SECONDS
+    for _ in range(_TIMES):
+        image = random_images(run, max(1, rows // 16)).images.float() / 255
+        sizes = torch.rand(len(image), min(rows, 16), 1, device=image.device)
+        coalitions = torch.rand(*sizes.shape[:2], game.num_players, device=image.device) < sizes
+        start = time.perf_counter()
+        game.values(image, coalitions).cpu()
+        took = time.perf_counter() - start
+        seconds = min(seconds, took / rows)
+        if time.perf_counter() > end:
+            break
+        rows = min(2 * rows, run.config.trainer.max_batch) if 4 * took < _SECONDS else rows
+    return seconds

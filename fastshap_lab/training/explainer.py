@@ -1,0 +1,162 @@
+"""Training of explainers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastshap_lab.config import ExplainerConfig
+from fastshap_lab.data.splits import TensorImages
+from fastshap_lab.metrics import AdditiveFit
+from fastshap_lab.models import Explainer, ModelGame
+from fastshap_lab.models.tasks import Multiclass, Task
+from fastshap_lab.shapley import (
+    NORMALIZATIONS,
+    SAMPLERS,
+    Estimate,
+    Sampler,
+    efficiency_gap,
+    efficiency_penalty,
+    pair_regression_loss,
+    shapley_regression_loss,
+)
+from fastshap_lab.training.training import Training
+
+# Coalitions per image of the validation loss: always the same, so that all trainings' losses can be compared.
+_VALIDATED = 32
+_KEPT = 2**28  # bytes of these and their values, which are asked for once, instead of after every epoch
+
+Asked = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Coalitions (B, M, P), their weights (B, M), values (B, M, K), grand and null."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What explainers learn from.
+
+    Attributes:
+        images: N images, augmented copies among them.
+        differences: What one coalition of each pair is worth beyond its complement, half precision (N, M, K).
+        total: What the values add up to (N, K).
+        coalitions: One of each pair, bool (blocks, M, P).
+        weights: Of the pairs, with mean 1 (blocks, M).
+        block: Whose coalitions are each image's (N,).
+    """
+
+    images: TensorImages
+    differences: Tensor
+    total: Tensor
+    coalitions: Tensor
+    weights: Tensor
+    block: Tensor
+
+
+@dataclass
+class ValidationReferences:
+    """Validation images whose Shapley values are known, and how well."""
+
+    image: Tensor
+    estimate: Estimate
+
+
+class ExplainerTraining(Training):
+    """Fit an explainer to the game of a frozen surrogate, or to labels that were estimated from it.
+
+    Batches hold ``image`` (B, C, H, W) and, of labels, ``index`` (B,).
+
+    Reference: Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436; normalized while training, as in Covert et al.,
+    ICLR 2023, arXiv:2206.05282; on labels: Covert et al., NeurIPS 2024, arXiv:2401.15866.
+
+    Args:
+        network: What is trained.
+        game: What it explains, in units in which all classes count alike (``Task.in_units``).
+        config: Of the stage.
+        seed: Of the run.
+        labels: To learn from, by index; none for the FastSHAP loss. In the same units.
+        references: Of some validation images, if any. In the same units.
+        task: Gives the units; ``multiclass`` if None, which leaves values as they are.
+    """
+
+    network: Explainer
+
+    def __init__(
+        self,
+        network: Explainer,
+        game: ModelGame,
+        config: ExplainerConfig,
+        seed: int,
+        labels: Labels | None = None,
+        references: ValidationReferences | None = None,
+        task: Task | None = None,
+    ) -> None:
+        super().__init__(network, config.optim, seed, monitor=f"val/{config.monitor}")
+        self.game, self.sampler = game, SAMPLERS[config.sampler](game.num_players)
+        self.paired = SAMPLERS["paired"](game.num_players)
+        self.normalize, self.num_coalitions = NORMALIZATIONS[config.normalization], config.num_coalitions
+        self.penalty = config.efficiency_penalty
+        self.labels, self.references, self.task = labels, references, task or Multiclass()
+        self.fit_of_validation = AdditiveFit()
+        self._validated: dict[int, Asked] = {}
+
+    def on_fit_start(self) -> None:
+        """Bring the game along."""
+        self.game.to(self.device)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss against the labels, or of each image under fresh coalitions."""
+        if self.labels is None:
+            asked = self._ask(batch["image"], self.sampler, self.num_coalitions, self.step_generator(batch_idx))
+            return self._step("train", batch["image"], asked)
+        labels, index, raw = self.labels, batch["index"], self._raw(batch["image"])
+        total, block = labels.total[index], labels.block[index]
+        nothing = torch.zeros_like(total[:1])
+        phi = self.normalize(raw, total, nothing)
+        loss = pair_regression_loss(
+            phi, labels.coalitions[block], labels.differences[index].float(), labels.weights[block]
+        )
+        return self._logged("train", loss, raw, total, nothing)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the loss over pairs of coalitions that are the same every epoch, so that epochs can be compared."""
+        image, asked = batch["image"], self._validated.get(batch_idx)
+        if asked is None:
+            generator = torch.Generator(self.device).manual_seed(batch_idx)
+            asked = self._ask(image, self.paired, _VALIDATED, generator)
+            kept = [*self._validated.values(), asked]
+            if sum(tensor.nbytes for one in kept for tensor in one) <= _KEPT:
+                self._validated[batch_idx] = asked
+        self._step("val", image, asked)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how far the values are from true ones."""
+        if self.references is not None:
+            image, truth = self.references.image, self.references.estimate.phi
+            phi = self.normalize(self._raw(image), self.game.grand(image), self.game.null(image)).cpu().double()
+            error = float((phi - truth).square().sum() / (truth - truth.mean()).square().sum())
+            self.log_dict({"val/shapley_r2": 1 - error, "val/shapley_error": error})
+        super().on_validation_epoch_end()
+
+    def _raw(self, image: Tensor) -> Tensor:
+        return self.task.in_units(self.network(image))
+
+    def _ask(self, image: Tensor, sampler: Sampler, num_coalitions: int, generator: torch.Generator) -> Asked:
+        coalitions, weights = sampler(len(image), num_coalitions, generator, self.device)
+        return coalitions, weights, *self.game(image, coalitions)
+
+    def _step(self, split: str, image: Tensor, asked: Asked) -> Tensor:
+        coalitions, weights, values, grand, null = asked
+        raw = self._raw(image)
+        phi = self.normalize(raw, grand, null)
+        if split == "val":
+            self.fit_of_validation.update(phi, coalitions, values, grand, null)
+            self.log("val/additive_r2", self.fit_of_validation, on_step=False, on_epoch=True)
+        loss = shapley_regression_loss(phi, coalitions, values, null, weights)
+        return self._logged(split, loss, raw, grand, null)
+
+    def _logged(self, split: str, loss: Tensor, raw: Tensor, grand: Tensor, null: Tensor) -> Tensor:
+        """Return the loss with the penalty, logged."""
+        if self.penalty:
+            loss = loss + self.penalty * efficiency_penalty(raw, grand, null)
+        gap = efficiency_gap(raw, grand, null).abs().mean()
+        self.log_epoch({f"{split}/loss": loss, f"{split}/efficiency_gap": gap}, len(raw))
+        return loss

@@ -1,0 +1,45 @@
+"""Training of surrogates."""
+
+import torch
+from torch import Tensor
+
+from fastshap_lab.config import SurrogateConfig
+from fastshap_lab.models import Classifier, Surrogate
+from fastshap_lab.models.freezing import frozen
+from fastshap_lab.shapley import UniformSizeSampler
+from fastshap_lab.training.training import Training
+
+
+class SurrogateTraining(Training):
+    """Fit a surrogate to a frozen classifier. Batches hold ``image`` (B, C, H, W)."""
+
+    network: Surrogate
+
+    def __init__(self, network: Surrogate, classifier: Classifier, config: SurrogateConfig, seed: int) -> None:
+        task, imitation = network.task, network.task.surrogate_losses[0]
+        super().__init__(network, config.optim, seed, monitor=f"val/{task.imitation}")
+        self.num_coalitions = config.num_coalitions
+        # The first is logged whatever is minimized, so that runs can be compared.
+        self.divergence, self.loss = task.divergence(imitation), task.divergence(config.loss or imitation)
+        self.sampler = UniformSizeSampler(network.grid.num_players)
+        self._classifier = [frozen(classifier)]  # in a list: neither trained nor saved with this module
+
+    def on_fit_start(self) -> None:
+        """Bring the classifier along."""
+        self._classifier[0].to(self.device)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the divergence of classifier and surrogate, each image under fresh coalitions."""
+        return self._step("train", batch["image"], self.step_generator(batch_idx))
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log it over coalitions that are the same every epoch."""
+        self._step("val", batch["image"], torch.Generator(self.device).manual_seed(batch_idx))
+
+    def _step(self, split: str, image: Tensor, generator: torch.Generator) -> Tensor:
+        coalitions, _ = self.sampler(len(image), self.num_coalitions, generator, self.device)
+        with torch.no_grad():
+            target = self._classifier[0](image)
+        logits = self.network(image, coalitions)
+        self.log_epoch({f"{split}/{self.network.task.imitation}": self.divergence(target, logits).mean()}, len(image))
+        return self.loss(target, logits).mean()

@@ -1,0 +1,61 @@
+"""Lightning's trainer on the configured hardware."""
+
+import logging
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from fastshap_lab.config import TrainerConfig
+from fastshap_lab.errors import UserError
+from fastshap_lab.training.callbacks import WholeCheckpoints
+
+
+def build_trainer(config: TrainerConfig, logger: Logger | bool = False, **arguments: Any) -> Trainer:
+    """Return Lightning's trainer on the configured hardware, without the notices it prints by default.
+
+    Raises:
+        UserError: Lightning refuses a setting, or several processes are asked for.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",  # batches come from a tensor on the device
+        ".*GPU available but not used.*",
+        ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on PyTorch 2.9 and later
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    try:
+        trainer = Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=config.precision,
+            logger=logger,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,  # nothing is logged by steps, but fewer of them than this would be warned of
+            use_distributed_sampler=False,  # the loaders slice by rank themselves
+            plugins=[WholeCheckpoints()],
+            **arguments,
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        settings = ", ".join(f"{key}={value}" for key, value in asdict(config).items())
+        raise UserError(f"trainer: {' '.join(str(error).split())} (from {settings})") from error
+    if trainer.world_size > 1:
+        raise UserError(
+            f"trainer.devices={config.devices}, trainer.num_nodes={config.num_nodes}: a stage runs in one process "
+            "so far, on one device"
+        )
+    return trainer
+
+
+def device_of(config: TrainerConfig) -> torch.device:
+    """Return the device that trainings run on, where images and models belong; errors as for ``build_trainer``."""
+    return build_trainer(config).strategy.root_device

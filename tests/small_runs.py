@@ -1,0 +1,73 @@
+"""Runs that take a second, configured and planned as ``train.py`` does it."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra.core.config_store import ConfigStore
+from rich.console import Console
+
+from fastshap_lab.cli import CONFIGS, as_hydra_wants
+from fastshap_lab.config import Config, validated
+from fastshap_lab.runs.execute import execute
+from fastshap_lab.runs.plan import plan
+from fastshap_lab.runs.run import Run
+from fastshap_lab.stages import STAGES
+from fastshap_lab.training.classifier import ClassifierTraining
+from fastshap_lab.training.trainer import device_of
+
+torch.set_num_threads(1)  # networks this small only lose by more
+
+TRAIN = str(Path(__file__).parents[1] / "train.py")
+
+TINY = [
+    "data=synthetic",
+    "data.params={num_classes: 3, image_size: 16, num_train: 48, num_val: 24, num_test: 24}",
+    "data.grid=[2,2]",
+    *(
+        f"{stage}.{setting}"
+        for stage in ("classifier", "surrogate", "explainer")
+        for setting in ("epochs=3", "batch_size=16", "optim.lr=1e-3")
+    ),
+    "explainer.num_coalitions=4",
+    "explainer.labels={evaluations: 8, copies: 0}",
+    "references={val: 2, test: 2}",
+    "evaluate={images_shown: 2, bootstrap: 10}",
+]
+RESNET = [f"{stage}.params.channels=[4,4,8,8]" for stage in ("classifier", "surrogate")]
+UNET = ["explainer.params.channels=[8,8]"]
+
+
+def configured(*overrides: str, base: list[str] | None = None) -> Config:
+    """Compose the tiny configuration, or another base, with overrides."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    words = [as_hydra_wants(one) for one in (*((*TINY, *RESNET, *UNET) if base is None else base), *overrides)]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return validated(hydra.compose("config", words))
+
+
+def planned(*overrides: str, base: list[str] | None = None) -> list[Run]:
+    """Plan it."""
+
+    def compose(choices: dict[str, str], further: list[str]) -> Config:
+        return configured(*[f"{group}={choice}" for group, choice in choices.items()], *further, *overrides, base=base)
+
+    config = configured(*overrides, base=base)
+    return plan(config, compose, STAGES, device_of(config.trainer))
+
+
+def executed(*overrides: str, base: list[str] | None = None) -> list[Run]:
+    """Run it."""
+    runs = planned(*overrides, base=base)
+    execute(runs, Console(quiet=True))
+    return runs
+
+
+def pretend_cross_entropies(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+    """Let the validations of a classifier's epochs say what a test needs."""
+
+    def step(self: ClassifierTraining, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        self.log_epoch({"val/cross_entropy": values[self.current_epoch], "val/accuracy": 0.5}, len(batch["label"]))
+
+    monkeypatch.setattr(ClassifierTraining, "validation_step", step)
