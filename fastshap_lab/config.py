@@ -143,7 +143,7 @@ class ExplainerConfig(TrainingConfig):
 
 @dataclass
 class ReferencesConfig:
-    """True Shapley values, or nearly true ones, of some images; kept beside the surrogate."""
+    """True Shapley values, or nearly true ones, of some images, kept for all runs."""
 
     val: Annotated[int, Field(ge=0)] = 128
     val_evaluations: Count = 2048

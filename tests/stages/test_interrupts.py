@@ -180,6 +180,7 @@ def test_a_training_outside_the_main_thread_takes_no_signals(tmp_path):
 def test_a_signal_is_one_line_and_a_status(tmp_path, monkeypatch, capsys, owner, name, where, number, status):
     words = ["stage=classifier", f"runs_dir={tmp_path}"]
     with monkeypatch.context() as patch:
+        patch.setattr(Run, "cost", lambda *_: None)  # whose measurement trains, too
         signal_at(patch, owner, name, 2 if name == "training_step" else 1, number)
         ended, _, said = command(patch, capsys, *words)
     assert (ended, said) == (status, f"interrupted; the same command goes on from {where}\n")
@@ -187,6 +188,14 @@ def test_a_signal_is_one_line_and_a_status(tmp_path, monkeypatch, capsys, owner,
     assert run.record()["status"] == "interrupted"
     assert not run.model.exists()
     assert command(monkeypatch, capsys, *words)[0] == 0
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_measurement_of_a_cost(tmp_path, monkeypatch, capsys, number, status):
+    signal_at(monkeypatch, ClassifierTraining, "training_step", 2, number)
+    ended, _, said = command(monkeypatch, capsys, "stage=classifier", f"runs_dir={tmp_path}")
+    assert (ended, said) == (status, "interrupted; the same command goes on from what is saved\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_signal_ends_the_wait_for_another_process(tmp_path, monkeypatch, capsys):
