@@ -204,17 +204,17 @@ def _rows(
 
 def _written(explanation: "Explanation", target: Path, classes: list[int] | None) -> dict[str, Any]:
     """Write the files of one picture, and return what they are called and the numbers of some classes."""
-    probabilities = explanation.probabilities[0]
-    order = probabilities.argsort(descending=True, stable=True).tolist()
+    task, predictions = explanation.task, explanation.predictions[0]
+    order = task.ranks(predictions).argsort(descending=True, stable=True).tolist()
     if classes is None:
         classes = sorted(order) if len(order) <= _MOST_CLASSES else order[:_MOST_CLASSES]
     figure, values = (target.with_name(f"{target.name}.{suffix}") for suffix in ("png", "npz"))
     explanation.plot(figure, classes)
     explanation.save(values)
     row = {
-        "predicted": explanation.classes[order[0]],
+        "predicted": task.in_words(predictions, explanation.classes),
         "classes": [explanation.classes[number] for number in classes],
-        "probabilities": _numbers(probabilities[classes]),
+        task.answers: _numbers(predictions[classes]),
         "efficiency_gap": _numbers(explanation.efficiency_gap[0, classes]),
     }
     if explanation.stderr is not None:

@@ -10,7 +10,7 @@ from fastshap_lab.metrics.faithfulness import (
     SensitivityN,
     sensitivity_coalitions,
 )
-from fastshap_lab.metrics.imitation import Imitation, constant_kl
+from fastshap_lab.metrics.imitation import Imitation
 from fastshap_lab.metrics.map_agreement import MapAgreement
 from fastshap_lab.metrics.map_statistics import MapStatistics
 from fastshap_lab.metrics.per_image import PerImage
@@ -62,7 +62,6 @@ __all__ = [
     "ShapleyError",
     "Similarity",
     "coalition_values",
-    "constant_kl",
     "correctness_subsets",
     "holm",
     "sensitivity_coalitions",

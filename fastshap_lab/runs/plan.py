@@ -7,9 +7,9 @@ from itertools import pairwise
 import torch
 from rich.console import Console
 
-from fastshap_lab.components import build, lookup
+from fastshap_lab.components import lookup
 from fastshap_lab.config import Config, PipelineConfig
-from fastshap_lab.data import DATASETS, ImageDataModule
+from fastshap_lab.data import ImageDataModule, build_data
 from fastshap_lab.data.relabelled import Relabelled
 from fastshap_lab.errors import UserError
 from fastshap_lab.runs.costs import Cost, in_words, total
@@ -58,7 +58,10 @@ def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage
         config: The whole configuration.
         stages: As for ``plan``.
     """
-    data = build(DATASETS, "data", config.data.name, config.data.params)
+    data = build_data(config.data.name, config.data.params, config.data.task)
+    for one in (config, *pipelines.values()):
+        one.surrogate.loss = one.surrogate.loss or data.task.surrogate_losses[0]
+        one.explainer.link = one.explainer.link or data.task.links[0]
     for one in pipelines.values():
         try:
             PlayerGrid(data.image_size, (one.data.grid[0], one.data.grid[1]))

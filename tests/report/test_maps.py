@@ -127,6 +127,20 @@ def test_chosen_classes_stand_in_the_order_they_are_named_in():
     assert [axes.images[0].get_array()[0, 0] for axes in figure.axes if axes.get_title()] == [3.0, 1.0]
 
 
+def test_other_answers_than_probabilities_are_written_ranked_and_named_as_they_are_told():
+    maps, answers = np.zeros((1, 3, 2, 2)), np.array([[31.5, -2.0, 0.25]])
+    told = {"ranks": np.array([[0.1, 2.0, 0.5]]), "marked": np.zeros((1, 3), bool), "said": ["b -2"]}
+    figure = class_maps(black(1), maps, answers, ["a", "b", "c"], max_classes=2, answer_format="{:.4g}", **told)
+    assert [axes.get_title() for axes in figure.axes if axes.images] == ["", "b", "c"]
+    said = texts(figure)
+    assert {"predicted: b -2", "-2", "0.25"} <= set(said)
+    assert not any("Solid frame" in text for text in said)
+    assert len(set(frame_widths(figure))) == 1
+    both = class_maps(black(1), maps, answers, ["a", "b", "c"], marked=np.array([[True, True, False]]))
+    widths = frame_widths(both)
+    assert widths[1] == widths[2] == max(widths) > widths[3]
+
+
 def test_names_are_no_formulas():
     names = ["$\\frac", "cost in $"]
     drawn(class_maps(black(1), np.zeros((1, 2, 2, 2)), np.array([[0.5, 0.5]]), names, row_names=["$x_"]))
