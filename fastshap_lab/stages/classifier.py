@@ -231,7 +231,10 @@ def _outputs(head: nn.Module) -> int:
 
 def _have_head(config: ClassifierConfig, data: ImageDataModule, num_classes: int) -> bool:
     """Return whether given weights have a head of so many classes."""
-    given, params = read_state(_file(str(config.weights))), network_params(config)
+    try:
+        given, params = read_state(_file(str(config.weights))), network_params(config)
+    except UserError:  # which is said where the run is checked
+        return False
     pixels = {"mean": [0.5] * 3, "std": [0.5] * 3}
     with torch.device("meta"):
         network = build_classifier(config.name, params, data.image_size, num_classes, **pixels).network
