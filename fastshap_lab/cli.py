@@ -98,7 +98,7 @@ fastshap-lab train                                 the same, from any folder
 Choices (group=choice):
 {listed}
 
-Every key, with its default and what it means: configs/ and docs/configuration.md.
+Every key, with its default and what it means: fastshap_lab/configs/config.yaml and docs/configuration.md.
 """
 
 

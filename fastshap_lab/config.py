@@ -1,4 +1,4 @@
-"""What a run can be told: the typed schema of ``configs/``."""
+"""What a run can be told: the typed schema of ``fastshap_lab/configs/``."""
 
 import os
 from dataclasses import dataclass, field

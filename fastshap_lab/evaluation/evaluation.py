@@ -16,7 +16,7 @@ from fastshap_lab.data import ImageDataModule
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.methods import CHUNK, AppliedMethod, ImageChunk, apply_method, with_uncalled
-from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.pipeline import Pipeline, data_key
 from fastshap_lab.evaluation.references import References, reference_order, reference_values
 from fastshap_lab.evaluation.report import Report
 from fastshap_lab.progress import track
@@ -57,6 +57,11 @@ class Evaluation:
     def test(self) -> ImageSplit:
         """The test images."""
         return self.data.dataset("test")
+
+    @cached_property
+    def data_key(self) -> list[str | None]:
+        """What the images and labels depend on, for keys of the store."""
+        return data_key(self.data)
 
     @property
     def class_names(self) -> list[str]:
@@ -142,6 +147,22 @@ class Evaluation:
         for number, (chunk, classes) in enumerate(parts):
             yield number * CHUNK, chunk, classes
 
+    def target_maps(self, pipeline: Pipeline, method: AppliedMethod, chosen: slice) -> Tensor:
+        """Return a method's maps (N, rows, columns) of the targets of some evaluated images, which are kept already.
+
+        Args:
+            pipeline: Whose models are explained.
+            method: On it.
+            chosen: Places of the images among the evaluated ones.
+        """
+        start, stop, _ = chosen.indices(len(self.evaluated))
+        parts = [
+            method.explain(chunk, classes)["maps"][max(start - place, 0) : stop - place, 0]
+            for place, chunk, classes in self.evaluated_chunks(pipeline)
+            if place < stop and start < place + len(classes)
+        ]
+        return torch.cat(parts).to(self.device)
+
     def reference_values(self, pipeline: Pipeline, indices: Tensor, link: str) -> References:
         """Return the true Shapley values of test images in a pipeline's surrogate's game.
 
@@ -155,7 +176,7 @@ class Evaluation:
         return reference_values(self.store, digest, pipeline.game(link), images, "test", link, self.references)
 
     def result_key(self, pipeline: Pipeline, chosen: slice, models: Sequence[str] = ("classifier",)) -> dict[str, Any]:
-        """Return what results on some evaluated images depend on: models, players, images and classes.
+        """Return what results on some evaluated images depend on: models, players, images, targets.
 
         Args:
             pipeline: Whose models are asked.
@@ -166,7 +187,7 @@ class Evaluation:
             "models": {stage: pipeline.digests[stage] for stage in models},
             "grid": pipeline.grid.shape,
             "images": [chunk.digest for chunk in self.chunks(self.evaluated[chosen])],
-            "classes": self.classes(pipeline)[chosen].tolist(),
+            "target": self.classes(pipeline)[chosen, 0].tolist(),
         }
 
     def caption(self, index: int, target: int) -> str:

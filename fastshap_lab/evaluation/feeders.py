@@ -19,7 +19,8 @@ from fastshap_lab.components import Component, Share, in_words
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.methods import ImageChunk
-from fastshap_lab.evaluation.pipeline import Pipeline, check_removal
+from fastshap_lab.evaluation.pipeline import Pipeline, check_removal, removal_key
+from fastshap_lab.evaluation.references import reference_key
 from fastshap_lab.evaluation.statistics import player_values
 from fastshap_lab.metrics import coalition_values, sensitivity_coalitions
 from fastshap_lab.models import ModelGame
@@ -143,7 +144,8 @@ class _OfCoalitions(Feeder):
         """Return what the inputs depend on."""
         pipeline = batch.pipeline
         model = "surrogate" if self.removal == _SURROGATE else "classifier"
-        return {"model": pipeline.digests[model], "grid": pipeline.grid.shape, "removal": self.removal}
+        removal = None if self.removal == _SURROGATE else removal_key(self.removal)
+        return {"model": pipeline.digests[model], "grid": pipeline.grid.shape, "removal": removal}
 
 
 class RemovalFeeder(_OfCoalitions):
@@ -269,8 +271,7 @@ class ReferenceFeeder(_OfSurrogate):
 
     def key(self, batch: EvaluationBatch) -> Any:
         """Return what the inputs depend on."""
-        references = batch.evaluation.references
-        asked = {"evaluations": references.test_evaluations, "tolerance": references.kriging_tolerance}
+        asked = reference_key(batch.evaluation.references, "test", batch.pipeline.grid.num_players)
         return super().key(batch) | {"references": len(self._known(batch))} | asked
 
     def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs | None:

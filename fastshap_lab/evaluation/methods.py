@@ -113,6 +113,8 @@ def check_methods(chosen: Mapping[str, ComponentConfig]) -> None:
         key = f"evaluate.methods.{name}"
         inputs = METHODS[component.name].inputs if component.name in METHODS else ()
         arguments(METHODS, key, component.name, component.params, *inputs)
+        if name in METHODS and METHODS[name].uncalled and component.name != name:
+            raise UserError(f"{key}.name={component.name}: every comparison has {name}; give this method another name")
     if len(baselines := [name for name, component in chosen.items() if METHODS[component.name].uninformed]) > 1:
         raise UserError(f"evaluate.methods: {' and '.join(baselines)} both know nothing; others are tested against one")
 

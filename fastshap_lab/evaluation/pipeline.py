@@ -15,6 +15,7 @@ from fastshap_lab.models import Classifier, ModelGame, Surrogate
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.sources import identity, source
 from fastshap_lab.runs.store import Store
 from fastshap_lab.shapley import PlayerGrid
 
@@ -26,6 +27,16 @@ def check_removal(removal: str | Mapping[str, Any], key: str) -> None:
     name, params = name_and_params(removal, key)
     lookup(removals(), key, name)
     arguments(removals(), key, name, params, "classifier", "players")
+
+
+def data_key(data: ImageDataModule) -> list[str | None]:
+    """Return what the images and labels of a data set depend on: its content and, of one's own class, its code."""
+    return [data.digest(), source("data", type(data))]
+
+
+def removal_key(removal: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return what units that are removed so depend on, for keys of the store."""
+    return identity(removals(), *name_and_params(removal, "params.removal"))
 
 
 @dataclass
@@ -100,7 +111,7 @@ class Pipeline:
             blocks = images.blocks(torch.arange(len(images)).split(_BLOCK))
             return {"logits": torch.cat([loaded.logits(block.float() / 255).cpu() for block in blocks])}
 
-        key = {"classifier": digests["classifier"], "data": data.digest(), "split": "test"}
+        key = {"classifier": digests["classifier"], "data": data_key(data), "split": "test"}
         loaded.probabilities = store.get("predictions", key, answers)["logits"].softmax(dim=-1)
         return loaded
 

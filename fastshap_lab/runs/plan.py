@@ -12,6 +12,7 @@ from fastshap_lab.config import Config, PipelineConfig
 from fastshap_lab.data import ImageDataModule, build_data
 from fastshap_lab.data.relabelled import Relabelled
 from fastshap_lab.errors import UserError
+from fastshap_lab.models.tasks import described
 from fastshap_lab.runs.costs import Cost, in_words, total
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import PlayerGrid
@@ -112,6 +113,8 @@ def _with_classes(data: ImageDataModule, pipelines: dict[str, Config], stages: S
     first = next(iter(found.values()))
     if other := next((name for name, names in found.items() if names != first), None):
         raise UserError(f"evaluate.pipelines.{other}: its classifier has other classes than {next(iter(found))}'s")
+    if first is not None and described(data.task):
+        raise UserError(f"data.task={data.task.name}: this classifier is not trained and brings classes of its own")
     return data if first is None else Relabelled(data, first)
 
 

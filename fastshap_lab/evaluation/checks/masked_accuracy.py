@@ -93,9 +93,12 @@ class MaskedAccuracy(Section):
         evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod, labels: Tensor, shares: list[float]
     ) -> dict[str, Tensor]:
         """Return whether the surrogate is right (N, 2, shares) in deletion and insertion, NaN without a label."""
-        image, target = evaluation.images(evaluation.evaluated), evaluation.classes(pipeline)[:, 0]
-        values = player_values(applied.method.attribute(image, target).unsqueeze(1), pipeline.grid)[..., 0]
-        numbers = [round(share * pipeline.grid.num_players) for share in shares]
-        first = torch.stack([removed_first(values, number) for number in numbers], dim=1)  # (N, shares, P)
-        answers = pipeline.game("logits").values(image, torch.cat([~first, first], dim=1)).argmax(dim=-1)
-        return {"right": (answers == labels).double().masked_fill(labels < 0, torch.nan).unflatten(1, (2, -1))}
+        numbers, parts = [round(share * pipeline.grid.num_players) for share in shares], []
+        for place, chunk, classes in evaluation.evaluated_chunks(pipeline):
+            maps = evaluation.target_maps(pipeline, applied, slice(place, place + len(classes)))
+            values = player_values(maps.unsqueeze(1), pipeline.grid)[..., 0]
+            first = torch.stack([removed_first(values, number) for number in numbers], dim=1)  # (B, shares, P)
+            image = chunk.images.float() / 255
+            parts.append(pipeline.game("logits").values(image, torch.cat([~first, first], dim=1)).argmax(dim=-1))
+        right = (torch.cat(parts) == labels).double().masked_fill(labels < 0, torch.nan)
+        return {"right": right.unflatten(1, (2, -1))}

@@ -13,7 +13,7 @@ from fastshap_lab.evaluation.checks.by_image import of_images
 from fastshap_lab.evaluation.checks.by_method import Fraction, removed_first
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.methods import AppliedMethod
-from fastshap_lab.evaluation.pipeline import Pipeline, check_removal
+from fastshap_lab.evaluation.pipeline import Pipeline, check_removal, removal_key
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import player_values, with_intervals
 from fastshap_lab.metrics import coalition_values
@@ -36,10 +36,11 @@ class Overdetermined(Section):
         methods: Whose maps say what is important; those not chosen, or not applicable, are passed over.
         shares: Of the players, the most important first.
         removal: One of ``maskings.removals``, which shows absent players.
-        images: Most judged images.
+        images: Most evaluated images.
     """
 
     kind = "overdetermined"
+    uncounted = ("images", "methods")
 
     def __init__(
         self,
@@ -90,7 +91,8 @@ class Overdetermined(Section):
         def make(place: slice) -> dict[str, Tensor]:
             image = evaluation.images(evaluation.evaluated[place])
             target = evaluation.classes(pipeline)[place, 0].to(image.device)
-            values = player_values(applied.method.attribute_classes(image, target[:, None]), grid)[..., 0]
+            maps = evaluation.target_maps(pipeline, applied, place)
+            values = player_values(maps.unsqueeze(1), grid)[..., 0]
             most_important = [removed_first(values, size) for size in sizes]
             parts = [part for first in most_important for part in (first, ~first)]
             coalitions = torch.stack([*parts, torch.zeros_like(parts[0])], dim=1)
@@ -99,4 +101,5 @@ class Overdetermined(Section):
             ) == target.unsqueeze(1)
             return {"kept": kept[:, :-1].unflatten(1, (len(sizes), 2)), "empty": kept[:, -1]}
 
-        return of_images(self, evaluation, pipeline, self.images, {"method": applied.key}, make)
+        key = {"method": applied.key, "removal": removal_key(self.removal)}
+        return of_images(self, evaluation, pipeline, self.images, key, make)

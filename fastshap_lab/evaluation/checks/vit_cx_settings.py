@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from fastshap_lab.components import Component, Count, NotNegative, in_words
-from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, vit_cx_params, with_vit_cx
+from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, vit_cx_key, with_vit_cx
 from fastshap_lab.evaluation.cost import metered
 from fastshap_lab.evaluation.evaluation import Evaluation
-from fastshap_lab.evaluation.pipeline import Pipeline, check_removal
+from fastshap_lab.evaluation.pipeline import Pipeline, check_removal, removal_key
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import player_values, with_intervals
 from fastshap_lab.metrics import Deletion, Insertion
@@ -44,10 +44,11 @@ class ViTCXSettings(Section):
         step: Units at a time.
         deletion: One of ``maskings.removals``, which shows deleted units.
         insertion: The same of units that are yet to be inserted.
-        images: Most judged images.
+        images: Most evaluated images.
     """
 
     kind = "vit_cx_settings"
+    uncounted = ("images", "varied")
 
     def __init__(
         self,
@@ -123,7 +124,8 @@ class ViTCXSettings(Section):
                 rows.append(row | {"masks": masks} | spent)
             return {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in rows[0]}
 
-        key = {"vit_cx": vit_cx_params(evaluation) | changes}
+        key = {"vit_cx": vit_cx_key(evaluation, **changes)}
+        key["removals"] = {curve: removal_key(removal) for curve, removal in self.removals.items()}
         found = of_images(self, evaluation, pipeline, self.images, key, make)
         means = {key: found[key].mean().item() for key in ("masks", "passes", "seconds")}
         curves = {curve: found[curve] for curve in self.removals}

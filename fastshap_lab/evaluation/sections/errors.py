@@ -26,6 +26,7 @@ class ShapleyErrors(Section):
     """How far explainers are from true Shapley values, and how near evaluations of the game bring them."""
 
     kind = "shapley_errors"
+    tables = ("shapley_errors", "refinement")
 
     def __call__(self, evaluation: Evaluation, name: str) -> dict[str, float]:
         """Add the errors against reference values, and return those of each pipeline's explainer."""

@@ -21,6 +21,7 @@ class Methods(Section):
     """The comparison of methods of attribution: cost, maps, and a table for each metric."""
 
     kind = "methods"
+    tables = ("methods", "methods-*")
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add the comparison, if methods were chosen."""

@@ -30,6 +30,7 @@ class Models(Section):
     """What each stage measured of its own result on the test images."""
 
     kind = "models"
+    tables = ("classifiers", "surrogates", "explainers")
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add tables of classifiers, surrogates and explainers."""

@@ -26,6 +26,7 @@ class Subsets(Section):
     """How test images fall into those that both of two classifiers, one or none get right, and their maps."""
 
     kind = "subsets"
+    tables = ("subsets-*", "subset_maps-*", "subset_correlations-*")
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add a section for each two classifiers."""

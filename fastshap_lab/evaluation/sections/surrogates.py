@@ -24,6 +24,7 @@ class Surrogates(Section):
     """Explanations of one classifier by several surrogates, and the relation of measures over all surrogates."""
 
     kind = "surrogates"
+    tables = ("surrogate_similarity",)
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add a section for each of both."""
