@@ -9,6 +9,7 @@ import yaml
 from fastshap_lab.attribution import METHODS
 from fastshap_lab.evaluation.checks import CHECKS
 from fastshap_lab.evaluation.metrics import comparable_metrics
+from fastshap_lab.models.tasks import Multiclass
 from fastshap_lab.stages.evaluate import check_settings
 from tests.small_runs import CONFIGS, configured, planned
 
@@ -44,7 +45,7 @@ def test_every_entry_of_what_is_chosen_in_lists_has_a_file(group):
     assert names == LISTS[group]
     chosen = getattr(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate, f"{group}s")
     assert {name: component.name for name, component in chosen.items()} == {name: name for name in names}
-    check_settings(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate)
+    check_settings(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate, Multiclass())
 
 
 @pytest.mark.parametrize("group", ["method", "metric"])

@@ -17,6 +17,7 @@ from fastshap_lab.evaluation.report import Report
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.sections import SECTIONS
 from fastshap_lab.evaluation.sections.errors import MAX_REFINED
+from fastshap_lab.models import Task
 from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
 from fastshap_lab.runs.costs import Cost, Work
@@ -50,17 +51,17 @@ def part(config: Config) -> str:
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where something that is asked for is unknown."""
-    check_settings(run.config.evaluate)
+    check_settings(run.config.evaluate, run.data.task)
     for end in run.parents.values():
         if "surrogate" in end.parents:
             # Each pipeline has players of its own; what there is to know about them is asked for by the evaluation.
             check_references(replace(end.config, references=run.config.references), "test")
 
 
-def check_settings(settings: EvaluateConfig) -> None:
+def check_settings(settings: EvaluateConfig, task: Task) -> None:
     """Raise a ``UserError`` where a method, metric, section or check is unknown, or has wrong arguments."""
     check_methods(settings.methods)
-    choose_metrics(settings.metrics)
+    choose_metrics(settings.metrics, task)
     _sections(settings)
 
 
@@ -105,13 +106,18 @@ def make(run: Run) -> dict[str, float]:
         measures |= section(evaluation, name) or {}
     report.check_published()
     summary = {
-        "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {run.data.num_classes} classes",
+        "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {_outputs(run)}",
         "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
     }
     warnings = [*_warnings_of(pipelines), *_warnings(run, measures)]
     write_page(run.folder / REPORT, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
     log_results(run, report.tables, report.figures)
     return measures
+
+
+def _outputs(run: Run) -> str:
+    number = run.data.num_classes
+    return f"{number} {run.data.task.nouns[number != 1]}"
 
 
 def _sections(settings: EvaluateConfig) -> dict[str, Section]:
