@@ -13,6 +13,7 @@ from fastshap_lab.config import ComponentConfig
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.checks import CHECKS
 from fastshap_lab.evaluation.metrics import comparable_metrics
+from fastshap_lab.models.tasks import Multiclass
 from fastshap_lab.stages.evaluate import check_settings
 from tests.small_runs import configured, planned
 
@@ -47,7 +48,7 @@ def test_every_entry_of_a_table_can_be_chosen(group):
     evaluate = configured(f"{group}=[{','.join(LISTS[group])}]", base=[]).evaluate
     chosen = getattr(evaluate, f"{group}s")
     assert {name: component.name for name, component in chosen.items()} == {name: name for name in LISTS[group]}
-    check_settings(evaluate)
+    check_settings(evaluate, Multiclass())
 
 
 @pytest.mark.parametrize("group", ["method", "metric"])

@@ -79,9 +79,9 @@ class Evaluation:
         return self.order[: self.settings.images]
 
     def classes(self, pipeline: Pipeline) -> Tensor:
-        """Return the classes (N, E) that methods explain of each evaluated image: its most probable ones, in turn."""
+        """Return the classes (N, E) that methods explain of each evaluated image: the foremost ones, in turn."""
         number = min(self.settings.classes, len(self.class_names))
-        return pipeline.probabilities[self.evaluated].topk(number, dim=1).indices
+        return pipeline.task.ranks(pipeline.predictions[self.evaluated]).topk(number, dim=1).indices
 
     @property
     def explained(self) -> list[Pipeline]:
@@ -192,17 +192,18 @@ class Evaluation:
 
     def caption(self, index: int, target: int) -> str:
         """Return what to print beside a test image: what it shows, where the data say so, and what is explained."""
-        label, explained = int(self.test.labels[index]), f"explained: {self.class_names[target]}"
-        return f"label: {self.class_names[label]}\n{explained}" if label >= 0 else explained
+        (label,), explained = self.labels_of(torch.tensor([index])), f"explained: {self.class_names[target]}"
+        return f"label: {label}\n{explained}" if label else explained
 
     def labels_of(self, indices: Tensor) -> list[str]:
         """Return what test images show, nothing of those of which the data do not say it."""
-        return [self.class_names[label] if label >= 0 else "" for label in self.test.labels[indices].tolist()]
+        labels = self.test.labels.cpu()[indices]
+        return [self.data.task.label_in_words(label, self.class_names) for label in labels]
 
     @property
     def labelled(self) -> bool:
         """Whether the data say what test images show."""
-        return bool((self.test.labels >= 0).all())
+        return bool(self.data.task.labelled(self.test.labels).all())
 
     def images(self, indices: Tensor) -> Tensor:
         """Return test images in [0, 1], on the device."""

@@ -23,8 +23,7 @@ from fastshap_lab.evaluation.pipeline import Pipeline, check_removal, removal_ke
 from fastshap_lab.evaluation.references import reference_key
 from fastshap_lab.evaluation.statistics import player_values
 from fastshap_lab.metrics import coalition_values, sensitivity_coalitions
-from fastshap_lab.models import ModelGame
-from fastshap_lab.models.game import check_determined
+from fastshap_lab.models import ModelGame, Task
 from fastshap_lab.models.maskings import removals
 from fastshap_lab.runs.store import content_digest
 from fastshap_lab.shapley import LINKS, PlayerGrid
@@ -32,7 +31,7 @@ from fastshap_lab.shapley import LINKS, PlayerGrid
 _SURROGATE = "surrogate"
 _OBJECT = 1  # the label of objects in a region
 
-Links = Literal["softmax", "log_softmax", "log_odds", "logits", "centred_logits", "sigmoid"]
+Links = Literal["softmax", "log_softmax", "log_odds", "logits", "centred_logits", "sigmoid", "identity"]
 Inputs = dict[str, Any]
 
 
@@ -92,6 +91,16 @@ class Feeder(ABC):
     def space(self, pipeline: Pipeline) -> str:
         """Return the space of the values: that asked for, else the explainer's."""
         return self.link or pipeline.link
+
+    def check(self, task: Task, key: str) -> None:
+        """Raise a ``UserError`` where values are not determined in the space that was asked for.
+
+        Args:
+            task: Of the data.
+            key: Of the metric, for errors.
+        """
+        if self.link is not None:
+            task.check_link(self.link, f"{key}.params.link")
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
@@ -188,7 +197,7 @@ class CoalitionFeeder(_OfCoalitions):
         share: Of the players that are present; None: any number, uniformly.
         seed: Seed for drawing coalitions.
         link: Entry of ``shapley.game.LINKS``: the space of the values; by default the pipeline's explainer's, of a
-            pipeline without one ``softmax``.
+            pipeline without one the task's first.
         removal: As for ``RemovalFeeder``.
     """
 
@@ -201,9 +210,12 @@ class CoalitionFeeder(_OfCoalitions):
         removal: Component = _SURROGATE,
     ) -> None:
         super().__init__(removal)
-        if removal == _SURROGATE and link is not None:
-            check_determined(link, "params.link")
         self.coalitions, self.share, self.seed, self.link = coalitions, share, seed, link
+
+    def check(self, task: Task, key: str) -> None:
+        """Raise a ``UserError`` where values are not determined in the space: a classifier's own logits always are."""
+        if self.removal == _SURROGATE or self.link != "logits":
+            super().check(task, key)
 
     def key(self, batch: EvaluationBatch) -> Any:
         """Return what the inputs depend on."""
@@ -239,12 +251,10 @@ class _OfSurrogate(Feeder):
 
     Args:
         link: Entry of ``shapley.game.LINKS``: the space of the values; by default the pipeline's explainer's, of a
-            pipeline without one ``softmax``.
+            pipeline without one the task's first.
     """
 
     def __init__(self, link: Links | None = None) -> None:
-        if link is not None:
-            check_determined(link, "params.link")
         self.link = link
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
@@ -316,10 +326,12 @@ class TotalFeeder(_OfSurrogate):
 
 
 class RegionFeeder(Feeder):
-    """Feeds metrics that compare maps to objects, of images whose target is their label, where they have one."""
+    """Feeds metrics that compare maps to objects, of images whose target is their only label, where they have one."""
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
+        if not pipeline.task.names_classes:
+            return f"objects are of classes, which a {pipeline.task.name} does not name"
         return None if evaluation.test.has_regions else "the data do not say where objects are"
 
     def key(self, batch: EvaluationBatch) -> Any:
@@ -330,7 +342,7 @@ class RegionFeeder(Feeder):
     def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs:
         """Return ``maps`` of the target at image size, ``regions``, ``labels``, ``target`` and ``probability``."""
         regions, right = self._regions(batch)
-        sure = batch.pipeline.probabilities[batch.indices].amax(dim=1).to(maps.device)
+        sure = batch.pipeline.predictions[batch.indices].amax(dim=1).to(maps.device)
         return {
             "maps": batch.to_image(maps)[:, 0],
             "regions": (regions == _OBJECT) & right[:, None, None],
@@ -342,10 +354,12 @@ class RegionFeeder(Feeder):
     @staticmethod
     def _regions(batch: EvaluationBatch) -> tuple[Tensor, Tensor]:
         """Return regions (B, H, W) and whether the explained class is the one that they show (B,)."""
-        test = batch.evaluation.test
+        test, task, number = batch.evaluation.test, batch.pipeline.task, len(batch.evaluation.class_names)
         regions = batch.once("regions", lambda: test.regions_at(batch.indices))
         labels = test.labels[batch.indices]
-        return regions, (labels < 0) | (labels == batch.classes[:, 0].to(labels.device))
+        target = torch.nn.functional.one_hot(batch.classes[:, 0].to(labels.device), number).bool()
+        shown = (task.label_classes(labels, number) == target).all(dim=1)
+        return regions, ~task.labelled(labels) | shown
 
 
 FEEDERS: dict[str, type[Feeder]] = {

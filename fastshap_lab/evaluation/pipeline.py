@@ -1,6 +1,6 @@
 """A pipeline that is evaluated: its models, loaded, and the games that they play."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from fastshap_lab.components import arguments, lookup, name_and_params
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_explainer, load_surrogate
-from fastshap_lab.models import Classifier, ModelGame, Surrogate
+from fastshap_lab.models import Classifier, ModelGame, Surrogate, Task
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.runs.run import Run
@@ -53,7 +53,7 @@ class Pipeline:
         classifier: What is explained.
         surrogate: What imitates it, if the pipeline goes so far.
         explainer: With its surrogate, if the pipeline goes so far.
-        probabilities: The classifier's, of all test images (N, K).
+        outputs: The classifier's, of all test images (N, K).
     """
 
     name: str
@@ -65,7 +65,7 @@ class Pipeline:
     classifier: Classifier
     surrogate: Surrogate | None
     explainer: AmortizedExplainer | None
-    probabilities: Tensor
+    outputs: Tensor
     _games: dict[str, ModelGame] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -112,7 +112,7 @@ class Pipeline:
             return {"logits": torch.cat([loaded.logits(block.float() / 255).cpu() for block in blocks])}
 
         key = {"classifier": digests["classifier"], "data": data_key(data), "split": "test"}
-        loaded.probabilities = store.get("predictions", key, answers)["logits"].softmax(dim=-1)
+        loaded.outputs = store.get("predictions", key, answers)["logits"]
         return loaded
 
     @torch.inference_mode()
@@ -121,14 +121,30 @@ class Pipeline:
         return self._frozen_classifier(image)
 
     @property
+    def task(self) -> Task:
+        """What the classifier's outputs mean."""
+        return self.classifier.task
+
+    @property
     def predictions(self) -> Tensor:
-        """The classifier's classes of all test images (N,)."""
-        return self.probabilities.argmax(dim=-1)
+        """What the classifier predicts of all test images (N, K): probabilities, or a regression's answers."""
+        return self.task.predict(self.outputs)
+
+    @property
+    def foremost(self) -> Tensor:
+        """The class of each test image that is explained before others (N,)."""
+        return self.task.foremost(self.outputs)
 
     @property
     def link(self) -> str:
-        """The space of the explainer's values, of a pipeline without one softmax."""
-        return "softmax" if self.explainer is None else self.explainer.link
+        """The space of the explainer's values, of a pipeline without one the task's first."""
+        return self.task.links[0] if self.explainer is None else self.explainer.link
+
+    def in_words(self, classes: Tensor, predictions: Tensor, class_names: Sequence[str]) -> list[str]:
+        """Return each image's class (B,) and what a prediction (B, K) says of it, to print under its map."""
+        said = predictions.gather(1, classes.to(predictions.device).unsqueeze(1)).squeeze(1)
+        pairs = zip(classes.tolist(), said.tolist(), strict=True)
+        return [f"{class_names[k]}: {self.task.answer_format.format(value)}" for k, value in pairs]
 
     def game(self, link: str) -> ModelGame:
         """Return the surrogate's game, the same one at every call."""

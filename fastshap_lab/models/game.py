@@ -11,7 +11,6 @@ from fastshap_lab.components import lookup
 from fastshap_lab.errors import check_max_batch
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings import Masking
-from fastshap_lab.models.tasks import Multiclass
 from fastshap_lab.shapley.game import LINKS
 
 
@@ -106,8 +105,3 @@ class ModelGame:
 
     def _all(self, image: Tensor, present: bool) -> Tensor:
         return torch.full((len(image), 1, self.num_players), present, device=image.device)
-
-
-def check_determined(link: str, key: str) -> None:
-    """Raise a ``UserError`` where the values of the game of a multiclass surrogate are not determined."""
-    Multiclass().check_link(link, key)

@@ -54,6 +54,14 @@ class RescaledLinear(nn.Linear):
         self.bias.sub_(self.mean).div_(self.spread)
 
 
+def affine(head: nn.Linear) -> tuple[Tensor, Tensor | float]:
+    """Return weights (K, D) and bias (K,) of a last layer, in the units of its answers."""
+    bias = 0.0 if head.bias is None else head.bias
+    if not isinstance(head, RescaledLinear):
+        return head.weight, bias
+    return head.weight * head.spread.unsqueeze(1), bias * head.spread + head.mean
+
+
 def heads_of(network: nn.Module) -> dict[str, nn.Module]:
     """Return a network's heads by their path: what timm calls so, else its last linear layer or convolution.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fastshap_lab.components import Positive, build, did_you_mean, lookup, name_and_params
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.heads import rescale_heads
+from fastshap_lab.shapley.game import log_odds
 from fastshap_lab.shapley.losses import (
     bernoulli_kl,
     constant_bernoulli_kl,
@@ -45,10 +46,16 @@ class Task(ABC):
         minimized: That one of them that chooses a classifier's best epoch.
         imitation: Name of the divergence that says how far a surrogate is from its classifier.
         answers: What ``predict`` returns is called in files: probabilities or predictions.
-        answer_format: How a single one of them is written.
+        answer: What a single one of them is called.
+        answer_format: How it is written.
         first: What the foremost class is, for people.
+        target_in_words: The same, in a sentence.
         nouns: What one of the K outputs is called, and several.
         outputs: What a model must answer with, for people.
+        units_in_words: What values that ``in_units`` returns are measured in, a sentence where it has to be said.
+        exclusive: Whether a label is one class.
+        names_classes: Whether an answer names classes: a number names none.
+        class_measures: Names of what ``measures_of_classes`` returns.
     """
 
     name: ClassVar[str]
@@ -58,10 +65,16 @@ class Task(ABC):
     minimized: ClassVar[str] = "cross_entropy"
     imitation: ClassVar[str] = "kl"
     answers: ClassVar[str] = "probabilities"
+    answer: ClassVar[str] = "probability"
     answer_format: ClassVar[str] = "p = {:.2f}"
     first: ClassVar[str] = "most probable"
+    target_in_words: ClassVar[str] = "the most probable label"
     nouns: ClassVar[tuple[str, str]] = ("label", "labels")
     outputs: ClassVar[str] = "logits (images, labels)"
+    units_in_words: ClassVar[str] = ""
+    exclusive: ClassVar[bool] = False
+    names_classes: ClassVar[bool] = True
+    class_measures: ClassVar[tuple[str, ...]] = ("probability", "log_odds")
 
     def to_json(self) -> str | dict[str, Any]:
         """Return what ``build_task`` takes, as plain values."""
@@ -74,9 +87,10 @@ class Task(ABC):
         return hash(self.name)
 
     @staticmethod
-    def title(measure: str) -> str:
-        """Return what a measure is called in tables and figures."""
-        return {"kl": "KL", "cross_entropy": "cross-entropy"}.get(measure, measure.replace("_", " "))
+    def title(measure: str, long: bool = False) -> str:
+        """Return what a measure is called in tables and figures; ``long`` where nothing beside it explains it."""
+        titles = {"kl": "KL divergence" if long else "KL", "cross_entropy": "cross-entropy"}
+        return titles.get(measure, measure.replace("_", " "))
 
     # Labels
 
@@ -149,18 +163,30 @@ class Task(ABC):
     ) -> dict[str, Float[Tensor, "B M"]]:
         """Return, by the names of ``measured``, how well answers fit the label of each image, NaN where it has none."""
 
+    @abstractmethod
+    def measures_in_words(self) -> str:
+        """Return what ``measures`` and the divergence from a classifier on whole images are, for reports."""
+
     # What is reported
 
     @abstractmethod
     def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
         """Return what is reported of outputs: probabilities, or answers in the targets' units."""
 
+    @abstractmethod
+    def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
+        """Return, by the names of ``class_measures``, how much outputs say of each class, in units common to all."""
+
     def ranks(self, predictions: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
         """Return what decides which classes are explained first: the largest."""
         return predictions
 
     def foremost(self, predictions: Float[Tensor, "*shape K"]) -> Int[Tensor, "*shape"]:
-        """Return the class that is explained where none is named: the most probable one, or the most unusual target."""
+        """Return the class that is explained where none is named: the most probable one, or the most unusual target.
+
+        Args:
+            predictions: From ``predict``, or the outputs themselves, which have the same order.
+        """
         return self.ranks(predictions).argmax(dim=-1)
 
     @abstractmethod
@@ -171,6 +197,10 @@ class Task(ABC):
         """Return what the prediction for one image says."""
         named = [name for name, mark in zip(class_names, self.marked(prediction).tolist(), strict=True) if mark]
         return ", ".join(named) or "none"
+
+    @abstractmethod
+    def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
+        """Return which classes labels name; none where there is no label."""
 
     @abstractmethod
     def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
@@ -213,8 +243,10 @@ class Multiclass(Task):
     name = "multiclass"
     links = ("softmax", "log_softmax", "log_odds", "centred_logits")
     measured = ("accuracy", "cross_entropy")
+    target_in_words = "the class that the classifier predicts"
     nouns = ("class", "classes")
     outputs = "logits (images, classes) of two or more classes"
+    exclusive = True
 
     def check_classes(self, class_names: Sequence[str], where: str) -> None:
         """Raise a ``UserError`` where there are fewer than two."""
@@ -257,13 +289,28 @@ class Multiclass(Task):
         found = {"accuracy": correct, "cross_entropy": cross_entropy}
         return {name: values.masked_fill(label < 0, torch.nan) for name, values in found.items()}
 
+    def measures_in_words(self) -> str:
+        """Return what is measured, for reports."""
+        return (
+            "Accuracy and cross-entropy against the labels of the test images, and the KL divergence in nats from the "
+            "classifier's answer on the whole image."
+        )
+
     def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
         """Return the classes' probabilities."""
         return outputs.softmax(dim=-1)
 
+    def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
+        """Return probability and log-odds."""
+        return {"probability": outputs.softmax(dim=-1), "log_odds": log_odds(outputs)}
+
     def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
         """Return the most probable class."""
         return F.one_hot(predictions.argmax(dim=-1), predictions.shape[-1]).bool()
+
+    def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
+        """Return the class that each label is."""
+        return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)
 
     def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
         """Return the class's name."""
@@ -331,13 +378,29 @@ class Multilabel(Task):
         found = (single.amin(dim=-1), single.mean(dim=-1), cross_entropy.mean(dim=-1))
         return dict(zip(("exact_match", "label_accuracy", "cross_entropy"), found, strict=True))
 
+    def measures_in_words(self) -> str:
+        """Return what is measured, for reports."""
+        return (
+            "Exact match is the share of test images all labels of which are right, label accuracy the share of labels "
+            "that are. Cross-entropy against the labels, and the KL divergence from the classifier's answer on the "
+            "whole image, are in nats, means over labels."
+        )
+
     def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
         """Return each label's own probability."""
         return outputs.sigmoid()
 
+    def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
+        """Return probability and log-odds, which are the logits."""
+        return {"probability": outputs.sigmoid(), "log_odds": outputs}
+
     def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
         """Return the labels that are more probable than not."""
         return predictions > 0.5
+
+    def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
+        """Return the labels that hold."""
+        return labels > 0.5
 
     def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
         """Return the names of the labels."""
@@ -363,6 +426,7 @@ class Binary(Multilabel):
 
     name = "binary"
     outputs = "logits (images, 1)"
+    target_in_words = "the label"
     measured = ("accuracy", "cross_entropy")
 
     def check_classes(self, class_names: Sequence[str], where: str) -> None:
@@ -376,6 +440,10 @@ class Binary(Multilabel):
         """Return accuracy and cross-entropy, in nats."""
         found = super().measures(outputs, labels)
         return {"accuracy": found["exact_match"], "cross_entropy": found["cross_entropy"]}
+
+    def measures_in_words(self) -> str:
+        """Return what is measured, for reports."""
+        return Multiclass().measures_in_words()
 
     def in_words(self, prediction: Float[Tensor, " K"], class_names: Sequence[str]) -> str:
         """Return the label's name, or that it does not hold."""
@@ -404,10 +472,15 @@ class Regression(Task):
     minimized = "squared_error"
     imitation = "imitation_error"
     answers = "predictions"
+    answer = "answer"
     answer_format = "{:.4g}"
     first = "most unusual target"
+    target_in_words = "the number whose answer is furthest from its mean, in spreads"
     nouns = ("target", "targets")
     outputs = "numbers (images, targets)"
+    units_in_words = " Values are in spreads: standard deviations of the targets' training labels."
+    names_classes = False
+    class_measures = ("standardized_answer",)
 
     def __init__(
         self, mean: tuple[Finite, ...] = (), spread: tuple[Positive, ...] = (), tolerance: Positive = 0.5
@@ -471,18 +544,34 @@ class Regression(Task):
         found = (self.right(outputs, labels).to(outputs), absolute.mean(dim=-1), errors.square().mean(dim=-1))
         return dict(zip(self.measured, found, strict=True))
 
+    def measures_in_words(self) -> str:
+        """Return what is measured, for reports."""
+        return (
+            f"Within tolerance is the share of test images whose answers are off by {self.tolerance:g} spreads at "
+            "most; a target's spread is the standard deviation of its training labels. The absolute error is in the "
+            "targets' units. The squared error, and the imitation error, which is the squared difference from the "
+            "classifier's answer on the whole image, are in squared spreads. All are means over targets."
+        )
+
     def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
         """Return the outputs, in the targets' units."""
         return outputs
 
+    def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
+        """Return how many spreads the outputs are above the targets' means."""
+        return {"standardized_answer": self._standardized(outputs)}
+
     def ranks(self, predictions: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
         """Return how far each prediction is from the target's mean, in units of its spread."""
-        mean = torch.tensor(self.mean).to(predictions) if self.mean else 0.0
-        return self.in_units(predictions - mean).abs()
+        return self._standardized(predictions).abs()
 
     def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
         """Return that none is: a number names nothing."""
         return torch.zeros_like(predictions, dtype=torch.bool)
+
+    def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
+        """Return that they name none."""
+        return torch.zeros_like(labels, dtype=torch.bool)
 
     def in_words(self, prediction: Float[Tensor, " K"], class_names: Sequence[str]) -> str:
         """Return the numbers with their names."""
@@ -514,6 +603,9 @@ class Regression(Task):
         """Raise a ``UserError`` where a link is another one than ``identity``."""
         if link not in self.links:
             raise UserError(f"{key}={link}: a regression's values have its targets' units; choose identity")
+
+    def _standardized(self, outputs: Tensor) -> Tensor:
+        return self.in_units(outputs - torch.tensor(self.mean).to(outputs) if self.mean else outputs)
 
     def _errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return self.in_units(outputs - labels.unsqueeze(1))

@@ -19,6 +19,7 @@ from fastshap_lab.evaluation.report import Report
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.sections import SECTIONS
 from fastshap_lab.evaluation.sections.errors import MAX_REFINED
+from fastshap_lab.models import Task
 from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
 from fastshap_lab.runs.costs import Cost, Work
@@ -52,7 +53,7 @@ def part(config: Config) -> str:
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where something that is asked for is unknown."""
-    check_settings(run.config.evaluate)
+    check_settings(run.config.evaluate, run.data.task)
     _classifier_names(run)
     for end in run.parents.values():
         if "surrogate" in end.parents:
@@ -60,10 +61,10 @@ def check(run: Run) -> None:
             check_references(replace(end.config, references=run.config.references), "test")
 
 
-def check_settings(settings: EvaluateConfig) -> None:
+def check_settings(settings: EvaluateConfig, task: Task) -> None:
     """Raise a ``UserError`` where a method, metric, section or check is unknown, or has wrong arguments."""
     check_methods(settings.methods)
-    choose_metrics(settings.metrics)
+    choose_metrics(settings.metrics, task)
     sections = _sections(settings)
     for name, section in sections.items():
         section.check(settings, name)
@@ -114,7 +115,7 @@ def make(run: Run) -> dict[str, float]:
         measures |= section(evaluation, name) or {}
     report.check_published()
     summary = {
-        "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {run.data.num_classes} classes",
+        "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {_outputs(run)}",
         "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
     }
     warnings = [*_warnings_of(pipelines), *_warnings(run, measures)]
@@ -142,6 +143,11 @@ def _classifier_names(run: Run) -> dict[str, str]:
                 f"evaluate.pipelines.{name}.classifier_name={called}: another classifier's; give it its own"
             )
     return found
+
+
+def _outputs(run: Run) -> str:
+    number = run.data.num_classes
+    return f"{number} {run.data.task.nouns[number != 1]}"
 
 
 def _sections(settings: EvaluateConfig) -> dict[str, Section]:

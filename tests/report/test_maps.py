@@ -103,8 +103,10 @@ def test_infinity_does_not_set_the_scale():
 
 
 def test_the_predicted_class_and_a_differing_label_are_framed():
-    probabilities = np.array([[0.2, 0.7, 0.1], [0.2, 0.7, 0.1]])
-    figure = class_maps(black(2), np.zeros((2, 3, 2, 2)), probabilities, ["cat", "dog", "bird"], labels=[1, 2])
+    probabilities, labelled = np.array([[0.2, 0.7, 0.1], [0.2, 0.7, 0.1]]), np.eye(3, dtype=bool)[[1, 2]]
+    figure = class_maps(
+        black(2), np.zeros((2, 3, 2, 2)), probabilities, ["cat", "dog", "bird"], ["dog", "bird"], labelled
+    )
     plain, framed = min(frame_widths(figure)), max(frame_widths(figure))
     assert frame_widths(figure) == [plain, plain, framed, plain, plain, plain, framed, framed]
     assert {"label: bird\npredicted: dog", "p = 0.70"} <= set(texts(figure))
@@ -149,7 +151,7 @@ def test_names_are_no_formulas():
 def test_long_text_meets_neither_picture_nor_row():
     long = "great white shark, white shark, man-eater, Carcharodon carcharias"
     figure = class_maps(
-        black(2), np.zeros((2, 10, 2, 2)), np.full((2, 10), 0.1), [long] * 10, labels=[1, 1], row_names=[long] * 2
+        black(2), np.zeros((2, 10, 2, 2)), np.full((2, 10), 0.1), [long] * 10, labels=[long] * 2, row_names=[long] * 2
     )
     FigureCanvasAgg(figure).draw()
     boxes = [text.get_window_extent() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]

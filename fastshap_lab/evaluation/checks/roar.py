@@ -169,7 +169,8 @@ class ROAR(Section):
         fit(module, loaders, config, folder, trainer, title=self.kind, key="classifier", quiet=True)
         asked, batches = frozen(network).to(data["test"].device), ImageLoader(data["test"], _BLOCK)
         with torch.inference_mode():
-            right = torch.cat([asked(batch["image"]).argmax(dim=-1) == batch["label"] for batch in batches])
+            answers = [(asked(batch["image"]).unsqueeze(1), batch["label"]) for batch in batches]
+        right = torch.cat([network.task.right(*one).squeeze(1) for one in answers])
         rmtree(folder)
         return right
 
@@ -209,7 +210,7 @@ def _player_values(
         for block in data.blocks(torch.arange(len(data)).split(_BLOCK)):
             image = block.float() / 255
             with torch.no_grad():
-                target = pipeline.classifier(image).argmax(dim=1)
+                target = pipeline.task.foremost(pipeline.classifier(image))
             parts.append(player_values(explain(image, target).unsqueeze(1), pipeline.grid)[..., 0].float())
         found[split] = torch.cat(parts)
     return found

@@ -86,8 +86,8 @@ class ViTCXSettings(Section):
         ]
         text = (
             f"Of {min(self.images, len(evaluation.evaluated))} test images, {self.step} of their {self.units} at a "
-            "time: areas under the curves of the predicted class's probability when they are deleted, lower is better, "
-            "and inserted, higher is better; masks, passes through the classifier and seconds per image. "
+            f"time: areas under the curves of the target's {evaluation.data.task.answer} when they are deleted, lower "
+            "is better, and inserted, higher is better; masks, passes through the classifier and seconds per image. "
             + ", ".join(f"{curve}: {in_words(removal).replace('_', ' ')}" for curve, removal in self.removals.items())
             + " where units are absent. δ: distance at which masks are no longer merged; σ: noise, in the model's "
             "normalized space. Intervals: 95 %, from resampling images."
@@ -115,10 +115,10 @@ class ViTCXSettings(Section):
                 with metered(pipeline.classifier) as cost:
                     maps = method.attribute_classes(image, target)
                 row: dict[str, float] = {}
-                for metric in (Deletion(self.step, most), Insertion(self.step, most)):
+                for metric in (Deletion(self.step, most, pipeline.task), Insertion(self.step, most, pipeline.task)):
                     curve = "insertion" if metric.insert else "deletion"
                     metric.update(games[curve].values, image, player_values(maps, grid), target.to(image.device))
-                    row[curve] = metric.compute()["probability"]
+                    row[curve] = metric.compute()[metric.columns[0]]
                 spent = {"passes": cost.forward, "seconds": cost.seconds}
                 masks = method.num_masks if method.masks == "random" else len(method.image_masks(image[0]))
                 rows.append(row | {"masks": masks} | spent)
