@@ -15,7 +15,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.inference import Explanation
 from fastshap_lab.models import Classifier, ModelGame, Task, build_task
-from fastshap_lab.models.foreign import Logits
+from fastshap_lab.models.foreign import Logits, pixels_of
 from fastshap_lab.models.freezing import evaluating, frozen, takes_channels_last
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.progress import Progress
@@ -101,7 +101,7 @@ def shapley_values(
             smallest = kind.smallest_budget(number)
             raise UserError(f"evaluations={evaluations}: too few for {number} players; {smallest} or more will do")
         kind.check_budget(number, evaluations)
-    pixels = _pixel_statistics(model, mean, std, normalized, stated)
+    pixels = pixels_of(model, mean, std, normalized)
     batch = to_tensor(images, size)
     if len(given) not in (1, len(batch)):
         raise UserError(f"players: {len(given)} label maps for {len(batch)} images; one is wanted, or one for each")
@@ -215,30 +215,6 @@ def _classifier(
         return frozen(model), num_classes
     plain = isinstance(classifier.network, Logits) and classifier.network.dtype == torch.float32
     return (frozen(behind(model, num_classes)) if plain else classifier), num_classes
-
-
-def _pixel_statistics(
-    model: nn.Module,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    normalized: bool,
-    stated: Mapping[str, Any],
-) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and standard deviation to normalize pixels with, as they were given or as the model states them."""
-    if isinstance(model, Classifier) or normalized:
-        if mean is not None or std is not None:
-            raise UserError("mean, std: the model normalizes pixels itself")
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if mean is None and std is None:
-        mean, std = stated.get("mean"), stated.get("std")
-    if mean is None or std is None:
-        raise UserError(
-            "mean, std: how are pixels normalized for this model? Give both (ImageNet's: mean=(0.485, 0.456, 0.406), "
-            "std=(0.229, 0.224, 0.225)), or normalized=True if it takes [0, 1] as it is"
-        )
-    if len(mean) != 3 or len(std) != 3 or not all(deviation > 0 for deviation in std):
-        raise UserError(f"mean={mean}, std={std}: three numbers each are wanted, and std above 0")
-    return mean, std
 
 
 def _image_size(images: Images, given: tuple[int, int] | None, stated: Mapping[str, Any]) -> tuple[int, int]:

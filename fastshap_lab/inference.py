@@ -276,6 +276,9 @@ class AmortizedExplainer(nn.Module):
         class_names: Of all K classes.
         refinement: What references have told of the explainer, if it was trained with any.
         resize: How pictures become as large as the model wants them: as those that it was trained on did.
+
+    Attributes:
+        run: Folder of the run that trained it, where ``train_explainer`` did.
     """
 
     def __init__(
@@ -291,6 +294,7 @@ class AmortizedExplainer(nn.Module):
     ) -> None:
         super().__init__()
         self.resize = resize
+        self.run: Path | None = None
         self.refinement = refinement or Refinement()
         self.network, self.surrogate, self.classifier = network, surrogate, classifier
         self.grid, self.class_names = network.grid, list(class_names)

@@ -2,11 +2,13 @@
 
 import copy
 import inspect
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
+from fastshap_lab.models.classifier import CHANNELS, Classifier
 
 _handed_over: dict[str, nn.Module] = {}
 
@@ -31,10 +33,17 @@ class Logits(nn.Module):
         return next(floating, torch.float32)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return logits (B, K)."""
+        """Return logits (B, K).
+
+        Raises:
+            UserError: The model's answer is no tensor, and has none called ``logits``.
+        """
         options = {"interpolate_pos_encoding": True} if self.interpolates else {}
         answer = self.model(pixels.contiguous().to(self.dtype), **options)
-        return getattr(answer, "logits", answer)
+        logits = getattr(answer, "logits", answer)
+        if not isinstance(logits, Tensor):
+            raise UserError(f"model: answers with a {type(answer).__name__}; logits (images, classes) are wanted")
+        return logits
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -45,6 +54,16 @@ def bare(network: nn.Module) -> nn.Module:
 def is_foreign(module: nn.Module) -> bool:
     """Return whether a module is or holds a network of unknown modules."""
     return any(isinstance(part, Logits) for part in module.modules())
+
+
+def is_handed_over(path: str) -> bool:
+    """Return whether a module was handed over under a path."""
+    return path in _handed_over
+
+
+def take_back(path: str) -> None:
+    """Let descriptions that name this path be built no longer."""
+    _handed_over.pop(path, None)
 
 
 def hand_over(path: str, module: nn.Module) -> None:
@@ -71,8 +90,32 @@ def handed_over(path: str) -> nn.Module:
     return _handed_over[path]
 
 
+def processor_pixels(model: str) -> dict[str, list[float]]:
+    """Return mean and standard deviation of an image processor of transformers that is on disk; or nothing.
+
+    Args:
+        model: Folder, or name of the hub.
+    """
+    from transformers import ImageProcessingMixin  # there, since a model of it is
+
+    try:
+        settings = ImageProcessingMixin.get_image_processor_dict(model, local_files_only=True)[0]
+    except (OSError, ValueError):  # it was never saved, or not there
+        return {}
+    mean, std = settings.get("image_mean"), settings.get("image_std")
+    if settings.get("do_normalize", True) is False or not (isinstance(mean, list) and isinstance(std, list)):
+        return {}
+    return {"mean": mean, "std": std}
+
+
 def stated_by(module: nn.Module) -> dict[str, list[float]]:
-    """Return mean and standard deviation that a module states as timm's do, in ``pretrained_cfg``; or nothing."""
+    """Return mean and standard deviation that a module states, in ``pretrained_cfg`` as timm's do; or nothing.
+
+    Of a model of transformers they are those of the image processor in the folder, or the hub's files on disk, that it
+    was loaded from.
+    """
+    if type(module).__module__.startswith("transformers.") and hasattr(module, "name_or_path"):
+        return processor_pixels(str(module.name_or_path))
     stated = getattr(module, "pretrained_cfg", None) or {}
     if stated.get("mean") is None or stated.get("std") is None:
         return {}
@@ -97,4 +140,63 @@ def imported(num_classes: int, image_size: tuple[int, int], in_chans: int, path:
 def own_network(module: nn.Module) -> Logits:
     """Return a copy of one's own module, as a network on the CPU; the module itself stays as it is."""
     with torch.device("cpu"):
-        return Logits(copy.deepcopy(module))
+        return Logits(copy.deepcopy(module)).cpu()
+
+
+def pixels_of(
+    model: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None, normalized: bool
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation to normalize pixels with, as they were given or as the model states them.
+
+    Args:
+        model: One's own.
+        mean: In [0, 1], a number per channel, or None.
+        std: The same.
+        normalized: The model takes pixels in [0, 1] itself.
+
+    Raises:
+        UserError: They are not known, or make no sense: a wrong normalization is a silent wrong answer.
+    """
+    if isinstance(model, Classifier) or normalized:
+        if mean is not None or std is not None:
+            raise UserError("mean, std: the model normalizes pixels itself")
+        first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+        channels = first.in_channels if first is not None and first.in_channels in CHANNELS else 3
+        channels = 3 if isinstance(model, Classifier) else channels
+        return (0.0,) * channels, (1.0,) * channels
+    if mean is None and std is None:
+        stated = stated_by(model)
+        mean, std = stated.get("mean"), stated.get("std")
+    if mean is None or std is None:
+        raise UserError(
+            "mean, std: how are pixels normalized for this model? Give both (ImageNet's: mean=(0.485, 0.456, 0.406), "
+            "std=(0.229, 0.224, 0.225)), or normalized=True if it takes [0, 1] as it is"
+        )
+    if len(mean) not in CHANNELS or len(std) != len(mean) or not all(deviation > 0 for deviation in std):
+        raise UserError(
+            f"mean={mean}, std={std}: three numbers each are wanted, and std above 0 (one for a grey network, four for "
+            "one with alpha)"
+        )
+    return mean, std
+
+
+def logits_of(classifier: Classifier, image: Tensor) -> Tensor:
+    """Return the answer to some images (B, 3, H, W), which is checked to be logits (B, K).
+
+    Raises:
+        UserError: The model does not take such images, or answers with something else.
+    """
+    height, width = image.shape[2:]
+    try:
+        logits: Tensor = classifier(image)
+    except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"model: does not take images of {height}×{width}: {reason}") from error
+    if logits.ndim != 2 or len(logits) != len(image) or logits.shape[1] < 2:
+        raise UserError(
+            f"model: answers with a tensor of shape {tuple(logits.shape)}; logits (images, classes) of two or more "
+            "classes are wanted"
+        )
+    if not logits.isfinite().all():
+        raise UserError("model: answers with numbers that are not finite")
+    return logits

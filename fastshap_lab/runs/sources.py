@@ -66,11 +66,27 @@ def source(where: str, component: Any) -> str | None:
 
 def own_source(modules: set[str], network: Any) -> str:
     """Return the digest of some modules' source and of those that define the user's own parts of a network."""
-    found = modules | {kind.__module__ for kind in map(type, network.modules()) if _is_own(kind.__module__)}
+    kinds = set(map(type, network.modules()))
+    found = modules | {kind.__module__ for kind in kinds if _is_own(kind.__module__) and kind.__module__ != "__main__"}
+    # Of a program or a notebook what the network is made of counts, not whatever else is in it.
+    own = sorted((kind for kind in kinds if kind.__module__ == "__main__"), key=lambda kind: kind.__qualname__)
     try:
-        return sha256(*(inspect.getsource(sys.modules[module]) for module in sorted(found)))
+        return sha256(*(inspect.getsource(sys.modules[module]) for module in sorted(found)), *map(_of_class, own))
     except (OSError, TypeError, KeyError) as error:
         raise UserError(f"{', '.join(sorted(found))}: its source cannot be read: {error}") from None
+
+
+def _of_class(kind: type) -> str:
+    """Return the source of a class or, where there is none, as in an interactive session, what it was compiled to."""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        code = [part.__code__ for part in vars(kind).values() if inspect.isfunction(part)]
+        return repr([(part.co_name, part.co_code, part.co_names, *filter(_is_plain, part.co_consts)) for part in code])
+
+
+def _is_plain(constant: Any) -> bool:
+    return isinstance(constant, str | bytes | int | float | complex | None)
 
 
 def _called(value: Any) -> str:

@@ -1,10 +1,10 @@
 """A network of one's own code, named on the command line as ``package.module:factory``."""
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from fastshap_lab.config import Config
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import sha256
 from fastshap_lab.models import IMPORT
-from fastshap_lab.models.foreign import hand_over
+from fastshap_lab.models.foreign import hand_over, handed_over, is_handed_over
 from fastshap_lab.runs.sources import own_source
 
 
@@ -43,9 +43,10 @@ def check_typed(config: Config, typed: Sequence[str]) -> None:
             )
 
 
-@cache
 def own_module(path: str, key: str) -> nn.Module:
     """Return what a factory of the user's returns, called once, and let networks be built of it in this process.
+
+    A module that a program has handed over under this path needs no factory.
 
     Args:
         path: ``package.module:factory``; the module is looked for where Python's are, then in the working directory.
@@ -54,6 +55,8 @@ def own_module(path: str, key: str) -> nn.Module:
     Raises:
         UserError: There is no such factory, it fails, or it returns no module.
     """
+    if is_handed_over(path):
+        return handed_over(path)
     name, colon, attribute = path.partition(":")
     if not (colon and name and attribute):
         raise UserError(f"{key}={path}: package.module:factory is wanted")
@@ -76,8 +79,25 @@ def own_module(path: str, key: str) -> nn.Module:
 
 
 def identity(path: str, key: str) -> dict[str, str]:
-    """Return what identifies one's own network: a digest of its weights, and one of its own source."""
+    """Return what identifies one's own network: digests of its weights, its own source, and its attributes.
+
+    Arguments as for ``own_module``; a path without a module is that of what a program has handed over.
+    """
     module = own_module(path, key)
     name = path.partition(":")[0]
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    return {"path": path, "weights": sha256(save(state)), "source": own_source({name}, module)}
+    source, built_with = own_source({name} - {""}, module), sha256(_attributes(module))
+    return {"path": path, "weights": sha256(save(state)), "source": source, "attributes": built_with}
+
+
+def _attributes(module: nn.Module) -> str:
+    """Return plain attributes of a module and its parts, which decide over its answers as weights do."""
+    named = [
+        (name, type(part).__qualname__, {key: value for key, value in vars(part).items() if key[0] != "_"})
+        for name, part in module.named_modules()
+    ]
+    for _, _, attributes in named:
+        attributes.pop("training", None)
+    return json.dumps(
+        named, skipkeys=True, default=lambda value: getattr(value, "__qualname__", type(value).__qualname__)
+    )
