@@ -15,8 +15,9 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.inference import Explanation
 from fastshap_lab.models import Classifier, ModelGame, Task, build_task
-from fastshap_lab.models.foreign import Logits, pixels_of
+from fastshap_lab.models.foreign import Logits
 from fastshap_lab.models.freezing import evaluating, frozen, takes_channels_last
+from fastshap_lab.models.inspection import pixels_of
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.progress import Progress
 from fastshap_lab.shapley import PlayerGrid, Players, PlayersLike, as_players

@@ -28,7 +28,8 @@ from fastshap_lab.data.splits import NO_LABEL
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import AmortizedExplainer, load_explainer
 from fastshap_lab.models import IMPORT, LIBRARIES, Classifier, build_classifier
-from fastshap_lab.models.foreign import hand_over, logits_of, own_network, pixels_of, take_back
+from fastshap_lab.models.foreign import hand_over, own_network, take_back
+from fastshap_lab.models.inspection import logits_of, pixels_of
 from fastshap_lab.models.tokens import is_token_network, token_grid
 from fastshap_lab.runs.execute import conclude, execute
 from fastshap_lab.runs.plan import plan, show
