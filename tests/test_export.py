@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,7 +50,7 @@ sys.exit(bool({"fastshap_lab", "timm"} & sys.modules.keys()))
 
 def explainer_of(name: str, size: int = 32, **changes) -> AmortizedExplainer:
     """Return an explainer of square pictures with 4 × 4 players, of large ones with large patches."""
-    described = small.explainer_description(name, grid=(4, 4))
+    described = deepcopy(small.explainer_description(name, grid=(4, 4)))
     parts = [described["network"], described["surrogate"]["classifier"], described["classifier"]]
     for part in parts:
         part["image_size"] = [size, size]
