@@ -14,7 +14,7 @@ demo: $(VENV)/.installed ## train and evaluate on handwritten digits: takes minu
 	$(RUN) train.py
 
 test: $(VENV)/.installed-dev ## run the tests
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev ## formatting, style, types, and who may import whom
 	$(RUN) -m ruff format --check .

@@ -1,4 +1,4 @@
-"""``fastshap-lab``: train, explain pictures, find reports, look at the machine."""
+"""``fastshap-lab``: train, explain pictures, export explainers, find reports, look at the machine."""
 
 import argparse
 import json
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return what reads the command line, and says in one line what is wrong with it."""
-    whole = Parser(prog="fastshap-lab", description="Train, explain pictures, find reports, look at the machine.")
+    whole = Parser(prog="fastshap-lab", description="Train, explain, export, find reports, look at the machine.")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
 
     commands.add_parser("train", help="train, reuse, evaluate; fastshap-lab train --help says what there is")
@@ -88,6 +88,20 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--classes", metavar="CLASS", nargs="+", help=default)
     explain.add_argument("--batch", metavar="N", type=int, default=32, help="pictures at once; default: 32")
     explain.add_argument("--device", help="such as cpu or cuda:1; default: a CUDA device if there is one")
+
+    export = commands.add_parser(
+        "export",
+        help="write an explainer as a file that runs without this package",
+        description="Writes an explainer as one graph, from pixels to probabilities and Shapley values, that takes "
+        "batches of any size and runs without this package.",
+    )
+    export.set_defaults(run=_export)
+    export.add_argument("model", metavar="MODEL", type=Path, help="run folder or model folder of an explainer")
+    export.add_argument("out", metavar="OUT", type=Path, help="the file: ONNX if .onnx, torch.export's if .pt2")
+    export.add_argument("--precision", default="float32", help="float32, the default; float16; int8 of .onnx")
+    pictures = "a hundred or so, or folders of them, that int8 is fitted to"
+    export.add_argument("--calibration", metavar="IMAGES", nargs="+", type=Path, help=f"pictures, {pictures}")
+    export.add_argument("--replace", action="store_true", help="take the place of a file that exists")
 
     report = commands.add_parser("report", help="print where reports are, and how true explainers' values are")
     report.set_defaults(run=_report)
@@ -126,6 +140,22 @@ def _explain(chosen: argparse.Namespace) -> int:
     if failed:
         say(f"{failed:,} of {len(pictures):,} pictures could not be read")
     return 2 if failed == len(pictures) else 0
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    for path in (chosen.model, *(chosen.calibration or [])):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+    from fastshap_lab.images import images_in
+    from fastshap_lab.inference import load_explainer
+
+    explainer, pictures = load_explainer(chosen.model), chosen.calibration
+    if pictures is not None:
+        pictures = [one for path in pictures for one in (sorted(images_in(path)) if path.is_dir() else [path])]
+    with one_line_errors("place for OUT"):
+        explainer.export(chosen.out, chosen.precision, pictures, chosen.replace)
+    sys.stdout.write(f"{chosen.out}  {chosen.out.stat().st_size / 2**20:.1f} MiB\n")
+    return 0
 
 
 def _named(given: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:

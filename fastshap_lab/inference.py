@@ -401,6 +401,35 @@ class AmortizedExplainer(nn.Module):
             chosen = self.task.foremost(explanation.predictions)
         return explanation.values[torch.arange(len(batch)), chosen]
 
+    def export(
+        self,
+        path: str | Path,
+        precision: str = "float32",
+        calibration: Images | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Write it as one graph that takes batches of any size and needs nothing of this package, whole or not at all.
+
+        From ``pixels`` (B, 3, H, W), float32 in [0, 1] at the model's size, come ``probabilities`` (B, K), ``values``
+        (B, K, rows, columns) and ``efficiency_gap`` (B, K), as ``explain`` gives them. JSON text under ``explainer`` in
+        the ONNX file's metadata, and in the extra file ``explainer.json`` of ``torch.export``'s, says the rest:
+        ``classes``, ``link``, ``grid``, ….
+
+        Args:
+            path: ONNX if its suffix is ``.onnx``, which needs the extra ``export``; ``torch.export``'s if ``.pt2``.
+            precision: What networks compute in: ``float32``; ``float16`` for half the size; ``int8``, of ONNX only, for
+                a quarter of it, and speed on CPUs.
+            calibration: Images as for ``explain``, a hundred or so, whose activations' ranges ``int8`` is to cover.
+            replace: Take the place of a file that exists.
+
+        Raises:
+            UserError: The file exists, or suffix, precision or calibration are no such; a network is no graph; packages
+                are missing, or the weights are more than ONNX has room for.
+        """
+        from fastshap_lab.export import export
+
+        export(self, path, precision, calibration, replace)
+
     def _check_refinement(self, refine: int, tolerance: float | None) -> None:
         if refine < 2:
             raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")

@@ -163,6 +163,15 @@ def test_where_no_picture_can_be_read_it_fails(capsys):
         ("explain run pictures --out out --classes dgo", "class dgo: unknown, did you mean dog? known: cat, dog, eel"),
         ("explain run pictures --out out --device nowhere", "--device nowhere: "),
         ("explain run pictures --out out --device meta", "--device meta: "),
+        ("export nothing e.pt2", "nothing: no such file or folder"),
+        ("export run e.onnx --calibration nothing", "nothing: no such file or folder"),
+        ("export pictures e.pt2", "pictures: no model folder"),
+        ("export run e.txt", "e.txt: the suffix says what to write"),
+        ("export run e.pt2 --precision half", "precision=half: unknown"),
+        (
+            "export run pictures/notes.txt/e.pt2",
+            "pictures/notes.txt/e.pt2: File exists; choose a place for OUT that is",
+        ),
         ("report run", "run: a run of the stage explainer; reports are made by the stage evaluate"),
         ("report pictures", "pictures: no finished evaluate run; fastshap-lab train makes one"),
     ],
@@ -173,6 +182,19 @@ def test_a_mistake_is_one_line(words, line, capsys):
     assert said.err.startswith(f"error: {line}")
     assert said.err.count("\n") == 1
     assert not said.out
+
+
+def test_export_writes_a_file_and_replaces_none_unasked(capsys):
+    words = ["export", "run", "out/e.pt2"]
+    assert status(*words) == 0
+    path, size = capsys.readouterr().out.split(maxsplit=1)
+    assert (path, files("out")) == ("out/e.pt2", ["e.pt2"])
+    assert size == f"{Path(path).stat().st_size / 2**20:.1f} MiB\n"
+    Path(path).write_text("another's")
+    assert status(*words) == 2
+    assert capsys.readouterr().err == "error: out/e.pt2: exists; choose another name, or have it replaced\n"
+    assert status(*words, "--replace") == 0
+    assert Path(path).read_bytes()[:2] == b"PK"
 
 
 def evaluate_run(name: str, condition: str = "finished", **measures: float) -> Path:
@@ -276,7 +298,7 @@ def documented() -> list[str]:
 def test_commands_of_the_docs_are_understood():
     words = [shlex.split(line)[1:] for line in documented()]
     found = [parser().parse_args(given).run for given in words if given[0] != "train"]  # that is for Hydra to read
-    assert {run.__name__ for run in found} == {"_explain", "_report", "_doctor"}
+    assert {run.__name__ for run in found} == {"_explain", "_export", "_report", "_doctor"}
 
 
 def test_train_is_train_py(capsys, monkeypatch):

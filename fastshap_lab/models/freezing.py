@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.foreign import is_foreign
@@ -40,6 +42,8 @@ def frozen(module: M) -> M:
     for part in list(clone.modules()):
         if isinstance(part, Classifier):
             part.network = _folded(part.network)
+        elif type(part) is nn.Sequential:  # whose order is that of its data: of explainers, and where tracing fails
+            _fold_neighbours(part)
     clone.eval()  # once more: folding builds new modules
     return clone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
 
@@ -70,6 +74,12 @@ def _folded(network: nn.Module) -> nn.Module:
         return fuse(network)
     except Exception:  # tracing fails in as many ways as there are networks
         return network
+
+
+def _fold_neighbours(sequence: nn.Sequential) -> None:
+    for index, (conv, norm) in enumerate(pairwise(list(sequence))):
+        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_var is not None:
+            sequence[index], sequence[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
 def load_matching(target: nn.Module, source: dict[str, torch.Tensor]) -> int:

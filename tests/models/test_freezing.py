@@ -26,6 +26,15 @@ def test_a_folded_classifier_answers_as_the_original():
     assert classifier(image).std(dim=0).min() > 1e-3  # the comparison above says something
 
 
+@torch.inference_mode()
+def test_a_convolutional_explainer_is_folded_block_by_block():
+    network, image = small.explainer("unet").network, small.images(4)
+    clone = frozen(network)
+    assert norms(network)
+    assert not norms(clone)
+    torch.testing.assert_close(clone(image), network(image), rtol=1e-5, atol=1e-5)
+
+
 def test_freezing_leaves_the_original_alone_and_shares_nothing_with_it():
     surrogate = small.surrogate("mask_channel").train()
     before = {name: tensor.clone() for name, tensor in surrogate.state_dict().items()}

@@ -10,7 +10,7 @@ from rich.console import Console
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_explainer, load_surrogate
 from fastshap_lab.models.freezing import frozen
-from fastshap_lab.runs import run as runs
+from fastshap_lab.runs import store
 from fastshap_lab.runs.execute import execute
 from fastshap_lab.shapley import Refinement, exact_shapley_values, pair_regression_loss
 from fastshap_lab.stages.labels import load_labels
@@ -73,7 +73,7 @@ def test_interrupted_they_go_on_where_they_stopped(tmp_path, monkeypatch, call):
     settings = ["stage=labels", *COPIES]
     whole = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1]
     with monkeypatch.context() as patch:
-        kill_at(patch, runs, "write_tensors", call)
+        kill_at(patch, store, "write_tensors", call)
         with pytest.raises(Killed):
             executed(*settings, f"runs_dir={tmp_path / 'b'}")
     run = planned(*settings, f"runs_dir={tmp_path / 'b'}")[-1]

@@ -66,7 +66,7 @@ class UNetExplainer(Explainer):
 
     def predict(self, pixels: Tensor) -> Tensor:
         """Return raw values (B, P, K) of normalized pixels (B, 3, H, W)."""
-        x = torch.cat([pixels, self.coordinates.expand(len(pixels), -1, -1, -1)], dim=1)
+        x = torch.cat([pixels, self.coordinates.expand(pixels.shape[0], -1, -1, -1)], dim=1)
         levels = []
         for block in self.down:
             x = block(x)

@@ -71,7 +71,7 @@ class AttentionMask(TokenMasking):
             # Without any prefix token the null coalition would leave attention nothing to look at; its answer is
             # learned, and what it looks at does not matter.
             visible = present if prefix else present | nobody
-            keys = torch.cat([visible.new_ones(len(visible), prefix), visible], dim=1)  # (N, T)
+            keys = torch.cat([visible.new_ones(visible.shape[0], prefix), visible], dim=1)  # (N, T)
             mask = keys[:, None, None, :].expand(-1, 1, keys.shape[1], -1)  # for every head, every query the same
         features = transform(network, tokens, rope, mask)
         if self.null is None:

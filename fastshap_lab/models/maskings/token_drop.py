@@ -29,7 +29,7 @@ class TokenDrop(AttentionMask):
 
     def forward(self, classifier: Model, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
         """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P)."""
-        if image.is_meta:  # no sizes to group by: shapes are those of hiding
+        if image.is_meta or torch.compiler.is_exporting():  # no sizes to group by: hiding does as well
             return super().forward(classifier, image, coalitions, max_rows)
         normalize, network = cast(tuple[Model, TokenNetwork], opened(classifier))
         tokens, rope = with_positions(network, embed(network, normalize(image)))
