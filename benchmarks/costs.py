@@ -10,21 +10,16 @@ the machine is as busy; the factor is that between both.
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-import hydra
-from hydra.core.config_store import ConfigStore
 from rich.console import Console
 from tabulate import tabulate
 
-from fastshap_lab.cli import as_hydra_wants
-from fastshap_lab.config import Config, validated
+from fastshap_lab.compose import compose
+from fastshap_lab.config import Config
 from fastshap_lab.runs.execute import execute
 from fastshap_lab.runs.plan import plan
 from fastshap_lab.stages import STAGES
 from fastshap_lab.training.trainer import device_of
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def factor(said: float, found: float) -> str:
@@ -34,18 +29,14 @@ def factor(said: float, found: float) -> str:
 
 def main(words: list[str]) -> None:
     """Print a table."""
-    ConfigStore.instance().store(name="schema", node=Config)
     with tempfile.TemporaryDirectory() as folder:
 
-        def compose(choices: dict[str, str], further: list[str]) -> Config:
-            given = [f"{group}={choice}" for group, choice in choices.items()] + further + words
-            with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                return validated(
-                    hydra.compose("config", [as_hydra_wants(one) for one in (*given, f"runs_dir={folder}")])
-                )
+        def again(choices: dict[str, str], further: list[str]) -> Config:
+            chosen = [f"{group}={choice}" for group, choice in choices.items()]
+            return compose([*chosen, *further, *words, f"runs_dir={folder}"])
 
-        config, rows = compose({}, []), []
-        for run in plan(config, compose, STAGES, device_of(config.trainer)):
+        config, rows = again({}, []), []
+        for run in plan(config, again, STAGES, device_of(config.trainer)):
             start = time.perf_counter()
             cost = run.cost({})
             spent = time.perf_counter() - start

@@ -44,7 +44,7 @@ def generator(seed: int) -> torch.Generator:
 def train(
     game: ModelGame, images: Tensor, sampler: Sampler, num_coalitions: int, epochs: int, seed: int
 ) -> UNetExplainer:
-    """Return an explainer trained as ``configs/explainer/unet_slim.yaml`` would have it, over fewer epochs."""
+    """Return an explainer trained as ``explainer=unet_slim`` says, over fewer epochs."""
     torch.manual_seed(seed)
     statistics = [images.mean(dim=(0, 2, 3)).tolist(), images.std(dim=(0, 2, 3)).tolist()]
     network = UNetExplainer(

@@ -21,19 +21,17 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as ``train.py`` has it; for 
 from fastshap_lab import _timm  # noqa: F401 - makes torchvision importable
 
 # isort: split
-import hydra
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hydra.core.config_store import ConfigStore
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from fastshap_lab.cli import CONFIGS, as_hydra_wants
-from fastshap_lab.config import Config, validated
+from fastshap_lab.compose import compose
+from fastshap_lab.config import Config
 from fastshap_lab.runs.plan import plan
 from fastshap_lab.runs.run import Run
 from fastshap_lab.stages import STAGES
@@ -96,13 +94,11 @@ def planned(network: str, precision: str, folder: str, arguments: argparse.Names
     else:
         words += ["data=synthetic", f"data.params.num_train={images}", "data.params.num_val=64"]
 
-    def compose(choices: dict[str, str], further: list[str]) -> Config:
-        given = [f"{group}={choice}" for group, choice in choices.items()] + further + words
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return validated(hydra.compose("config", [as_hydra_wants(word) for word in given]))
+    def again(choices: dict[str, str], further: list[str]) -> Config:
+        return compose([*(f"{group}={choice}" for group, choice in choices.items()), *further, *words])
 
-    config = compose({}, [])
-    [run] = plan(config, compose, STAGES, device_of(config.trainer))
+    config = compose(words)
+    [run] = plan(config, again, STAGES, device_of(config.trainer))
     return run
 
 
@@ -167,7 +163,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=4)
     arguments = parser.parse_args()
-    ConfigStore.instance().store(name="schema", node=Config)
     rows = []
     for network in arguments.networks:
         for precision in arguments.precisions:

@@ -14,12 +14,13 @@ from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.inference import Explanation
-from fastshap_lab.models import Classifier, ModelGame
-from fastshap_lab.models.foreign import Logits, logits_of, pixels_of
+from fastshap_lab.models import Classifier, ModelGame, Task, build_task
+from fastshap_lab.models.foreign import Logits
 from fastshap_lab.models.freezing import evaluating, frozen, takes_channels_last
+from fastshap_lab.models.inspection import pixels_of
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.progress import Progress
-from fastshap_lab.shapley import LINKS, PlayerGrid, Players, PlayersLike, as_players
+from fastshap_lab.shapley import PlayerGrid, Players, PlayersLike, as_players
 from fastshap_lab.shapley.estimators import ESTIMATORS
 
 _STEPS = 16  # of the progress bar for each image, at most
@@ -37,7 +38,8 @@ def shapley_values(
     normalized: bool = False,
     image_size: tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
-    link: str = "softmax",
+    link: str | None = None,
+    task: str = "multiclass",
     estimator: str = "kriging",
     max_batch: int = 32,
     seed: int = 0,
@@ -64,7 +66,9 @@ def shapley_values(
         normalized: The model normalizes pixels itself, and takes [0, 1].
         image_size: Height and width to resize files to; of a timm model, and of tensors, it is known.
         class_names: K names.
-        link: Entry of ``shapley.LINKS``, the space of the values: probabilities by default.
+        link: Entry of ``shapley.LINKS``, the space of the values: ``softmax`` by default, of labels that do not exclude
+            each other ``sigmoid``, of a regression ``identity``; ``logits`` are any model's outputs as they are.
+        task: What the model's outputs mean: ``multiclass``, ``multilabel``, ``binary`` (one logit), ``regression``.
         estimator: Entry of ``shapley.ESTIMATORS``.
         max_batch: Rows of a pass. Changes values by rounding only.
         seed: Seed for drawing coalitions.
@@ -84,7 +88,10 @@ def shapley_values(
         torch.Size([2, 3, 8, 8])
     """
     kind = lookup(ESTIMATORS, "estimator", estimator)
-    lookup(LINKS, "link", link)
+    meant = build_task(task)
+    link = link or meant.links[0]
+    if link != "logits":  # which are determined here: nothing has learned them
+        meant.check_link(link, "link")
     stated = getattr(model, "pretrained_cfg", None) or {}
     size = _image_size(images, image_size, stated)
     given = [as_players(each, size) for each in _each(players)]
@@ -102,7 +109,7 @@ def shapley_values(
     own = given * len(batch) if len(given) == 1 else given
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with evaluating(model), torch.no_grad():
-        classifier, num_classes = _classifier(model, pixels, batch[:1].to(device))
+        classifier, num_classes = _classifier(model, pixels, batch[:1].to(device), meant)
         if class_names is not None and len(class_names) != num_classes:
             raise UserError(f"class_names: {len(class_names)} names for the model's {num_classes} classes")
         game = _removal_game(classifier, removal, own[0], link, max_batch).to(device)
@@ -126,7 +133,7 @@ def shapley_values(
     return Explanation(
         images=batch,
         values=values,
-        probabilities=LINKS["sigmoid" if link == "sigmoid" else "softmax"](logits),
+        predictions=meant.predict(logits),
         source="classifier",
         efficiency_gap=torch.zeros_like(logits),
         classes=names,
@@ -134,6 +141,7 @@ def shapley_values(
         stderr=stderr,
         evaluations=torch.tensor(spent),
         segments=segments,
+        task=meant,
     )
 
 
@@ -173,7 +181,7 @@ def _arranged(
 
 
 def _classifier(
-    model: nn.Module, pixels: tuple[Sequence[float], Sequence[float]], image: Tensor
+    model: nn.Module, pixels: tuple[Sequence[float], Sequence[float]], image: Tensor, task: Task
 ) -> tuple[Classifier, int]:
     """Return the model behind its pixel normalization, and its number of classes, which the answer to an image tells.
 
@@ -187,7 +195,20 @@ def _classifier(
         return classifier
 
     classifier = model if isinstance(model, Classifier) else behind(Logits(model), 0)
-    logits = logits_of(classifier, image)
+    try:
+        logits = classifier(image)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"model: does not take images of {size[0]}×{size[1]}: {reason}") from error
+    try:
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise UserError("no outputs")
+        task.check_classes([str(k) for k in range(logits.shape[1])], "model")
+    except UserError:
+        shape = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"model: answers with {shape}; {task.outputs} are wanted") from None
+    if not logits.isfinite().all():
+        raise UserError("model: answers with numbers that are not finite")
     num_classes = logits.shape[1]
     if not takes_channels_last(model):
         return classifier, num_classes

@@ -10,21 +10,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from safetensors.torch import save_file
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from fastshap_lab.compose import CONFIGS, as_hydra_wants, one_line
-from fastshap_lab.config import Config, validated
+from fastshap_lab.compose import compose
+from fastshap_lab.config import Config
 from fastshap_lab.data import DATASETS
 from fastshap_lab.data.handed_over import HandedOver, Pictures
 from fastshap_lab.data.relabelled import translation
@@ -32,7 +28,8 @@ from fastshap_lab.data.splits import NO_LABEL
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import AmortizedExplainer, load_explainer
 from fastshap_lab.models import IMPORT, LIBRARIES, Classifier, build_classifier
-from fastshap_lab.models.foreign import hand_over, logits_of, own_network, pixels_of, take_back
+from fastshap_lab.models.foreign import hand_over, own_network, take_back
+from fastshap_lab.models.inspection import logits_of, pixels_of
 from fastshap_lab.models.tokens import is_token_network, token_grid
 from fastshap_lab.runs.execute import conclude, execute
 from fastshap_lab.runs.plan import plan, show
@@ -143,7 +140,7 @@ def train_explainer(
             state = {name: tensor.contiguous().clone() for name, tensor in found.network.state_dict().items()}
             save_file(state, weights)
 
-        def compose(choices: dict[str, str], further: list[str]) -> Config:
+        def chosen_by(choices: dict[str, str], further: list[str]) -> Config:
             chosen = [f"{group}={choice}" for group, choice in choices.items()]
             config = _composed([*words, *chosen, *further, *overrides])
             config.runs_dir, config.name = str(runs_dir), config.name or type(model).__name__.lower()[:64]
@@ -153,10 +150,10 @@ def train_explainer(
                 config.surrogate.params = {"path": path}
             return config
 
-        config = compose({}, [])
+        config = chosen_by({}, [])
         if config.stage not in ("explainer", "evaluate", "all"):
             raise UserError(f"overrides: stage={config.stage} trains no explainer")
-        runs = plan(config, compose, STAGES, device_of(config.trainer))
+        runs = plan(config, chosen_by, STAGES, device_of(config.trainer))
         show(runs, console)
         execute(runs, console)
         conclude(runs, console)
@@ -172,13 +169,9 @@ def train_explainer(
 
 def _composed(words: Sequence[str]) -> Config:
     """Return the configuration of ``train.py`` with overrides; a program may itself be one of Hydra's."""
-    ConfigStore.instance().store(name="schema", node=Config)
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return validated(hydra.compose("config", [as_hydra_wants(word) for word in words]))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error)) from None
+        return compose(words)
     finally:
         GlobalHydra.instance().hydra = outer
 

@@ -1,5 +1,7 @@
 """The command line: compose the configuration, plan, run; and one clear line where something is wrong."""
 
+import argparse
+import errno
 import os
 import signal
 import sys
@@ -8,18 +10,30 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from rich.console import Console
 
-from fastshap_lab.compose import CONFIGS, DISK, as_hydra_wants, one_line
-from fastshap_lab.config import Config, validated
+from fastshap_lab.choices import choices
+from fastshap_lab.compose import compose, composed
+from fastshap_lab.config import Config
 from fastshap_lab.errors import Interrupted, UserError
+
+_ROOM, _RIGHTS = "make room, or choose another {place}", "allow it, or choose another {place}"
+# What a disk can refuse, and what would be right, of the setting that says where files are written.
+_DISK = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "allow larger files (ulimit -f), or choose another {place}",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "choose a {place} where files can be written",
+    errno.ENOTDIR: "choose a {place} that is a folder, or can become one",
+    errno.EEXIST: "choose a {place} that is a folder, or can become one",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "see to the disk, or choose another {place}",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,47 +49,87 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The words after the program's name; by default those it was started with.
     """
-    ConfigStore.instance().store(name="schema", node=Config)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come here instead of being printed as tracebacks
     quiet_libraries()
-    with one_line_errors(), signals_interrupt():
-        sys.argv[1:] = [as_hydra_wants(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(_run)()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with one_line_errors(debug="debug=true" in map(str.lower, words)), signals_interrupt():
+        parser = _parser("train.py" if arguments is None else "fastshap-lab train")
+        flags, overrides = parser.parse_known_args(words)
+        if unknown := [word for word in overrides if word.startswith("-")]:
+            parser.error(f"{unknown[0]}: unknown")
+        if flags.help:
+            sys.stdout.write(_help(flags.config_dir))
+        elif flags.cfg:
+            sys.stdout.write(OmegaConf.to_yaml(composed(overrides, flags.config_dir)))
+        else:
+            _run(overrides, flags.config_dir)
 
 
-def _run(config: DictConfig) -> None:
-    with one_line_errors():  # here too: Hydra announces exceptions of its job in its own way
-        # What imports slowly: --help and mistyped keys need not wait for it.
-        from fastshap_lab.runs.execute import conclude, execute
-        from fastshap_lab.runs.plan import plan, show
-        from fastshap_lab.runs.prune import prune
-        from fastshap_lab.stages import STAGES
-        from fastshap_lab.stages.imported import check_typed
-        from fastshap_lab.training.trainer import device_of
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
 
-        given = list(HydraConfig.get().overrides.task)
+    def error(self, message: str) -> NoReturn:
+        """Raise a ``UserError``."""
+        raise UserError(f"{message}; {self.prog} --help says what there is")
 
-        def compose(choices: dict[str, str], overrides: list[str]) -> Config:
-            kept = [one for one in given if one.split("=")[0] not in choices]
-            chosen = [f"{group}={choice}" for group, choice in choices.items()]
-            composed = hydra.compose("config", chosen + [as_hydra_wants(one) for one in overrides] + kept)
-            return of_the_user(composed)
 
-        def of_the_user(composed: DictConfig) -> Config:
-            complete = validated(composed)
-            check_typed(complete, sys.argv[1:])
-            return complete
+def _parser(program: str) -> Parser:
+    """Return what reads the flags of a command; its help lists choices, which only the configurations know."""
+    parser = Parser(program, add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.add_argument("-cd", "--config-dir", type=Path)
+    return parser
 
-        console = Console(highlight=False)
-        checked = of_the_user(config)
-        if checked.prune:
-            prune(Path(checked.runs_dir), console, checked.dry_run)
-            return
-        runs = plan(checked, compose, STAGES, device_of(checked.trainer))
-        show(runs, console)
-        if not checked.dry_run:
-            execute(runs, console)
-            conclude(runs, console)
+
+def _help(folder: Path | None) -> str:
+    """Return what can be typed and chosen."""
+    listed = "\n".join(f"{group}: {', '.join(names)}" for group, names in choices(folder).items())
+    return f"""\
+Amortized Shapley explainers of image classifiers: train, reuse, evaluate.
+
+python train.py                                    all stages on the digits, and a report
+python train.py stage=surrogate data=cifar10       one stage, and what it needs
+python train.py dry_run=true                       what would be done
+python train.py prune=true                         delete kept results that no run refers to
+python train.py --cfg job                          the whole configuration
+python train.py --config-dir mine data=ours        choices of your own, here mine/data/ours.yaml
+fastshap-lab train                                 the same, from any folder
+
+Choices (group=choice):
+{listed}
+
+Every key, with its default and what it means: fastshap_lab/configs/config.yaml and docs/configuration.md.
+"""
+
+
+def _run(words: Sequence[str], folder: Path | None) -> None:
+    """Plan what the words ask for, show it, and do it."""
+    config = compose(words, folder)
+    # What imports slowly: mistyped keys need not wait for it.
+    from fastshap_lab.runs.execute import conclude, execute
+    from fastshap_lab.runs.plan import plan, show
+    from fastshap_lab.runs.prune import prune
+    from fastshap_lab.stages import STAGES
+    from fastshap_lab.stages.imported import check_typed
+    from fastshap_lab.training.trainer import device_of
+
+    def again(choices: dict[str, str], overrides: list[str]) -> Config:
+        kept = [word for word in words if word.lstrip("+").partition("=")[0] not in choices]
+        chosen = [f"{group}={choice}" for group, choice in choices.items()]
+        found = compose([*chosen, *overrides, *kept], folder)
+        check_typed(found, words)
+        return found
+
+    check_typed(config, words)
+    console = Console(highlight=False)
+    if config.prune:
+        prune(Path(config.runs_dir), console, config.dry_run)
+        return
+    runs = plan(config, again, STAGES, device_of(config.trainer))
+    show(runs, console)
+    if not config.dry_run:
+        execute(runs, console)
+        conclude(runs, console)
 
 
 def quiet_libraries() -> None:
@@ -105,34 +159,29 @@ def signals_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def one_line_errors(place: str = "runs_dir") -> Iterator[None]:
+def one_line_errors(place: str = "runs_dir", *, debug: bool = False) -> Iterator[None]:
     """Make one line on standard error, and an exit status, of mistakes that the user can mend and of signals.
 
     Args:
         place: The setting that says where files are written.
+        debug: Whether the traceback comes before the line.
     """
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if isinstance(error, OSError) and not isinstance(error, HydraException) and error.errno not in DISK:
+    except (UserError, OSError) as error:
+        if isinstance(error, UserError):
+            line = str(error)
+        elif error.errno in _DISK:
+            line = f"{error.filename or 'a file'}: {error.strerror}; {_DISK[error.errno].format(place=place)}"
+        else:
             raise
-        _trace()
-        say(f"error: {one_line(error, place)}")
-        sys.exit(2)
-    except AssertionError as error:
-        if not str(error).startswith("Unexpected type"):  # OmegaConf's, of a key within what is null
-            raise
-        _trace()
-        say("error: classifier.pretrain: this classifier is not pretrained; classifier=mae_vit is")
+        if debug:
+            traceback.print_exc()
+        say(f"error: {line}")
         sys.exit(2)
     except Interrupted as end:
         say(str(end))
         sys.exit(end.status)
-
-
-def _trace() -> None:
-    if "debug=true" in map(str.lower, sys.argv[1:]):
-        traceback.print_exc()
 
 
 def say(line: str) -> None:

@@ -14,10 +14,10 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from fastshap_lab.cli import Parser, one_line_errors, quiet_libraries, say, signals_interrupt
 from fastshap_lab.cli import main as train
-from fastshap_lab.cli import one_line_errors, quiet_libraries, say, signals_interrupt
 from fastshap_lab.errors import Interrupted, UserError, check_max_batch
 from fastshap_lab.progress import Progress
 from fastshap_lab.records import MEASURES, RECORD, REPORT, read_record, true_value_measures
@@ -64,14 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; {self.prog} --help says what there is")
-
-
 def parser() -> argparse.ArgumentParser:
     """Return what reads the command line, and says in one line what is wrong with it."""
-    whole = _Parser(prog="fastshap-lab", description="Train, explain pictures, find reports, look at the machine.")
+    whole = Parser(prog="fastshap-lab", description="Train, explain pictures, find reports, look at the machine.")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
 
     commands.add_parser("train", help="train, reuse, evaluate; fastshap-lab train --help says what there is")
@@ -209,17 +204,17 @@ def _rows(
 
 def _written(explanation: "Explanation", target: Path, classes: list[int] | None) -> dict[str, Any]:
     """Write the files of one picture, and return what they are called and the numbers of some classes."""
-    probabilities = explanation.probabilities[0]
-    order = probabilities.argsort(descending=True, stable=True).tolist()
+    task, predictions = explanation.task, explanation.predictions[0]
+    order = task.ranks(predictions).argsort(descending=True, stable=True).tolist()
     if classes is None:
         classes = sorted(order) if len(order) <= _MOST_CLASSES else order[:_MOST_CLASSES]
     figure, values = (target.with_name(f"{target.name}.{suffix}") for suffix in ("png", "npz"))
     explanation.plot(figure, classes)
     explanation.save(values)
     row = {
-        "predicted": explanation.classes[order[0]],
+        "predicted": task.in_words(predictions, explanation.classes),
         "classes": [explanation.classes[number] for number in classes],
-        "probabilities": _numbers(probabilities[classes]),
+        task.answers: _numbers(predictions[classes]),
         "efficiency_gap": _numbers(explanation.efficiency_gap[0, classes]),
     }
     if explanation.stderr is not None:

@@ -1,4 +1,4 @@
-"""What a run can be told: the typed schema of ``configs/``."""
+"""What a run can be told: the typed schema of ``fastshap_lab/configs/``."""
 
 import os
 from dataclasses import dataclass, field
@@ -55,6 +55,7 @@ class DataConfig(ComponentConfig):
     """Where images come from, and the players on them."""
 
     grid: Annotated[list[Count], Field(min_length=2, max_length=2)] = MISSING
+    task: Component | None = None
 
 
 @dataclass
@@ -113,7 +114,7 @@ class SurrogateConfig(TrainingConfig):
     """The model that imitates it under coalitions."""
 
     masking: Component = MISSING
-    loss: Annotated[str, _one_of("kl", "reverse_kl")] = "kl"
+    loss: Annotated[str, _one_of("kl", "reverse_kl", "squared_error")] | None = None
     num_coalitions: Count = 1
     from_classifier: bool = True
 
@@ -131,7 +132,7 @@ class LabelsConfig:
 class ExplainerConfig(TrainingConfig):
     """The network that predicts the surrogate's Shapley values."""
 
-    link: str = "softmax"
+    link: str | None = None
     normalization: str = "additive"
     loss: Annotated[str, _one_of("labels", "fastshap")] = "labels"
     labels: LabelsConfig = field(default_factory=LabelsConfig)

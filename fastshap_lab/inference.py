@@ -4,7 +4,7 @@ import json
 import os
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,13 @@ from fastshap_lab.models import (
     Explainer,
     ModelGame,
     Surrogate,
+    Task,
+    build_task,
 )
 from fastshap_lab.models.freezing import evaluating, frozen
 from fastshap_lab.models.specs import ClassifierSpec, ExplainerSpec, SurrogateSpec
 from fastshap_lab.models.targets import Classes, Targets, chosen_classes, class_of_each
+from fastshap_lab.models.tasks import Multiclass
 from fastshap_lab.records import model_folder
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, Kriging, Refinement, efficiency_gap, relative_error
 
@@ -48,7 +51,7 @@ class Explanation:
         images: (B, 3, H, W), RGB in [0, 1], at the model's size.
         values: (B, K, rows, columns), the Shapley value of each player for each class, in units of the link; (B, K, P)
             where players are segments, with NaN after the last one of an image that has fewer than others.
-        probabilities: (B, K), of the model that ``source`` names.
+        predictions: (B, K), of the model that ``source`` names: probabilities, or a regression's answers.
         source: ``classifier`` where it is bundled with the explainer, else ``surrogate``.
         efficiency_gap: (B, K), what the network's raw values missed of the total, before normalization.
         classes: K class names.
@@ -56,11 +59,12 @@ class Explanation:
         stderr: Standard errors of refined or estimated values, in the shape of these, else None.
         evaluations: (B,), of the game, that the refinement of each image took; 0 without one.
         segments: (B, H, W), the player that each pixel belongs to, where players are segments, else None.
+        task: What the model's outputs mean.
     """
 
     images: Tensor
     values: Tensor
-    probabilities: Tensor
+    predictions: Tensor
     source: str
     efficiency_gap: Tensor
     classes: list[str]
@@ -68,6 +72,18 @@ class Explanation:
     stderr: Tensor | None
     evaluations: Tensor
     segments: Tensor | None = None
+    task: Task = field(default_factory=Multiclass)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The predictions (B, K) of all tasks but regression.
+
+        Raises:
+            UserError: They are no probabilities.
+        """
+        if self.task.answers != "probabilities":
+            raise UserError(f"explanation.probabilities: a {self.task.name} has none; its answers are its .predictions")
+        return self.predictions
 
     def __len__(self) -> int:
         return len(self.values)
@@ -81,15 +97,14 @@ class Explanation:
         return replace(self, **tensors)
 
     def __repr__(self) -> str:
-        best = self.probabilities.max(dim=1)
+        best = self.task.foremost(self.predictions[:_LISTED])
+        said = self.predictions[:_LISTED].gather(1, best.unsqueeze(1)).squeeze(1)
         top = [
-            f"  {index:>4}  {_brief(self.classes[number], 60)}  {probability:.3f}"
-            for index, (number, probability) in enumerate(
-                zip(best.indices[:_LISTED].tolist(), best.values[:_LISTED].tolist(), strict=True)
-            )
+            f"  {index:>4}  {_brief(self.classes[number], 60)}  {answer:.3f}"
+            for index, (number, answer) in enumerate(zip(best.tolist(), said.tolist(), strict=True))
         ]
         more = [f"        and {len(self) - _LISTED} more"] if len(self) > _LISTED else []
-        return "\n".join([self._summary(), f"  most probable by the {self.source}:", *top, *more])
+        return "\n".join([self._summary(), f"  {self.task.first} by the {self.source}:", *top, *more])
 
     def _repr_html_(self) -> str:
         """Return what notebooks show: the first images with the maps of their most probable classes."""
@@ -107,7 +122,7 @@ class Explanation:
             refined = f"refined with {most}{'' if least == most else f' or fewer (at least {least})'} evaluations each"
         return (
             f"Explanation of {len(self)} image{'s' * (len(self) != 1)}: Shapley values of {self._players()} for "
-            f"{len(self.classes)} classes ({names}), link {self.link}, {refined}"
+            f"{len(self.classes)} {self.task.nouns[len(self.classes) > 1]} ({names}), link {self.link}, {refined}"
         )
 
     def _players(self) -> str:
@@ -153,10 +168,14 @@ class Explanation:
         return class_maps(
             self.images.permute(0, 2, 3, 1).cpu().numpy(),
             self.values.cpu().numpy(),
-            self.probabilities.cpu().numpy(),
+            self.predictions.cpu().numpy(),
             self.classes,
             value_name=f"Shapley value ({self.link})",
             segments=None if self.segments is None else self.segments.numpy(),
+            ranks=self.task.ranks(self.predictions).cpu().numpy(),
+            marked=self.task.marked(self.predictions).cpu().numpy(),
+            said=[self.task.in_words(one, self.classes) for one in self.predictions],
+            answer_format=self.task.answer_format,
             **options,
         )
 
@@ -164,13 +183,15 @@ class Explanation:
         """Write it as one ``.npz`` file, whole or not at all.
 
         Tensors are arrays under their names; ``description`` is JSON text of the rest: ``classes``, ``link``,
-        ``source``, and null for what there is not. NumPy reads it, without this package and without unpickling.
+        ``source``, ``task``, and null for what there is not. What the model answered is ``probabilities``, of a
+        regression ``predictions``. NumPy reads it, without this package and without unpickling.
 
         Args:
             path: The file to make or replace.
         """
         arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
         rest = {name: value for name, value in vars(self).items() if name not in arrays}
+        rest["task"], arrays[self.task.answers] = self.task.to_json(), arrays.pop("predictions")
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, description=np.array(json.dumps(rest)), **arrays)
 
@@ -189,6 +210,8 @@ class Explanation:
                 file.seek(0)
                 arrays = dict(np.load(file, allow_pickle=False))
             described = json.loads(str(arrays.pop("description")))
+            described["task"] = build_task(described.get("task"))
+            arrays["predictions"] = arrays.pop(described["task"].answers)
             loaded = cls(**described, **{name: torch.from_numpy(array) for name, array in arrays.items()})
             loaded._check()
         except (
@@ -201,6 +224,7 @@ class Explanation:
             MemoryError,
             EOFError,
             BadZipFile,
+            UserError,
         ) as error:
             reason = getattr(error, "strerror", None) or _brief(str(error), 200) or type(error).__name__
             raise UserError(f"{path}: no explanation as Explanation.save writes it: {reason}") from None
@@ -213,20 +237,21 @@ class Explanation:
         expected = {
             "values": (num_images, num_classes, *players),
             "images": (num_images, 3, *self.images.shape[2:]),
-            "probabilities": (num_images, num_classes),
+            "predictions": (num_images, num_classes),
             "efficiency_gap": (num_images, num_classes),
             "stderr": (num_images, num_classes, *players),
             "evaluations": (num_images,),
             "segments": (num_images, *self.images.shape[2:]),
         }
         for name, shape in expected.items():
-            value = getattr(self, name)
+            value, called = getattr(self, name), self.task.answers if name == "predictions" else name
             if value is None and name in ("stderr", "segments"):
                 continue
             if value.shape != shape or len(self.images.shape) != 4 or len(players) != axes:
-                raise ValueError(f"its {name} have shape {tuple(value.shape)}")
+                raise ValueError(f"its {called} have shape {tuple(value.shape)}")
             if value.is_floating_point() == (name in ("evaluations", "segments")) or value.is_complex():
-                raise ValueError(f"its {name} are of {value.dtype}")
+                raise ValueError(f"its {called} are of {value.dtype}")
+        self.task.check_size(num_classes)
         if self.segments is not None and not 0 <= self.segments.min() <= self.segments.max() < players[0]:
             raise ValueError(f"its segments are not numbered 0 to {players[0] - 1}")
         names = [*self.classes, self.link, self.source]
@@ -276,6 +301,11 @@ class AmortizedExplainer(nn.Module):
         self.link, self.normalization = link, normalization
         self._frozen: tuple[Any, Surrogate] | None = None  # in a tuple: no part of this module
 
+    @property
+    def task(self) -> Task:
+        """What the K outputs of the explained model mean."""
+        return self.surrogate.task
+
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P K"]:
         """Return normalized Shapley values of images in [0, 1]."""
         return self._explain(image)[0]
@@ -321,7 +351,6 @@ class AmortizedExplainer(nn.Module):
         if refine:
             self._check_refinement(refine, tolerance)
         batch = to_tensor(images, self.grid.image_size, self.resize)
-        to_probability = LINKS["sigmoid" if self.link == "sigmoid" else "softmax"]
         game = self.game(max_batch) if refine else None
         parts = []
         with evaluating(self):
@@ -330,26 +359,28 @@ class AmortizedExplainer(nn.Module):
                 image = chunk.to(self.device)
                 with torch.inference_mode():
                     phi, gap, full = self._explain(image)
-                    probabilities = to_probability(full if self.classifier is None else self.classifier(image))
+                    predictions = self.task.predict(full if self.classifier is None else self.classifier(image))
                 stderr, spent = torch.zeros_like(phi), 0
                 if game is not None:
-                    refined = self._refined(game, image, phi, probabilities.argmax(dim=-1), refine, tolerance, seed)
+                    target = self.task.foremost(predictions)
+                    refined = self._refined(game, image, phi, target, refine, tolerance, seed)
                     phi, stderr, spent = refined.phi.to(phi), refined.stderr.to(phi), refined.evaluations
                 number = torch.full((len(image),), spent)
-                parts.append((self.grid.to_grid(phi), gap, probabilities, self.grid.to_grid(stderr), number))
+                parts.append((self.grid.to_grid(phi), gap, predictions, self.grid.to_grid(stderr), number))
         # Cloned outside of inference mode: ordinary tensors, which the caller may change or use in a loss.
-        values, gap, probabilities, stderr, spent = (torch.cat(part).cpu().clone() for part in zip(*parts, strict=True))
+        values, gap, predictions, stderr, spent = (torch.cat(part).cpu().clone() for part in zip(*parts, strict=True))
         source = "surrogate" if self.classifier is None else "classifier"
         return Explanation(
             batch,
             values,
-            probabilities,
+            predictions,
             source,
             gap,
             self.class_names,
             self.link,
             stderr if refine else None,
             spent,
+            task=self.task,
         )
 
     def attribute(self, image: Images, target: Targets | None = None) -> Float[Tensor, "B rows columns"]:
@@ -357,7 +388,8 @@ class AmortizedExplainer(nn.Module):
 
         Args:
             image: As for ``explain``.
-            target: Class per image, one for all, or none for the most probable of each.
+            target: Class per image, one for all, or none for the most probable of each (of a regression, the target
+                that is furthest from its mean, in spreads).
 
         Raises:
             UserError: As for ``explain``, or a target is no class.
@@ -366,7 +398,7 @@ class AmortizedExplainer(nn.Module):
         chosen = None if target is None else class_of_each(target, len(batch), len(self.class_names)).cpu()
         explanation = self.explain(batch)
         if chosen is None:
-            chosen = explanation.probabilities.argmax(dim=-1)
+            chosen = self.task.foremost(explanation.predictions)
         return explanation.values[torch.arange(len(batch)), chosen]
 
     def _check_refinement(self, refine: int, tolerance: float | None) -> None:

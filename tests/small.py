@@ -37,15 +37,18 @@ def surrogate(masking: str, grid: Sequence[int] = (2, 3), seed: int = 0, name: s
     )
 
 
-def explainer_description(name: str = "unet", grid: Sequence[int] = (2, 3), **changes: Any) -> dict[str, Any]:
+def explainer_description(
+    name: str = "unet", grid: Sequence[int] = (2, 3), task: str | dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
     """Describe an explainer as its model folder does, a UNet for a ResNet or a ViT for a ViT."""
     masking, inner = {"unet": ("mask_channel", "resnet"), "vit": ("attention", "vit")}[name]
+    learned = {} if task is None else {"task": task}
     params = {"channels": [4, 6]} if name == "unet" else {"backbone": {"name": "vit", "params": PARAMS["vit"]}}
     described = {
         "kind": "explainer",
-        "network": network(name) | {"params": params, "grid": list(grid)},
-        "surrogate": {"classifier": network(inner), "masking": masking, "grid": list(grid)},
-        "classifier": network(inner),
+        "network": network(name) | {"params": params, "grid": list(grid)} | learned,
+        "surrogate": {"classifier": network(inner) | learned, "masking": masking, "grid": list(grid)},
+        "classifier": network(inner) | learned,
         "link": "softmax",
         "normalization": "additive",
         "class_names": ["cat", "dog", "eel"],

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
-from hydra.core.config_store import ConfigStore
 from rich.console import Console
 
-from fastshap_lab.cli import CONFIGS, as_hydra_wants
-from fastshap_lab.config import Config, validated
+from fastshap_lab.compose import compose
+from fastshap_lab.config import Config
 from fastshap_lab.runs.execute import execute
 from fastshap_lab.runs.plan import plan
 from fastshap_lab.runs.run import Run
@@ -41,20 +39,17 @@ UNET = ["explainer.params.channels=[8,8]"]
 
 def configured(*overrides: str, base: list[str] | None = None) -> Config:
     """Compose the tiny configuration, or another base, with overrides."""
-    ConfigStore.instance().store(name="schema", node=Config)
-    words = [as_hydra_wants(one) for one in (*((*TINY, *RESNET, *UNET) if base is None else base), *overrides)]
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return validated(hydra.compose("config", words))
+    return compose([*((*TINY, *RESNET, *UNET) if base is None else base), *overrides])
 
 
 def planned(*overrides: str, base: list[str] | None = None) -> list[Run]:
     """Plan it."""
 
-    def compose(choices: dict[str, str], further: list[str]) -> Config:
+    def again(choices: dict[str, str], further: list[str]) -> Config:
         return configured(*[f"{group}={choice}" for group, choice in choices.items()], *further, *overrides, base=base)
 
     config = configured(*overrides, base=base)
-    return plan(config, compose, STAGES, device_of(config.trainer))
+    return plan(config, again, STAGES, device_of(config.trainer))
 
 
 def executed(*overrides: str, base: list[str] | None = None) -> list[Run]:

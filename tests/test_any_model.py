@@ -98,6 +98,28 @@ def test_a_timm_model_states_how_its_pixels_are_normalized():
     assert torch.equal(told.values, given.values)
 
 
+@pytest.mark.parametrize(
+    ("task", "link", "classes"),
+    [("multilabel", "sigmoid", 3), ("binary", "sigmoid", 1), ("binary", "logits", 1), ("regression", "identity", 1)],
+)
+def test_models_of_other_tasks_are_explained_in_their_own_space(task, link, classes):
+    model = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(18, classes))
+    words = {"evaluations": 62, "normalized": True, "removal": {"name": "constant", "params": {"colour": [0.0] * 3}}}
+    given = {} if link == "logits" else {"link": None}
+    found = fsl.shapley_values(model, IMAGES, PLAYERS, task=task, **words | (given or {"link": link}))
+    space = {"sigmoid": torch.sigmoid}.get(link, lambda outputs: outputs)
+    with torch.no_grad():
+        outputs = model(IMAGES)
+        total = space(outputs) - space(model(torch.zeros_like(IMAGES[:1])))
+    torch.testing.assert_close(found.values.sum(dim=(2, 3)), total, rtol=1e-4, atol=1e-5)
+    if link != "sigmoid":  # a linear game: a player is worth what its pixels add
+        weights = model[2].weight.detach().view(classes, 3, 2, 3)
+        alone = (nn.functional.avg_pool2d(IMAGES, 4).unsqueeze(1) * weights).sum(dim=2)
+        torch.testing.assert_close(found.values, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.predictions, outputs if task == "regression" else outputs.sigmoid())
+    assert (found.task.name, found.link) == (task, link)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("make", [Own, known], ids=["own", "known"])
 def test_a_models_precision_is_its_own(make, dtype):
@@ -181,6 +203,10 @@ def test_examples():
         ({"estimator": "kernel_shap", "evaluations": 19}, "evaluations=19: too few for 6 players; 20 or more"),
         ({"estimator": "nosuch"}, "estimator=nosuch: unknown"),
         ({"link": "nosuch"}, "link=nosuch: unknown"),
+        ({"link": "sigmoid"}, "link=sigmoid: is for the tasks multilabel and binary"),
+        ({"task": "regression", "link": "softmax"}, "link=softmax: a regression's values have"),
+        ({"task": "binary"}, r"model: answers with a tensor of shape \(1, 3\); logits \(images, 1\) are wanted"),
+        ({"task": "nosuch"}, "task=nosuch: unknown"),
         ({"estimator": "exact", "players": (4, 6)}, "estimator=exact: 24 players; 20 are the most"),
         ({"std": (1e-45, 0.1, 0.1)}, "model: answers with numbers that are not finite"),
         ({"removal": "nosuch"}, "removal=nosuch: unknown"),

@@ -49,6 +49,8 @@ def test_help_shows_what_to_type_and_what_to_choose(monkeypatch, capsys):
     said = capsys.readouterr()
     assert "python train.py stage=surrogate" in said.out
     assert "explainer: unet, unet_slim, unet_small, vit, vit_slim, vit_small" in said.out
+    assert "method: ag_cam, all, attention_grad_cam" in said.out
+    assert "check: attention_layers, coverage" in said.out
     assert not said.err
     assert not list(Path().iterdir())
 
@@ -181,6 +183,9 @@ TIMM = "classifier=timm classifier.params.model"
         ("classifier.teacher=nowhere", "nowhere: no model folder"),
         ("classifier.pretrain.epochs=3", "classifier.pretrain: this classifier is not pretrained; "),
         ("classifier.pretrain.optim.lr=1", "classifier.pretrain: this classifier is not pretrained; "),
+        ("classifier.mean.red=1", "classifier.mean.red: classifier.mean is null; set it as a whole, classifier.mean=…"),
+        ("evaluate.sections.x=1 seed=1", "evaluate.sections.x: evaluate.sections is null; set it as a whole, eval"),
+        ("classifier.pretrain.name=mae classifier=vit_slim", "classifier.pretrain: this classifier is not pretrained"),
         ("stage=pretrain", "stage=pretrain: this classifier is not pretrained; classifier=mae_vit is"),
         ("classifier=mae_vit network@classifier=resnet_slim", "classifier.pretrain.name=mae: ResNet is no plain"),
         ("classifier=checkpoint classifier.path=nowhere", "nowhere: no model folder"),
@@ -192,13 +197,18 @@ TIMM = "classifier=timm classifier.params.model"
         ("trainer.accelerator=abacus", "trainer: You selected an invalid accelerator name"),
         ("trainer.accelerator=cpu trainer.devices=many", "trainer: `devices` selected with `CPUAccelerator`"),
         ("trainer.accelerator=cpu trainer.devices=2", "trainer.devices=2, trainer.num_nodes=1: a stage runs in one"),
+        # Flags, and keys that were Hydra's.
+        ("--multirun seed=1,2", "--multirun: unknown; train.py --help says what there is"),
+        ("--config-dir nowhere", "--config-dir nowhere: no such folder"),
+        ("--cfg all", "argument -c/--cfg: invalid choice: 'all' (choose from "),
+        ("hydra.run.dir=x", "hydra.run.dir: unknown key, known: stage, name"),
         # Grammar.
         ("classifier.optim.lr", "classifier.optim.lr: cannot be read as key=value"),
         ("classifier.params=[1,", "classifier.params=[1,: cannot be read as key=value"),
         ("=3", "'=3': names no key; key=value is wanted"),
         ("+=3", "'+=3': names no key; key=value is wanted"),
         ("~", "'~': names no key; key=value is wanted"),
-        ("seed=1,2", "Ambiguous value for argument 'seed=1,2'"),
+        ("seed=1,2", "Ambiguous value for argument 'seed=1,2' 1. To use it as a list, use key=[value1,value2] 2. "),
     ],
 )
 def test_every_mistake_is_one_line_and_status_2(monkeypatch, capsys, overrides, expected):
@@ -309,7 +319,10 @@ def test_what_is_found_damaged_on_the_way_is_named(monkeypatch, capsys, broken):
         (pipeline("'data.name=digits'"), "evaluate.pipelines.A.overrides: data.name=digits: pipelines differ in"),
         (pipeline("'data.grid=[3,3]'"), "data.grid: 3×3 players do not divide"),
         (pipeline().replace("A:", "A/B:"), "evaluate.pipelines.A/B=A/B: must match"),
-        (pipeline().replace("overrides", "overides"), "evaluate.pipelines.A.overides: Key 'overides' not in"),
+        (
+            pipeline().replace("overrides", "overides"),
+            "evaluate.pipelines.A.overides: unknown key of evaluate.pipelines.A, did you mean o",
+        ),
     ],
 )
 def test_so_is_a_mistake_in_a_pipeline(monkeypatch, capsys, override, expected):

@@ -85,6 +85,24 @@ def test_explain_writes_figures_and_values_and_prints_a_line_each(capsys, explai
         assert row["stderr"] == pytest.approx(errors.tolist(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("task", "link", "key"),
+    [
+        ("multilabel", "sigmoid", "probabilities"),
+        ({"name": "regression", "params": {"mean": [5.0] * 3, "spread": [2.0] * 3}}, "identity", "predictions"),
+    ],
+)
+def test_other_tasks_say_what_they_predict(capsys, task, link, key):
+    changes = {"task": task, "link": link}
+    save_model(Path("other"), small.explainer(**changes), small.explainer_description(**changes))
+    assert status("explain", "other", "pictures/cat/1.png", "--out", "out") == 0
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    kept = Explanation.load(row["values"])
+    assert row[key] == pytest.approx(kept.predictions[0].tolist(), rel=1e-5)
+    assert row["predicted"] == kept.task.in_words(kept.predictions[0], ["cat", "dog", "eel"])
+    assert {"probabilities", "predictions"} & row.keys() == {key}
+
+
 def test_of_many_classes_the_most_probable_are_listed(capsys):
     names = [f"class {number}" for number in range(12)]
     network = small.network("resnet", num_classes=12)

@@ -7,13 +7,18 @@ import pytest
 import yaml
 
 from fastshap_lab.attribution import METHODS
+from fastshap_lab.choices import CONFIGS, choices
+from fastshap_lab.compose import compose
+from fastshap_lab.config import ComponentConfig
+from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.checks import CHECKS
 from fastshap_lab.evaluation.metrics import comparable_metrics
+from fastshap_lab.models.tasks import Multiclass
 from fastshap_lab.stages.evaluate import check_settings
-from tests.small_runs import CONFIGS, configured, planned
+from tests.small_runs import configured, planned
 
 GROUPS = ("data", "classifier", "surrogate", "explainer", "trainer", "logger", "experiment")
-LISTS = {"method": METHODS.keys(), "metric": comparable_metrics().keys(), "check": CHECKS.keys()}
+LISTS = {"method": METHODS, "metric": comparable_metrics(), "check": CHECKS}
 SWEEPS = sorted((CONFIGS / "sweep").glob("*.yaml"))
 
 
@@ -39,17 +44,38 @@ def test_every_choice_composes(path):
 
 
 @pytest.mark.parametrize("group", LISTS)
-def test_every_entry_of_what_is_chosen_in_lists_has_a_file(group):
-    names = {path.stem for path in (CONFIGS / group).iterdir()} - {"all"}
-    assert names == LISTS[group]
-    chosen = getattr(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate, f"{group}s")
-    assert {name: component.name for name, component in chosen.items()} == {name: name for name in names}
-    check_settings(configured(f"{group}=[{','.join(sorted(names))}]", base=[]).evaluate)
+def test_every_entry_of_a_table_can_be_chosen(group):
+    evaluate = configured(f"{group}=[{','.join(LISTS[group])}]", base=[]).evaluate
+    chosen = getattr(evaluate, f"{group}s")
+    assert {name: component.name for name, component in chosen.items()} == {name: name for name in LISTS[group]}
+    check_settings(evaluate, Multiclass())
 
 
 @pytest.mark.parametrize("group", ["method", "metric"])
-def test_all_are_all(group):
-    assert getattr(configured(f"{group}=all", base=[]).evaluate, f"{group}s").keys() == LISTS[group]
+def test_all_are_all_in_the_order_of_the_table(group):
+    assert list(getattr(configured(f"{group}=all", base=[]).evaluate, f"{group}s")) == list(LISTS[group])
+
+
+def test_entries_of_tables_mix_with_files_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "ours", METHODS["rise"])  # an entry needs no file
+    folder = tmp_path / "it's mine, too"
+    for group, text in {
+        "method": "name: rise\nparams: {num_masks: 64}\n",
+        "check": "name: roar\nparams: {seeds: 1}\n",
+    }.items():
+        (folder / group).mkdir(parents=True)
+        (folder / group / "mine.yaml").write_text(f"# @package evaluate.{group}s.mine\n{text}")
+    words = ["method=[rise,mine,ours]", "check=[mine]", "evaluate.methods.rise.params.num_masks=32"]
+    evaluate = compose(words, folder).evaluate
+    assert evaluate.methods == {
+        "rise": ComponentConfig("rise", {"num_masks": 32}),
+        "mine": ComponentConfig("rise", {"num_masks": 64}),
+        "ours": ComponentConfig("ours"),
+    }
+    assert evaluate.checks == {"mine": ComponentConfig("roar", {"seeds": 1})}
+    assert {"mine", "ours", "rise", "all"} <= set(choices(folder)["method"])
+    with pytest.raises(UserError, match="method=mein: unknown, did you mean mine"):
+        compose(["method=[mein]"], folder)
 
 
 @pytest.mark.parametrize("size", ["16", "32"])

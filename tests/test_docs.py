@@ -5,10 +5,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 
-from fastshap_lab.cli import CONFIGS, as_hydra_wants
+from fastshap_lab.choices import CONFIGS
+from fastshap_lab.compose import composed
 from fastshap_lab.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +61,4 @@ def commands():
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_compose(command):
-    ConfigStore.instance().store(name="schema", node=Config)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        compose("config", [as_hydra_wants(word) for word in shlex.split(command)])
+    composed(shlex.split(command))

@@ -192,9 +192,12 @@ def test_a_pass_has_an_image_or_more(max_batch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("link", "to_probability"), [("log_odds", LINKS["softmax"]), ("sigmoid", LINKS["sigmoid"])])
-def test_probabilities_are_the_classifiers_where_it_is_bundled(link, to_probability):
-    explainer = small.explainer(link=link)
+@pytest.mark.parametrize(
+    ("task", "link", "to_probability"),
+    [(None, "log_odds", LINKS["softmax"]), ("multilabel", "sigmoid", LINKS["sigmoid"])],
+)
+def test_probabilities_are_the_classifiers_where_it_is_bundled(task, link, to_probability):
+    explainer = small.explainer(task=task, link=link)
     explanation = explainer.explain(IMAGE)
     assert explanation.source == "classifier"
     torch.testing.assert_close(explanation.probabilities, to_probability(explainer.classifier(IMAGE)))

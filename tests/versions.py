@@ -20,7 +20,11 @@ from fastshap_lab.evaluation.feeders import FEEDERS
 from fastshap_lab.evaluation.metrics import comparable_metrics
 from fastshap_lab.evaluation.sections import SECTIONS
 from fastshap_lab.files import sha256
+from fastshap_lab.models.maskings import MASKINGS
 from fastshap_lab.shapley import ESTIMATORS
+
+FOLLOWED = [["fastshap_lab", package] for package in ("attribution", "metrics", "models", "shapley", "evaluation")]
+"""Packages whose modules compute results; what the others hold moves, stores or draws them."""
 
 RECORDED = Path(__file__).with_name("versions.json")
 
@@ -31,6 +35,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "SECTIONS": SECTIONS,
     "CHECKS": CHECKS,
     "ESTIMATORS": ESTIMATORS,
+    "MASKINGS": MASKINGS,
 }
 
 
@@ -58,20 +63,30 @@ def bare(text: str) -> str:
 
 @cache
 def imported(module: str) -> tuple[str, ...]:
-    """Return the modules of the same package that a module imports from."""
+    """Return the modules that a module imports from, of those that compute results."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    package = ".".join(module.split(".")[:2])
-    found = []
+    found: list[str] = []
     for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{package}."):
-            found.append(node.module)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[:2] in FOLLOWED:
+            names = [f"{node.module}.{name.name}" for name in node.names]
+            modules = [name for name in names if is_module(name)]  # from a package, a module of it
+            found += modules or [node.module]
     return tuple(found)
 
 
+@cache
+def is_module(name: str) -> bool:
+    """Return whether there is a module of this name."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def closure(module: str) -> list[str]:
-    """Return a module and all of its package that it is built on, in order of their names."""
+    """Return a module and all that it is built on, of those that compute results, in order of their names."""
     found, left = set[str](), [module]
     while left:
         if (one := left.pop()) not in found:

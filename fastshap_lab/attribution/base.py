@@ -15,6 +15,7 @@ from fastshap_lab.errors import UserError, check_max_batch
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.freezing import evaluating, takes_channels_last
 from fastshap_lab.models.targets import Targets, as_classes, class_of_each
+from fastshap_lab.models.tasks import Multiclass, Task
 
 Kind = Literal["attribution", "score", "saliency"]
 Choice = TypeVar("Choice", bound=str)
@@ -30,7 +31,7 @@ class AttributionMethod(ABC):
     is the same for every image, so that no image's map depends on its neighbours.
 
     Args:
-        model: Takes images (B, C, H, W) to logits (B, K). It is left as it came.
+        model: Takes images (B, C, H, W) to logits (B, K), or to a regression's answers. It is left as it came.
         max_batch: Images per pass. Changes maps by rounding only.
 
     Raises:
@@ -86,7 +87,8 @@ class AttributionMethod(ABC):
 
         Args:
             image: As the model takes it.
-            target: The class explained, of all images or of each; by default the one with the highest logit.
+            target: The class explained, of all images or of each; by default the one with the highest logit, of a
+                regression the target whose answer is the most unusual.
 
         Raises:
             UserError: A target is no class, or the model's answer is no logits.
@@ -137,12 +139,16 @@ class AttributionMethod(ABC):
         highest = int(classes.max()) if classes is not None and classes.numel() else 0
 
         def see(module: nn.Module, args: tuple[Any, ...], answer: Any) -> None:
-            check_logits(answer)
+            self._check_answer(answer)
             if highest >= answer.shape[1]:
                 raise UserError(f"target={highest}: classes are numbered 0 to {answer.shape[1] - 1}")
 
         with undisturbed(self.model), hooked([partial(self.model.register_forward_hook, see)]):
             yield
+
+    def _check_answer(self, answer: Any) -> None:
+        """Raise a ``UserError`` where the method cannot do with a model's answer."""
+        check_logits(answer)
 
     @abstractmethod
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
@@ -169,7 +175,7 @@ class AttributionMethod(ABC):
     def _attribute_top(self, image: Tensor) -> Tensor:
         """Return the maps of each image's top class: overridden where the pass that finds it can be shared."""
         with torch.no_grad():
-            top = self.model(image).argmax(dim=1)
+            top = task_of(self.model).foremost(self.model(image))
         return self._attribute(image, top)
 
 
@@ -209,11 +215,16 @@ def check_logits(answer: Any) -> None:
             f"the model answers with a {type(answer).__name__}: must be a tensor, the logits (B, K); wrap the model in "
             "a module that returns them alone"
         )
-    if answer.ndim != 2 or answer.shape[1] < 2:
+    if answer.ndim != 2 or answer.shape[1] < 1:
         raise UserError(
-            f"the model answers with a tensor of shape {tuple(answer.shape)}: must be the logits (B, K) of 2 classes "
-            "or more; a single logit z is two as (0, z)"
+            f"the model answers with a tensor of shape {tuple(answer.shape)}: must be (B, K), a number for each class; "
+            "of a single logit (B, 1)"
         )
+
+
+def task_of(model: nn.Module) -> Task:
+    """Return what a model's outputs mean: a ``Classifier`` knows; any other module names one of K classes."""
+    return model.task if isinstance(model, Classifier) else Multiclass()
 
 
 def gradients(logits: Tensor, target: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:

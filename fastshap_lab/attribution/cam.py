@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastshap_lab.attribution.base import AttributionMethod, Kind
 from fastshap_lab.attribution.features import look
 from fastshap_lab.errors import UserError
+from fastshap_lab.models.heads import affine
 
 
 class CAM(AttributionMethod):
@@ -44,8 +45,9 @@ class CAM(AttributionMethod):
         planes = lay_out(features)
         if planes.shape[1] != linear.in_features:
             raise UserError(f"CAM: {planes.shape[1]} features are pooled, {linear.in_features} enter the linear layer")
-        maps = torch.einsum("kd,bdrc->bkrc", linear.weight, planes) / planes[0, 0].numel()
-        expected = maps.sum(dim=(2, 3)) + (0 if linear.bias is None else linear.bias)
+        weight, bias = affine(linear)
+        maps = torch.einsum("kd,bdrc->bkrc", weight, planes) / planes[0, 0].numel()
+        expected = maps.sum(dim=(2, 3)) + bias
         if logits.shape != expected.shape or not torch.allclose(
             logits, expected, rtol=0, atol=1e-2 * max(1, float(logits.abs().max()))
         ):

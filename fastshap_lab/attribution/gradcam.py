@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod
-from fastshap_lab.attribution.base import AttributionMethod, Kind, gradients
+from fastshap_lab.attribution.base import AttributionMethod, Kind, gradients, task_of
 from fastshap_lab.attribution.features import find_layers, look
 from fastshap_lab.components import Count
 
@@ -51,7 +51,8 @@ class SignedGradCAM(AttributionMethod):
     def _explain(self, image: Tensor, target: Tensor | None) -> Tensor:
         """Return the maps of each image's class, or of the top one."""
         logits, features, lay_out = look(self.model, find_layers(self.model, self.layer), image)
-        (by_features,) = gradients(logits, logits.argmax(dim=1) if target is None else target, [features])
+        target = task_of(self.model).foremost(logits) if target is None else target
+        (by_features,) = gradients(logits, target, [features])
         return grad_cam(lay_out(features), lay_out(by_features))
 
 

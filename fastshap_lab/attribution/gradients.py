@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import AttributionMethod, Kind, colour_scale, gradients, one_of
+from fastshap_lab.attribution.base import AttributionMethod, Kind, colour_scale, gradients, one_of, task_of
 from fastshap_lab.components import Count
 
 Output = Literal["logit", "loss"]
@@ -42,8 +42,15 @@ class Saliency(AttributionMethod):
     kind: ClassVar[Kind] = "saliency"
 
     def __init__(self, model: nn.Module, output: Output = "logit", max_batch: Count = 32) -> None:
-        super().__init__(model, max_batch)
         self.output = one_of("output", output, Output)
+        super().__init__(model, max_batch)
+
+    def _refusal(self, model: nn.Module) -> str | None:
+        if self.output == "loss" and not task_of(model).exclusive:
+            return (
+                f"output=loss: there is no cross-entropy under one of several classes of a {task_of(model).name} model"
+            )
+        return super()._refusal(model)
 
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
         return pixel_gradients(self.model, image, target, self.output).abs().amax(dim=1)

@@ -27,7 +27,7 @@ class Occlusion(PerturbationMethod):
         stride: Down and across, no larger than the window; by default a patch of ``finest_grid``, or a 14th of the side
             where that has one or two, of which a window would be all.
         baseline: Colour of the cover, in units of the input; by default the model's mean colour.
-        link: Entry of ``shapley.game.LINKS``.
+        link: See ``PerturbationMethod``.
         bf16: See ``PerturbationMethod``.
         max_batch: Copies per pass.
     """
@@ -38,7 +38,7 @@ class Occlusion(PerturbationMethod):
         window: tuple[int, int] | None = None,
         stride: tuple[int, int] | None = None,
         baseline: Sequence[float] | None = None,
-        link: str = "softmax",
+        link: str | None = None,
         bf16: bool = False,
         max_batch: Count = 32,
     ) -> None:

@@ -11,12 +11,13 @@ from jaxtyping import Float
 from pydantic import InstanceOf
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import AttributionMethod, Kind, baseline_colour, hooked
+from fastshap_lab.attribution.base import AttributionMethod, Kind, baseline_colour, hooked, task_of
 from fastshap_lab.attribution.recording import find_token_network
 from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.game import ModelGame
 from fastshap_lab.models.maskings import Constant
+from fastshap_lab.models.tasks import Multiclass
 from fastshap_lab.models.tokens import token_grid
 from fastshap_lab.shapley.game import LINKS
 from fastshap_lab.shapley.players import PlayerGrid, Players, Segments, as_players
@@ -40,7 +41,8 @@ class PerturbationMethod(AttributionMethod):
     Args:
         model: Takes images to logits.
         baseline: Colour of what is absent, in units of the input; by default the model's mean colour.
-        link: Entry of ``shapley.game.LINKS``: the space the answers are compared in.
+        link: Entry of ``shapley.game.LINKS``: the space the answers are compared in; by default ``softmax``, or the
+            first of a ``Classifier``'s task.
         bf16: Run passes in bfloat16: about twice as fast where processors know it, maps as good as their smallest
             differences are large. The last linear layer stays as it is; logits rounded to 8 bits would hide most.
         max_batch: Copies per pass.
@@ -52,14 +54,23 @@ class PerturbationMethod(AttributionMethod):
         self,
         model: nn.Module,
         baseline: Sequence[float] | None = None,
-        link: str = "softmax",
+        link: str | None = None,
         bf16: bool = False,
         max_batch: Count = 32,
     ) -> None:
         super().__init__(model, max_batch)
+        link = link or task_of(model).links[0]
         if link not in LINKS:
             raise UserError(f"{type(self).__name__}: link={link}: unknown, one of {', '.join(LINKS)} wanted")
         self.baseline, self.link, self.bf16 = baseline, link, bf16
+
+    def _check_answer(self, answer: Any) -> None:
+        super()._check_answer(answer)
+        if answer.shape[1] == 1 and self.link in Multiclass.links:
+            raise UserError(
+                f"{type(self).__name__}: link={self.link}: the model has one logit, and nothing that it could exclude; "
+                "choose sigmoid or logits"
+            )
 
     @torch.no_grad()
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
@@ -118,7 +129,7 @@ class PlayersMethod(PerturbationMethod):
         model: Takes images to logits.
         players: See ``GivenPlayers``; by default the patches of ``default_grid``.
         baseline: Colour of absent players, in units of the input; by default the model's mean colour.
-        link: Entry of ``shapley.game.LINKS``: the space of the values.
+        link: See ``PerturbationMethod``: the space of the values.
         bf16: See ``PerturbationMethod``.
         max_batch: Copies per pass.
     """
@@ -128,7 +139,7 @@ class PlayersMethod(PerturbationMethod):
         model: nn.Module,
         players: GivenPlayers | None = None,
         baseline: Sequence[float] | None = None,
-        link: str = "softmax",
+        link: str | None = None,
         bf16: bool = False,
         max_batch: Count = 32,
     ) -> None:
@@ -136,7 +147,7 @@ class PlayersMethod(PerturbationMethod):
         self.players = given_players(players)
         # A pixel carries its segment's value undivided: over an image these do not add up.
         of_grid = not isinstance(self.players, Players) or isinstance(self.players, PlayerGrid)
-        self.unit = link if of_grid else None
+        self.unit = self.link if of_grid else None
 
     def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
         size = image.shape[1], image.shape[2]

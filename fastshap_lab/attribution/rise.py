@@ -77,7 +77,7 @@ class RISE(PerturbationMethod):
         coverage: Divide by what masks have let through of each pixel, rather than by what is expected.
         seed: Of the masks.
         baseline: Colour of what is hidden, in units of the input; by default the model's mean colour.
-        link: Entry of ``shapley.game.LINKS``.
+        link: See ``PerturbationMethod``.
         bf16: See ``PerturbationMethod``.
         max_batch: Copies per pass.
         players: What is kept or not in the place of cells, see ``GivenPlayers``.
@@ -94,7 +94,7 @@ class RISE(PerturbationMethod):
         coverage: bool = False,
         seed: int = 0,
         baseline: Sequence[float] | None = None,
-        link: str = "softmax",
+        link: str | None = None,
         bf16: bool = False,
         max_batch: Count = 32,
         players: GivenPlayers | None = None,

@@ -43,7 +43,7 @@ class ScoreCAM(PerturbationMethod):
         max_batch: Count = 32,
     ) -> None:
         self.layer, self.weights = layer, one_of("weights", weights, Weights)
-        super().__init__(model, baseline, "logits" if weights == "softmax" else "softmax", bf16, max_batch)
+        super().__init__(model, baseline, "logits" if weights == "softmax" else None, bf16, max_batch)
 
     @classmethod
     def supports(cls, model: nn.Module, layer: str | None = None) -> str | None:

@@ -23,7 +23,7 @@ class ShapleyMethod(PlayersMethod):
         budget: Copies of an image, at most; that and the baseline come on top.
         seed: Of the coalitions.
         baseline: Colour of absent players, in units of the input; by default the model's mean colour.
-        link: Entry of ``shapley.game.LINKS``: the space of the values.
+        link: See ``PerturbationMethod``: the space of the values.
         bf16: See ``PerturbationMethod``.
         max_batch: Copies per pass.
     """
@@ -37,7 +37,7 @@ class ShapleyMethod(PlayersMethod):
         budget: int = 2048,
         seed: int = 0,
         baseline: Sequence[float] | None = None,
-        link: str = "softmax",
+        link: str | None = None,
         bf16: bool = False,
         max_batch: Count = 32,
     ) -> None:

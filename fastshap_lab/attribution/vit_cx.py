@@ -77,7 +77,7 @@ class ViTCX(PerturbationMethod):
         num_masks: Of random masks.
         seed: Of noise and random masks, the same for every image.
         baseline: Colour of what is hidden, in units of the input; by default the model's mean colour.
-        link: Entry of ``shapley.game.LINKS``.
+        link: See ``PerturbationMethod``.
         bf16: See ``PerturbationMethod``.
         max_batch: Copies per pass.
     """
@@ -98,7 +98,7 @@ class ViTCX(PerturbationMethod):
         num_masks: int = 5000,
         seed: int = 0,
         baseline: Sequence[float] | None = None,
-        link: str = "softmax",
+        link: str | None = None,
         bf16: bool = False,
         max_batch: Count = 32,
     ) -> None:

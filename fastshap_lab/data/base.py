@@ -1,6 +1,7 @@
 """What every data set offers to the stages."""
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Literal
@@ -15,6 +16,7 @@ from fastshap_lab.data.loader import ImageLoader
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import Resize
+from fastshap_lab.models.tasks import Multiclass, Task, described
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -41,19 +43,19 @@ def is_utf8(name: str) -> bool:
     return True
 
 
-def stratified_split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices that stay, and ``count`` that are split off, with the classes in proportion.
+def stratified_split(strata: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices that stay, and ``count`` that are split off, with the strata (``Task.strata``) in proportion.
 
     Both in an order that is shuffled, but the same in every run: the split is part of the data, not of the training.
 
     Raises:
-        ValueError: A class has too few images, or ``count`` leaves nothing on one side.
+        ValueError: A stratum has too few images, or ``count`` leaves nothing on one side.
     """
-    return tuple(train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=0))
+    return tuple(train_test_split(np.arange(len(strata)), test_size=count, stratify=strata, random_state=0))
 
 
 class ImageDataModule(ABC):
-    """Images with one label each.
+    """Images with labels: one class each, or what another task takes.
 
     One data module serves all stages, and the splits, once loaded, stay. The same index always means the same image.
     A subclass says what the splits hold (``load``) and what that depends on (``content``).
@@ -64,6 +66,7 @@ class ImageDataModule(ABC):
     Args:
         class_names: In the order of the labels.
         image_size: Height and width.
+        task: What the labels mean; one of the classes if None.
 
     Raises:
         UserError: The name of a class cannot be written as UTF-8.
@@ -72,7 +75,8 @@ class ImageDataModule(ABC):
     resize: Resize = "stretch"
     """How pictures of another size become as large."""
 
-    def __init__(self, class_names: list[str], image_size: tuple[int, int]) -> None:
+    def __init__(self, class_names: list[str], image_size: tuple[int, int], task: Task | None = None) -> None:
+        self.task = task or Multiclass()
         for name in class_names:  # which model folders and reports hold
             if not is_utf8(name):
                 raise UserError(f"class {name!r}: its name is not UTF-8; rename its folder")
@@ -134,4 +138,6 @@ class ImageDataModule(ABC):
 
     def _all_content(self) -> Iterator[bytes]:
         yield repr((type(self).__name__, self.image_size, self.class_names)).encode()
+        if task := described(self.task):
+            yield json.dumps(task, sort_keys=True).encode()
         yield from self.content()

@@ -13,6 +13,7 @@ from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, stratified_sp
 from fastshap_lab.data.splits import ImageSplit, StreamedImages, TensorImages
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import Resize
+from fastshap_lab.models.tasks import Multiclass, Task
 from fastshap_lab.progress import track
 
 MAX_RESIDENT = 2 * 2**30
@@ -21,14 +22,17 @@ _LOOKED_AT = 16  # pictures, for what is said of their proportions
 _DONE: dict[Resize, str] = {"stretch": "stretched", "crop": "cropped", "pad": "padded", "imagenet": "cropped"}
 
 
-def split_off(labels: np.ndarray, option: str, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices that stay, and the fraction that is split off, with the classes in proportion.
+def split_off(
+    labels: np.ndarray, option: str, fraction: float, task: Task | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices that stay, and the fraction that is split off, with the task's strata in proportion.
 
     Raises:
-        UserError: A class has too few images, or nothing is left on one side; names the option.
+        UserError: A stratum has too few images, or nothing is left on one side; names the option.
     """
+    count, task = round(fraction * len(labels)), task or Multiclass()
     try:
-        return stratified_split(labels, round(fraction * len(labels)))
+        return stratified_split(task.strata(labels, max(1, min(count, len(labels) - count))), count)
     except ValueError as error:
         raise UserError(f"data.params.{option}={fraction}: {error}") from None
 
@@ -46,7 +50,8 @@ class DecodedDataModule(ImageDataModule):
     the training device. The batches are the same.
 
     Args:
-        labels: Of the source's splits: ``train``, ``test``, and ``val`` if it has one.
+        labels: Of the source's splits: ``train``, ``test``, and ``val`` if it has one; numbers of classes, or
+            (N, K) numbers where the task is not ``multiclass``.
         class_names: In the order of the labels; none where images have no label, and a model is to bring its classes.
         image_size: Height and width.
         val_fraction: Share of the training images to validate on.
@@ -55,6 +60,7 @@ class DecodedDataModule(ImageDataModule):
         resize: What becomes of images of another size, see ``images.resized``.
         max_resident: Bytes.
         workers: Decoding threads; one for each available core if None. Neither changes an image.
+        task: What the labels mean; one of the classes if None.
 
     Raises:
         UserError: The source's images cannot be split so.
@@ -62,7 +68,7 @@ class DecodedDataModule(ImageDataModule):
 
     def __init__(
         self,
-        labels: Mapping[Split, Sequence[int]],
+        labels: Mapping[Split, Sequence[int] | np.ndarray],
         class_names: Sequence[str],
         image_size: tuple[int, int],
         *,
@@ -72,19 +78,20 @@ class DecodedDataModule(ImageDataModule):
         resize: Resize = "stretch",
         max_resident: int = MAX_RESIDENT,
         workers: int | None = None,
+        task: Task | None = None,
     ) -> None:
-        super().__init__(list(class_names), image_size)
+        super().__init__(list(class_names), image_size, task)
         options = {"limit_train": limit_train, "limit_test": limit_test, "workers": workers}
         for option, value in options.items():
             if value is not None and value < 1:
                 raise UserError(f"data.params.{option}={value}: must be at least 1")
-        if self.num_classes == 1 or (not class_names and any(label >= 0 for label in labels["train"])):
-            raise UserError(f"{type(self).__name__.lower()}: needs two classes or more, has {self.class_names}")
+        if class_names or any(label >= 0 for label in np.asarray(labels["train"]).flat):
+            self.task.check_classes(self.class_names, type(self).__name__.lower())
         self._labels = {split: np.asarray(values) for split, values in labels.items()}
         if "val" in labels:
             train, val = shuffled(len(labels["train"])), shuffled(len(labels["val"]))
         else:
-            train, val = split_off(self._labels["train"], "val_fraction", val_fraction)
+            train, val = split_off(self._labels["train"], "val_fraction", val_fraction, self.task)
         if limit_train is not None:
             val = val[: max(1, round(len(val) * limit_train / len(train)))]
         test = shuffled(len(labels["test"]))
@@ -133,7 +140,8 @@ class DecodedDataModule(ImageDataModule):
     def load(self, split: Split) -> ImageSplit:
         """Return a split: decoded, with its progress shown, or ready to be decoded as it is needed."""
         source, indices = self._source[split], self._indices[split].tolist()
-        labels = torch.from_numpy(self._labels[source][indices]).long()
+        labels = torch.from_numpy(self._labels[source][indices])
+        labels = labels.float() if labels.is_floating_point() else labels.long()
 
         def decode(place: int) -> np.ndarray:
             return self.pixels(source, indices[place])
@@ -162,7 +170,7 @@ class DecodedDataModule(ImageDataModule):
             source, indices = self._source[split], self._indices[split].tolist()
             for index, identity in zip(indices, self.identities(source, indices), strict=True):
                 yield identity
-                yield str(self._labels[source][index]).encode()
+                yield str(self._labels[source][index].tolist()).encode()
 
 
 def _alike(original: tuple[int, int], size: tuple[int, int]) -> bool:

@@ -1,19 +1,22 @@
 """Any labelled image data set of the Hugging Face hub, or a local folder that is laid out like one."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from fastshap_lab.data.base import Split, height_and_width, is_utf8
+from fastshap_lab.data.columns import Labels, read_columns
 from fastshap_lab.data.decoded import MAX_RESIDENT, DecodedDataModule
 from fastshap_lab.data.image_files import read_file
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import Resize, read_rgb, resized, size_of
+from fastshap_lab.models.tasks import Multilabel, Regression, Task, described
 
 
 class Hub(DecodedDataModule):
@@ -26,17 +29,21 @@ class Hub(DecodedDataModule):
     Args:
         path: Hub id or folder.
         image_column: The first that holds images if None.
-        label_column: The first that holds class labels if None, or else the one called ``label``.
+        label_column: The first that holds class labels if None, or else the one called ``label``. Whole numbers are
+            classes, lists of labels or of 0 and 1 are for ``multilabel``, false and true for ``binary``, other numbers
+            and lists of them for ``regression``.
         image_size: Height and width, or the side of a square; the first image's if None.
         train_split: What the data set calls its training images.
         test_split: What it calls its test images.
         val_fraction: Share of the training images to validate on.
-        class_names: In the order of the labels; those of the data set if None, or else the labels as they are.
+        class_names: In the order of the labels; those of the data set if None, or else the labels as they are. Of
+            another task than ``multiclass``: what its labels or targets are called.
         limit_train: Use only so many training images, and validation images in proportion.
         limit_test: Use only so many test images.
         resize: ``stretch``, ``crop``, ``pad``, or ``imagenet`` (see ``images.resized``).
         max_resident: Data sets of more bytes are left on disk, and splits of more decoded as they are needed.
         workers: Decoding threads; one for each available core if None.
+        task: What labels are read as; chosen by the column if None.
 
     Raises:
         UserError: The data set, a split, a column or an image is not there or not readable, or a label out of range.
@@ -57,6 +64,7 @@ class Hub(DecodedDataModule):
         resize: Resize = "stretch",
         max_resident: int = MAX_RESIDENT,
         workers: int | None = None,
+        task: Task | None = None,
     ) -> None:
         self._path, self._names = path, {"train": train_split, "test": test_split}
         source = _open(path, max_resident)
@@ -68,16 +76,27 @@ class Hub(DecodedDataModule):
         label_column = _choose_column(path, "label_column", label_column, features, _label_columns(features))
 
         self._images: dict[Split, Sequence[dict | None]] = {}
-        labels: dict[Split, list[int]] = {}
+        labels: dict[Split, Any] = {}
         for split, name in self._names.items():
             self._images[split], labels[split] = _read(source[name], image_column, label_column, max_resident)
-        class_names = class_names or getattr(features[label_column], "names", None)
-        if class_names is None:
-            class_names = [str(label) for label in range(len(set(labels["train"])))]
-        for split, name in self._names.items():
-            if unknown := set(labels[split]) - set(range(len(class_names))):
-                found = repr(min(unknown, key=str))
-                raise UserError(f"{path}: a label of split {name} is {found}, not one of 0 to {len(class_names) - 1}")
+        feature = features[label_column]
+        if _is_of_classes(feature, task):
+            class_names = class_names or getattr(feature, "names", None)
+            if class_names is None:
+                class_names = [str(label) for label in range(len(set(labels["train"])))]
+            for split, name in self._names.items():
+                if unknown := set(labels[split]) - set(range(len(class_names))):
+                    found = repr(min(unknown, key=str))
+                    raise UserError(
+                        f"{path}: a label of split {name} is {found}, not one of 0 to {len(class_names) - 1}"
+                    )
+        else:
+            read = self._other_labels(labels, label_column, feature, task)
+            if class_names is not None and len(class_names) != len(read.class_names):
+                number = len(read.class_names)
+                raise UserError(f"data.params.class_names: {len(class_names)} names for the {number} labels of {path}")
+            task, class_names = read.task, class_names or read.class_names
+            labels = dict(zip(labels, np.split(read.values, [len(labels["train"])]), strict=True))
         if image_size is None:
             with self._named("train", 0):
                 width, height = read_rgb(io.BytesIO(self._encoded("train", 0))).size
@@ -92,6 +111,7 @@ class Hub(DecodedDataModule):
             resize=resize,
             max_resident=max_resident,
             workers=workers,
+            task=task,
         )
 
     def pixels(self, source: Split, index: int) -> np.ndarray:
@@ -109,6 +129,46 @@ class Hub(DecodedDataModule):
             with self._named(source, index):
                 content = self._encoded(source, index)
             yield content
+
+    def _other_labels(
+        self, labels: Mapping[Split, Sequence[Any]], column: str, feature: Any, task: Task | None
+    ) -> Labels:
+        """Return what is read of labels that are no numbers of classes, of all splits one after the other."""
+        values = [value for split in labels for value in labels[split]]
+
+        def place(row: int) -> str:
+            split, first = ("train", 0) if row < len(labels["train"]) else ("test", len(labels["train"]))
+            return f"{self._path}: image {row - first} of split {self._names[split]}"
+
+        inner = getattr(feature, "feature", None)
+        if inner is None:
+            names = getattr(feature, "names", None)
+            if names is not None:
+                values = [names[value] if value is not None and value >= 0 else None for value in values]
+            chosen = task or (Regression() if _is_float(feature) else None)
+            return read_columns({column: values}, chosen, place)
+        for row, value in enumerate(values):
+            if value is None or None in value:
+                raise UserError(f"{place(row)}: {column} is {value}; every image needs a list of values")
+        sizes, found = {len(value) for value in values}, sorted({one for value in values for one in value})
+        if not found:
+            raise UserError(f"{self._path}: all lists of {column} are empty")
+        names = getattr(inner, "names", None)
+        if len(sizes) == 1 and (_is_float(inner) or (names is None and set(found) <= {0, 1})):
+            of_each = {f"{column}[{k}]": [value[k] for value in values] for k in range(*sizes)}
+            return read_columns(of_each, task or (Regression() if _is_float(inner) else Multilabel()), place)
+        if _is_float(inner):
+            raise UserError(
+                f"{self._path}: {column} has lists of {min(sizes)} to {max(sizes)} numbers; all need as many"
+            )
+        if names is None:
+            names = found if isinstance(found[0], str) else [str(number) for number in range(found[-1] + 1)]
+        of_label = {name: [] for name in names}
+        for value in values:
+            said = {label if isinstance(label, str) else names[label] for label in value}
+            for name, holds in of_label.items():
+                holds.append(float(name in said))
+        return read_columns(of_label, task or Multilabel(), place)
 
     def _encoded(self, source: Split, index: int) -> bytes:
         image = self._images[source][index] or {"bytes": None, "path": None}
@@ -175,6 +235,20 @@ def _label_columns(features: datasets.Features) -> list[str]:
     """Return the columns that hold class labels, marked as such or by their name."""
     marked = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     return marked + [name for name in ("label", "labels") if name in features]
+
+
+def _is_float(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")).startswith(("float", "double"))
+
+
+def _is_of_classes(feature: Any, task: Task | None) -> bool:
+    """Return whether labels are to be numbers of classes: no lists, and neither fractions nor false and true."""
+    return (
+        (task is None or not described(task))
+        and getattr(feature, "feature", None) is None
+        and not _is_float(feature)
+        and getattr(feature, "dtype", None) != "bool"
+    )
 
 
 def _choose_column(path: str, option: str, wanted: str | None, features: datasets.Features, found: list[str]) -> str:

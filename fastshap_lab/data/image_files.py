@@ -42,7 +42,7 @@ class ImageFiles(DecodedDataModule):
         self,
         root: Path,
         files: Mapping[Split, Sequence[Path]],
-        labels: Mapping[Split, Sequence[int]],
+        labels: Mapping[Split, Sequence[int] | np.ndarray],
         class_names: Sequence[str],
         image_size: tuple[int, int],
         annotations: Mapping[Split, Sequence[Path]] = NOTHING,

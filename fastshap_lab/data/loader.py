@@ -14,7 +14,7 @@ Batch = dict[str, Tensor]
 
 
 class ImageLoader:
-    """Batches of a split: ``image`` (B, 3, H, W) in [0, 1], ``label`` (B,) and ``index`` (B,) within the split.
+    """Batches of a split: ``image`` (B, 3, H, W) in [0, 1], ``label`` (B,) or (B, K), ``index`` (B,) in the split.
 
     The order follows from seed and epoch, the augmentation from seed, epoch, batch and rank, and nothing else, so that
     a resumed run sees what an undisturbed one would. All ranks give the same number of batches, as collective

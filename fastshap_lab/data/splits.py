@@ -17,10 +17,11 @@ MOST_IN_STATISTICS = 50_000  # images; the means of so many are off by a thousan
 
 
 class ImageSplit(ABC):
-    """Images with one label each, by index.
+    """Images with labels, by index.
 
     Attributes:
-        labels: int64 (N,), on the device where images are wanted; ``NO_LABEL`` where an image has none.
+        labels: int64 (N,), or float32 (N, K) where the task is not ``multiclass``, on the device where images are
+            wanted; ``NO_LABEL`` where an image has none.
         image_size: Height and width.
         region: Returns, by index, where an image's object is, uint8 (H, W): 1 there, 0 elsewhere, ``VOID`` where it
             cannot be told; None if that is not known.
@@ -93,7 +94,7 @@ class TensorImages(ImageSplit):
 
     Attributes:
         images: uint8 (N, 3, H, W); grey images have three equal channels.
-        labels: int64 (N,).
+        labels: As in ``ImageSplit``.
         region: As in ``ImageSplit``.
     """
 
@@ -125,7 +126,7 @@ class StreamedImages(ImageSplit):
 
     Attributes:
         decode: Returns an image by its index: uint8 (3, H, W); called by several threads at once.
-        labels: int64 (N,).
+        labels: As in ``ImageSplit``.
         image_size: Height and width.
         workers: Number of threads.
         ahead: Blocks that are decoded beyond the one in use.

@@ -1,5 +1,6 @@
 """Shapes drawn on textured backgrounds: images whose explanation is known, since the mask of the object is."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ from fastshap_lab.components import Count
 from fastshap_lab.data.base import SPLITS, ImageDataModule, Split, height_and_width
 from fastshap_lab.data.splits import TensorImages
 from fastshap_lab.errors import UserError
+from fastshap_lab.models.tasks import Multiclass, Task, described
 
 VERSION = 1  # part of the digest: raise it when the same arguments draw other images
 NOISE = 0.05  # largest deviation of an object's pixel from its colour, and of the background from its texture
@@ -30,7 +32,9 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class Synthetic(ImageDataModule):
     """One shape per image, its class; place, size, colours and texture are random and independent of the class.
 
-    An image follows from seed, split and index alone, however many are drawn.
+    An image follows from seed, split and index alone, however many are drawn. With the task ``binary`` the label is
+    whether the shape is the first one, with ``regression`` the area of the object in pixels. With ``multilabel`` every
+    shape is there or not, each half of the time, in a place of its own.
 
     Args:
         num_classes: The first so many of ``SHAPES``.
@@ -39,6 +43,7 @@ class Synthetic(ImageDataModule):
         num_val: Validation images.
         num_test: Test images.
         seed: Of the images.
+        task: What they are labelled with; the class of the shape if None.
 
     Raises:
         UserError: There are fewer shapes than classes.
@@ -52,27 +57,38 @@ class Synthetic(ImageDataModule):
         num_val: Count = 200,
         num_test: Count = 400,
         seed: int = 0,
+        task: Task | None = None,
     ) -> None:
         if not 2 <= num_classes <= len(SHAPES):
             raise UserError(f"data.params.num_classes={num_classes}: there are {len(SHAPES)} shapes, choose 2 to all")
-        super().__init__(list(SHAPES)[:num_classes], height_and_width(image_size))
+        task, self._shapes = task or Multiclass(), list(SHAPES)[:num_classes]
+        class_names = {"binary": self._shapes[:1], "regression": ["area"]}.get(task.name, self._shapes)
+        super().__init__(list(class_names), height_and_width(image_size), task)
         self._counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         self._seed_of_images = seed
 
     def load(self, split: Split) -> TensorImages:
         """Return the shapes of a split, and where they are."""
         chunks = torch.arange(self._counts[split]).split(1024)  # bounds the memory for coordinates and noise
-        images, masks = zip(*(self._draw(split, indices) for indices in chunks), strict=True)
-        regions = torch.cat(masks).byte().numpy()
-        labels = torch.arange(len(regions)) % self.num_classes
+        images, objects = zip(*(self._draw(split, indices) for indices in chunks), strict=True)
+        areas = torch.cat([masks.sum(dim=(2, 3)) for masks in objects])  # (N, shapes)
+        regions = torch.cat([masks.any(dim=1) for masks in objects]).byte().numpy()
+        labels = {
+            "multiclass": lambda: torch.arange(len(regions)) % self.num_classes,
+            "multilabel": lambda: (areas > 0).float(),
+            "binary": lambda: (areas[:, :1] > 0).float(),
+            "regression": lambda: areas.sum(dim=1, keepdim=True).float(),
+        }[self.task.name]()
         return TensorImages(torch.cat(images), labels, lambda index: regions[index])
 
     def content(self) -> Iterator[bytes]:
         """Yield the arguments, which decide over everything."""
         yield repr((VERSION, self._counts, self._seed_of_images)).encode()
+        if described(self.task):  # whose names do not say what is drawn
+            yield repr(self._shapes).encode()
 
     def _draw(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images (B, 3, H, W) and masks (B, H, W)."""
+        """Return images (B, 3, H, W), and where each shape is (B, shapes, H, W)."""
         height, width = self.image_size
         stream = SPLITS.index(split)
         draws = np.stack(
@@ -86,13 +102,8 @@ class Synthetic(ImageDataModule):
         y = torch.arange(height)[:, None] + 0.5
         x = torch.arange(width) + 0.5
 
-        radius = min(height, width) * (0.22 + 0.2 * place[:, 0])  # (B, 1, 1)
-        across = (x - radius - (width - 2 * radius) * place[:, 1]) / radius  # (B, 1, W): the whole object is in view
-        down = (y - radius - (height - 2 * radius) * place[:, 2]) / radius  # (B, H, 1)
-        masks = torch.zeros(len(indices), height, width, dtype=torch.bool)
-        for label, name in enumerate(self.class_names):
-            chosen = indices % self.num_classes == label
-            masks[chosen] = SHAPES[name](across[chosen], down[chosen])
+        objects = {"multilabel": self._several}.get(self.task.name, self._single)(split, indices, place)
+        masks = objects.any(dim=1)
 
         colour = place[:, 3:6]  # (B, 3, 1, 1)
         # In every channel at least 0.35 away from the object's colour, on a circle whose ends are 0 and 1.
@@ -101,4 +112,36 @@ class Synthetic(ImageDataModule):
         texture = 0.12 * torch.sin(2 * np.pi * (x * angle.cos() + y * angle.sin()) / period + phase)
         images = torch.where(masks[:, None], colour, background + texture)
         images = images + NOISE * (2 * noise.view_as(images) - 1)
-        return (255 * images.clamp(0, 1)).round().to(torch.uint8), masks
+        return (255 * images.clamp(0, 1)).round().to(torch.uint8), objects
+
+    def _single(self, split: Split, indices: Tensor, place: Tensor) -> Tensor:
+        """Return one shape in each image, where the first three random numbers of ``place`` put it."""
+        height, width = self.image_size
+        y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+        radius = min(height, width) * (0.22 + 0.2 * place[:, 0])  # (B, 1, 1)
+        across = (x - radius - (width - 2 * radius) * place[:, 1]) / radius  # (B, 1, W): the whole object is in view
+        down = (y - radius - (height - 2 * radius) * place[:, 2]) / radius  # (B, H, 1)
+        objects = torch.zeros(len(indices), len(self._shapes), height, width, dtype=torch.bool)
+        for number, name in enumerate(self._shapes):
+            chosen = indices % len(self._shapes) == number
+            objects[chosen, number] = SHAPES[name](across[chosen], down[chosen])
+        return objects
+
+    def _several(self, split: Split, indices: Tensor, place: Tensor) -> Tensor:
+        """Return each shape or nothing, each in a cell of its own of a grid that has one for every shape."""
+        (height, width), number = self.image_size, len(self._shapes)
+        side = math.ceil(math.sqrt(number))
+        cell_height, cell_width = height / side, width / side
+        y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+        objects = torch.zeros(len(indices), number, height, width, dtype=torch.bool)
+        for row, index in enumerate(indices.tolist()):
+            random = np.random.default_rng((self._seed_of_images, SPLITS.index(split), index, number))
+            present, cells = random.random(number) < 0.5, random.permutation(side**2)[:number]
+            draws = random.random((number, 3))
+            for shape, (is_there, cell) in enumerate(zip(present, cells, strict=True)):
+                radius = min(cell_height, cell_width) * (0.34 + 0.14 * draws[shape, 0])
+                left = (cell % side) * cell_width + radius + (cell_width - 2 * radius) * draws[shape, 1]
+                top = (cell // side) * cell_height + radius + (cell_height - 2 * radius) * draws[shape, 2]
+                if is_there:
+                    objects[row, shape] = SHAPES[self._shapes[shape]]((x - left) / radius, (y - top) / radius)
+        return objects

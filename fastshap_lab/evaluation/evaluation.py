@@ -15,12 +15,12 @@ from fastshap_lab.config import ComponentConfig, EvaluateConfig, ReferencesConfi
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.data.splits import ImageSplit
 from fastshap_lab.errors import UserError
-from fastshap_lab.evaluation.methods import CHUNK, AppliedMethod, apply_method, with_uncalled
-from fastshap_lab.evaluation.pipeline import Pipeline
+from fastshap_lab.evaluation.methods import CHUNK, AppliedMethod, ImageChunk, apply_method, with_uncalled
+from fastshap_lab.evaluation.pipeline import Pipeline, data_key
 from fastshap_lab.evaluation.references import References, reference_order, reference_values
 from fastshap_lab.evaluation.report import Report
 from fastshap_lab.progress import track
-from fastshap_lab.runs.store import Store, content_digest
+from fastshap_lab.runs.store import Store
 
 
 @dataclass
@@ -48,6 +48,8 @@ class Evaluation:
     store: Store
     report: Report
     refused: list[dict[str, str]] = field(default_factory=list)
+    _chunks: dict[tuple[int, ...], ImageChunk] = field(default_factory=dict, init=False, repr=False)
+    _loaded: tuple[tuple[int, ...], Tensor] | None = field(default=None, init=False, repr=False)
     _applied: dict[str, dict[str, AppliedMethod]] = field(default_factory=dict, init=False, repr=False)
     _amortized: dict[str, AppliedMethod] = field(default_factory=dict, init=False, repr=False)
 
@@ -55,6 +57,11 @@ class Evaluation:
     def test(self) -> ImageSplit:
         """The test images."""
         return self.data.dataset("test")
+
+    @cached_property
+    def data_key(self) -> list[str | None]:
+        """What the images and labels depend on, for keys of the store."""
+        return data_key(self.data)
 
     @property
     def class_names(self) -> list[str]:
@@ -72,9 +79,9 @@ class Evaluation:
         return self.order[: self.settings.images]
 
     def classes(self, pipeline: Pipeline) -> Tensor:
-        """Return the classes (N, E) that methods explain of each evaluated image: its most probable ones, in turn."""
+        """Return the classes (N, E) that methods explain of each evaluated image: the foremost ones, in turn."""
         number = min(self.settings.classes, len(self.class_names))
-        return pipeline.probabilities[self.evaluated].topk(number, dim=1).indices
+        return pipeline.task.ranks(pipeline.predictions[self.evaluated]).topk(number, dim=1).indices
 
     @property
     def explained(self) -> list[Pipeline]:
@@ -128,7 +135,33 @@ class Evaluation:
         """
         indices = indices[: math.ceil(number / CHUNK) * CHUNK]
         chosen = None if classes is None else classes[: len(indices)]
-        return self.amortized(pipeline).maps(self.test.images_at(indices), chosen)[:number]
+        return self.amortized(pipeline).maps(self.chunks(indices), chosen)[:number]
+
+    def chunks(self, indices: Tensor) -> list[ImageChunk]:
+        """Return test images in chunks, which are loaded one at a time."""
+        return [self._chunk(tuple(part.tolist())) for part in indices.split(CHUNK)]
+
+    def evaluated_chunks(self, pipeline: Pipeline) -> Iterator[tuple[int, ImageChunk, Tensor]]:
+        """Yield the evaluated images in chunks: place of the first, images, classes explained (B, E)."""
+        parts = zip(self.chunks(self.evaluated), self.classes(pipeline).split(CHUNK), strict=True)
+        for number, (chunk, classes) in enumerate(parts):
+            yield number * CHUNK, chunk, classes
+
+    def target_maps(self, pipeline: Pipeline, method: AppliedMethod, chosen: slice) -> Tensor:
+        """Return a method's maps (N, rows, columns) of the targets of some evaluated images, which are kept already.
+
+        Args:
+            pipeline: Whose models are explained.
+            method: On it.
+            chosen: Places of the images among the evaluated ones.
+        """
+        start, stop, _ = chosen.indices(len(self.evaluated))
+        parts = [
+            method.explain(chunk, classes)["maps"][max(start - place, 0) : stop - place, 0]
+            for place, chunk, classes in self.evaluated_chunks(pipeline)
+            if place < stop and start < place + len(classes)
+        ]
+        return torch.cat(parts).to(self.device)
 
     def reference_values(self, pipeline: Pipeline, indices: Tensor, link: str) -> References:
         """Return the true Shapley values of test images in a pipeline's surrogate's game.
@@ -143,34 +176,34 @@ class Evaluation:
         return reference_values(self.store, digest, pipeline.game(link), images, "test", link, self.references)
 
     def result_key(self, pipeline: Pipeline, chosen: slice, models: Sequence[str] = ("classifier",)) -> dict[str, Any]:
-        """Return what results on some evaluated images depend on: models, players, images and classes.
+        """Return what results on some evaluated images depend on: models, players, images, targets.
 
         Args:
             pipeline: Whose models are asked.
             chosen: Places of the images among the evaluated ones.
             models: The stages whose models are asked.
         """
-        images = self.test.images_at(self.evaluated[chosen])
         return {
             "models": {stage: pipeline.digests[stage] for stage in models},
             "grid": pipeline.grid.shape,
-            "images": content_digest(images),
-            "classes": self.classes(pipeline)[chosen].tolist(),
+            "images": [chunk.digest for chunk in self.chunks(self.evaluated[chosen])],
+            "target": self.classes(pipeline)[chosen, 0].tolist(),
         }
 
     def caption(self, index: int, target: int) -> str:
         """Return what to print beside a test image: what it shows, where the data say so, and what is explained."""
-        label, explained = int(self.test.labels[index]), f"explained: {self.class_names[target]}"
-        return f"label: {self.class_names[label]}\n{explained}" if label >= 0 else explained
+        (label,), explained = self.labels_of(torch.tensor([index])), f"explained: {self.class_names[target]}"
+        return f"label: {label}\n{explained}" if label else explained
 
     def labels_of(self, indices: Tensor) -> list[str]:
         """Return what test images show, nothing of those of which the data do not say it."""
-        return [self.class_names[label] if label >= 0 else "" for label in self.test.labels[indices].tolist()]
+        labels = self.test.labels.cpu()[indices]
+        return [self.data.task.label_in_words(label, self.class_names) for label in labels]
 
     @property
     def labelled(self) -> bool:
         """Whether the data say what test images show."""
-        return bool((self.test.labels >= 0).all())
+        return bool(self.data.task.labelled(self.test.labels).all())
 
     def images(self, indices: Tensor) -> Tensor:
         """Return test images in [0, 1], on the device."""
@@ -180,16 +213,26 @@ class Evaluation:
         """Return test images as figures take them (B, H, W, 3)."""
         return self.images(indices).cpu().permute(0, 2, 3, 1).numpy()
 
+    def _chunk(self, indices: tuple[int, ...]) -> ImageChunk:
+        """Return a chunk of test images, the same one, and with it its digest, at every call."""
+
+        def load() -> Tensor:
+            if self._loaded is None or self._loaded[0] != indices:  # what was decoded last, serves all methods in turn
+                self._loaded = indices, self.test.images_at(torch.tensor(indices))
+            return self._loaded[1]
+
+        return self._chunks.setdefault(indices, ImageChunk(load))
+
     def _apply_methods(self, pipeline: Pipeline) -> Iterator[tuple[str, AppliedMethod]]:
         """Explain all evaluated images by all methods; yield those that can, note the others."""
         if not (self.settings.methods or self.settings.checks):
             return
-        images, classes = self.test.images_at(self.evaluated), self.classes(pipeline)
         chosen = with_uncalled(self.settings.methods)
         for name, component in track(list(chosen.items()), f"methods on {pipeline.name}"):
             try:
                 applied = apply_method(name, component, pipeline, self.store)
-                applied.maps(images, classes)
+                for _, chunk, classes in self.evaluated_chunks(pipeline):
+                    applied.explain(chunk, classes)
             except UserError as error:
                 if name in self.settings.methods:
                     row = {"model": pipeline.name, "method": name, "not applicable": str(error)}

@@ -7,6 +7,7 @@ names.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,11 +18,12 @@ from fastshap_lab.attribution import upsample
 from fastshap_lab.components import Component, Share, in_words
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.evaluation import Evaluation
-from fastshap_lab.evaluation.pipeline import Pipeline, check_removal
+from fastshap_lab.evaluation.methods import ImageChunk
+from fastshap_lab.evaluation.pipeline import Pipeline, check_removal, removal_key
+from fastshap_lab.evaluation.references import reference_key
 from fastshap_lab.evaluation.statistics import player_values
 from fastshap_lab.metrics import coalition_values, sensitivity_coalitions
-from fastshap_lab.models import ModelGame
-from fastshap_lab.models.game import check_determined
+from fastshap_lab.models import ModelGame, Task
 from fastshap_lab.models.maskings import removals
 from fastshap_lab.runs.store import content_digest
 from fastshap_lab.shapley import LINKS, PlayerGrid
@@ -29,7 +31,7 @@ from fastshap_lab.shapley import LINKS, PlayerGrid
 _SURROGATE = "surrogate"
 _OBJECT = 1  # the label of objects in a region
 
-Links = Literal["softmax", "log_softmax", "log_odds", "logits", "centred_logits", "sigmoid"]
+Links = Literal["softmax", "log_softmax", "log_odds", "logits", "centred_logits", "sigmoid", "identity"]
 Inputs = dict[str, Any]
 
 
@@ -42,7 +44,7 @@ class EvaluationBatch:
         pipeline: Whose classifier is explained.
         start: Place of the first image among the evaluated ones.
         indices: Of the test images (B,).
-        image: In [0, 1] (B, 3, H, W).
+        chunk: The images.
         classes: Explained of each, the target first (B, E).
         shared: What a feeder has computed for one method and gives to the next.
     """
@@ -51,9 +53,14 @@ class EvaluationBatch:
     pipeline: Pipeline
     start: int
     indices: Tensor
-    image: Tensor
+    chunk: ImageChunk
     classes: Tensor
     shared: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def image(self) -> Tensor:
+        """The images in [0, 1] (B, 3, H, W)."""
+        return self.chunk.images.float() / 255
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what is the same for all methods, made at the first call."""
@@ -84,6 +91,16 @@ class Feeder(ABC):
     def space(self, pipeline: Pipeline) -> str:
         """Return the space of the values: that asked for, else the explainer's."""
         return self.link or pipeline.link
+
+    def check(self, task: Task, key: str) -> None:
+        """Raise a ``UserError`` where values are not determined in the space that was asked for.
+
+        Args:
+            task: Of the data.
+            key: Of the metric, for errors.
+        """
+        if self.link is not None:
+            task.check_link(self.link, f"{key}.params.link")
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
@@ -136,7 +153,8 @@ class _OfCoalitions(Feeder):
         """Return what the inputs depend on."""
         pipeline = batch.pipeline
         model = "surrogate" if self.removal == _SURROGATE else "classifier"
-        return {"model": pipeline.digests[model], "grid": pipeline.grid.shape, "removal": self.removal}
+        removal = None if self.removal == _SURROGATE else removal_key(self.removal)
+        return {"model": pipeline.digests[model], "grid": pipeline.grid.shape, "removal": removal}
 
 
 class RemovalFeeder(_OfCoalitions):
@@ -179,7 +197,7 @@ class CoalitionFeeder(_OfCoalitions):
         share: Of the players that are present; None: any number, uniformly.
         seed: Seed for drawing coalitions.
         link: Entry of ``shapley.game.LINKS``: the space of the values; by default the pipeline's explainer's, of a
-            pipeline without one ``softmax``.
+            pipeline without one the task's first.
         removal: As for ``RemovalFeeder``.
     """
 
@@ -192,9 +210,12 @@ class CoalitionFeeder(_OfCoalitions):
         removal: Component = _SURROGATE,
     ) -> None:
         super().__init__(removal)
-        if removal == _SURROGATE and link is not None:
-            check_determined(link, "params.link")
         self.coalitions, self.share, self.seed, self.link = coalitions, share, seed, link
+
+    def check(self, task: Task, key: str) -> None:
+        """Raise a ``UserError`` where values are not determined in the space: a classifier's own logits always are."""
+        if self.removal == _SURROGATE or self.link != "logits":
+            super().check(task, key)
 
     def key(self, batch: EvaluationBatch) -> Any:
         """Return what the inputs depend on."""
@@ -230,12 +251,10 @@ class _OfSurrogate(Feeder):
 
     Args:
         link: Entry of ``shapley.game.LINKS``: the space of the values; by default the pipeline's explainer's, of a
-            pipeline without one ``softmax``.
+            pipeline without one the task's first.
     """
 
     def __init__(self, link: Links | None = None) -> None:
-        if link is not None:
-            check_determined(link, "params.link")
         self.link = link
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
@@ -262,8 +281,7 @@ class ReferenceFeeder(_OfSurrogate):
 
     def key(self, batch: EvaluationBatch) -> Any:
         """Return what the inputs depend on."""
-        references = batch.evaluation.references
-        asked = {"evaluations": references.test_evaluations, "tolerance": references.kriging_tolerance}
+        asked = reference_key(batch.evaluation.references, "test", batch.pipeline.grid.num_players)
         return super().key(batch) | {"references": len(self._known(batch))} | asked
 
     def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs | None:
@@ -308,10 +326,12 @@ class TotalFeeder(_OfSurrogate):
 
 
 class RegionFeeder(Feeder):
-    """Feeds metrics that compare maps to objects, of images whose target is their label, where they have one."""
+    """Feeds metrics that compare maps to objects, of images whose target is their only label, where they have one."""
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
+        if not pipeline.task.names_classes:
+            return f"objects are of classes, which a {pipeline.task.name} does not name"
         return None if evaluation.test.has_regions else "the data do not say where objects are"
 
     def key(self, batch: EvaluationBatch) -> Any:
@@ -322,7 +342,7 @@ class RegionFeeder(Feeder):
     def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs:
         """Return ``maps`` of the target at image size, ``regions``, ``labels``, ``target`` and ``probability``."""
         regions, right = self._regions(batch)
-        sure = batch.pipeline.probabilities[batch.indices].amax(dim=1).to(maps.device)
+        sure = batch.pipeline.predictions[batch.indices].amax(dim=1).to(maps.device)
         return {
             "maps": batch.to_image(maps)[:, 0],
             "regions": (regions == _OBJECT) & right[:, None, None],
@@ -334,10 +354,12 @@ class RegionFeeder(Feeder):
     @staticmethod
     def _regions(batch: EvaluationBatch) -> tuple[Tensor, Tensor]:
         """Return regions (B, H, W) and whether the explained class is the one that they show (B,)."""
-        test = batch.evaluation.test
+        test, task, number = batch.evaluation.test, batch.pipeline.task, len(batch.evaluation.class_names)
         regions = batch.once("regions", lambda: test.regions_at(batch.indices))
         labels = test.labels[batch.indices]
-        return regions, (labels < 0) | (labels == batch.classes[:, 0].to(labels.device))
+        target = torch.nn.functional.one_hot(batch.classes[:, 0].to(labels.device), number).bool()
+        shown = (task.label_classes(labels, number) == target).all(dim=1)
+        return regions, ~task.labelled(labels) | shown
 
 
 FEEDERS: dict[str, type[Feeder]] = {

@@ -1,7 +1,8 @@
 """Attribution methods on a pipeline's models, and their maps, which are kept by what made them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,27 @@ from fastshap_lab.runs.store import Store, content_digest
 
 CHUNK = 16
 """Images whose maps, and whose measures, are kept together."""
+
+
+class ImageChunk:
+    """A few images that are explained together, loaded when somebody needs them.
+
+    Args:
+        load: Returns them, uint8 (B, 3, H, W), on the device of the models, B at most ``CHUNK``.
+    """
+
+    def __init__(self, load: Callable[[], Tensor]) -> None:
+        self._load = load
+
+    @property
+    def images(self) -> Tensor:
+        """The images, uint8 (B, 3, H, W)."""
+        return self._load()
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of their pixels."""
+        return content_digest(self.images)
 
 
 @dataclass
@@ -49,18 +71,15 @@ class AppliedMethod:
         """Return the method, with its arguments, on another network of the classifier's kind."""
         return type(self.method)(model=model, **self.params)
 
-    def map_key(self, images: Tensor, classes: Tensor | None) -> dict[str, Any]:
+    def map_key(self, chunk: ImageChunk, classes: Tensor | None) -> dict[str, Any]:
         """Return what maps of these images depend on."""
-        return self.key | {
-            "images": content_digest(images),
-            "classes": None if classes is None else classes.tolist(),
-        }
+        return self.key | {"images": chunk.digest, "classes": None if classes is None else classes.tolist()}
 
-    def chunk(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
+    def explain(self, chunk: ImageChunk, classes: Tensor | None) -> dict[str, Tensor]:
         """Return the maps of a chunk of images, and what they cost; kept.
 
         Args:
-            images: uint8 (B, 3, H, W), on the device of the models; at most ``CHUNK``.
+            chunk: The images.
             classes: The classes explained of each (B, E); all K of them if None.
 
         Returns:
@@ -71,7 +90,7 @@ class AppliedMethod:
         """
 
         def make() -> dict[str, Tensor]:
-            image = images.float() / 255
+            image = chunk.images.float() / 255
             with metered(*self.method.modules) as cost:
                 if classes is None:
                     maps = self.method.attribute_all(image)
@@ -80,13 +99,12 @@ class AppliedMethod:
             spent = torch.tensor([cost.seconds, cost.forward, cost.backward, cost.mebibytes], dtype=torch.float64)
             return {"maps": maps.float(), "cost": spent}
 
-        return self.store.get("maps", self.map_key(images, classes), make)
+        return self.store.get("maps", self.map_key(chunk, classes), make)
 
-    def maps(self, images: Tensor, classes: Tensor | None) -> Tensor:
-        """Return the maps (N, E, rows, columns) of any number of images, chunk by chunk."""
-        parts = images.split(CHUNK)
-        chosen = [None] * len(parts) if classes is None else classes.split(CHUNK)
-        return torch.cat([self.chunk(*each)["maps"] for each in zip(parts, chosen, strict=True)])
+    def maps(self, chunks: Sequence[ImageChunk], classes: Tensor | None) -> Tensor:
+        """Return the maps (N, E, rows, columns) of all images of some chunks, each full but for the last."""
+        chosen = [None] * len(chunks) if classes is None else classes.split(CHUNK)
+        return torch.cat([self.explain(*each)["maps"] for each in zip(chunks, chosen, strict=True)])
 
 
 def check_methods(chosen: Mapping[str, ComponentConfig]) -> None:
@@ -95,6 +113,8 @@ def check_methods(chosen: Mapping[str, ComponentConfig]) -> None:
         key = f"evaluate.methods.{name}"
         inputs = METHODS[component.name].inputs if component.name in METHODS else ()
         arguments(METHODS, key, component.name, component.params, *inputs)
+        if name in METHODS and METHODS[name].uncalled and component.name != name:
+            raise UserError(f"{key}.name={component.name}: every comparison has {name}; give this method another name")
     if len(baselines := [name for name, component in chosen.items() if METHODS[component.name].uninformed]) > 1:
         raise UserError(f"evaluate.methods: {' and '.join(baselines)} both know nothing; others are tested against one")
 

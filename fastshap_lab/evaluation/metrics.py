@@ -17,8 +17,11 @@ from fastshap_lab.evaluation.feeders import FEEDERS, EvaluationBatch, Feeder
 from fastshap_lab.evaluation.methods import CHUNK, AppliedMethod
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.metrics import METRICS, PerImage
+from fastshap_lab.models import Task
 from fastshap_lab.progress import track
 from fastshap_lab.runs.sources import identity
+
+_GIVEN = ("max_batch", "task")  # arguments of metrics that follow from what is measured
 
 
 def comparable_metrics() -> dict[str, type[PerImage]]:
@@ -51,7 +54,8 @@ class ChosenMetric:
 
     def empty(self, pipeline: Pipeline) -> PerImage:
         """Return the metric, without any image."""
-        given = {"max_batch": pipeline.max_batch} if "max_batch" in inspect.signature(self.kind).parameters else {}
+        known: dict[str, Any] = {"max_batch": pipeline.max_batch, "task": pipeline.task}
+        given = {word: known[word] for word in _GIVEN if word in inspect.signature(self.kind).parameters}
         return build(comparable_metrics(), f"evaluate.metrics.{self.name}", self.entry, self.params, **given)
 
     def words(self, pipelines: Iterable[Pipeline]) -> str:
@@ -78,29 +82,25 @@ class ChosenMetric:
             methods: On it.
         """
         measured = {name: self.empty(pipeline) for name in methods}
-        classes = evaluation.classes(pipeline)
-        for start in track(range(0, len(classes), CHUNK), f"{self.name} on {pipeline.name}"):
-            chosen, indices = classes[start : start + CHUNK], evaluation.evaluated[start : start + CHUNK]
-            images = evaluation.test.images_at(indices)
-            image = images.float() / 255
-            batch = EvaluationBatch(evaluation, pipeline, start, indices, image, chosen.to(image.device))
+        chunks = list(evaluation.evaluated_chunks(pipeline))
+        for start, chunk, classes in track(chunks, f"{self.name} on {pipeline.name}"):
+            indices = evaluation.evaluated[start : start + CHUNK]
+            batch = EvaluationBatch(evaluation, pipeline, start, indices, chunk, classes.to(evaluation.device))
             key = {
                 "metric": identity(METRICS, self.entry, self.params),
                 "feeder": {"code": identity(FEEDERS, self.kind.feed or "", {}), "inputs": self.feeder.key(batch)},
             }
             for name, method in methods.items():
-                make = partial(self._rows, batch, method, images, chosen)
-                parts = evaluation.store.get("measures", key | {"maps": method.map_key(images, chosen)}, make)
+                make = partial(self._rows, batch, method, classes)
+                parts = evaluation.store.get("measures", key | {"maps": method.map_key(chunk, classes)}, make)
                 measured[name].extend([parts[part] for part in sorted(parts)])
         return measured
 
-    def _rows(
-        self, batch: EvaluationBatch, method: AppliedMethod, images: Tensor, classes: Tensor
-    ) -> dict[str, Tensor]:
+    def _rows(self, batch: EvaluationBatch, method: AppliedMethod, classes: Tensor) -> dict[str, Tensor]:
         """Return what the metric keeps of a method's maps of a part of the images."""
         metric, unit = self.empty(batch.pipeline), method.method.unit
-        maps = method.chunk(images, classes)["maps"].to(batch.image.device)
-        inputs = self.feeder.inputs(batch, maps, lambda space: unit == space)
+        maps = method.explain(batch.chunk, classes)["maps"].to(batch.image.device)
+        inputs = self.feeder.inputs(batch, maps, lambda space: unit is not None and _space(unit) == _space(space))
         if inputs is not None:
             if metric.needs_units and not inputs["in_units"]:
                 inputs["phi"] = torch.full_like(inputs["phi"], torch.nan)
@@ -108,23 +108,27 @@ class ChosenMetric:
         return {f"{number:03d}": part for number, part in enumerate(metric.kept)}
 
 
-def choose_metrics(chosen: Mapping[str, ComponentConfig]) -> dict[str, ChosenMetric]:
+def choose_metrics(chosen: Mapping[str, ComponentConfig], task: Task) -> dict[str, ChosenMetric]:
     """Return the metrics that a configuration names.
 
     Args:
         chosen: Entries of ``METRICS`` and their arguments, those of the feeders among them.
+        task: Of the data.
 
     Raises:
         UserError: One is unknown, or has wrong arguments.
     """
-    return {name: _choose(name, component) for name, component in chosen.items()}
+    found = {name: _choose(name, component) for name, component in chosen.items()}
+    for name, metric in found.items():
+        metric.feeder.check(task, f"evaluate.metrics.{name}")
+    return found
 
 
 def _choose(name: str, component: ComponentConfig) -> ChosenMetric:
     key, table = f"evaluate.metrics.{name}", comparable_metrics()
     kind = lookup(table, f"{key}.name", component.name)
     feed = lookup(FEEDERS, f"{component.name}.feed", kind.feed or "")
-    own = {each.name: each for each in inspect.signature(kind).parameters.values() if each.name != "max_batch"}
+    own = {each.name: each for each in inspect.signature(kind).parameters.values() if each.name not in _GIVEN}
     fed = {each.name: each for each in inspect.signature(feed).parameters.values()}
     for word in component.params:
         if word not in own | fed:
@@ -132,10 +136,15 @@ def _choose(name: str, component: ComponentConfig) -> ChosenMetric:
             raise UserError(f"{key}.params.{word}: unknown to {component.name}, {known}")
     given = {**kind.feed_defaults, **component.params}
     params = {word: value for word, value in given.items() if word in own}
-    arguments(table, key, component.name, params, "max_batch")
+    arguments(table, key, component.name, params, *_GIVEN)
     feeder = build({component.name: feed}, key, component.name, {w: v for w, v in given.items() if w in fed})
     settings = {word: given.get(word, each.default) for word, each in (own | fed).items()}
     return ChosenMetric(name, component.name, feeder, params, settings)
+
+
+def _space(link: str) -> str:
+    """Return the same for links of which values are the same."""
+    return "logits" if link == "identity" else link
 
 
 @cache

@@ -1,6 +1,6 @@
 """A pipeline that is evaluated: its models, loaded, and the games that they play."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,10 +11,11 @@ from torch import Tensor
 from fastshap_lab.components import arguments, lookup, name_and_params
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_explainer, load_surrogate
-from fastshap_lab.models import Classifier, ModelGame, Surrogate
+from fastshap_lab.models import Classifier, ModelGame, Surrogate, Task
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.runs.run import Run
+from fastshap_lab.runs.sources import identity, source
 from fastshap_lab.runs.store import Store
 from fastshap_lab.shapley import PlayerGrid
 
@@ -26,6 +27,16 @@ def check_removal(removal: str | Mapping[str, Any], key: str) -> None:
     name, params = name_and_params(removal, key)
     lookup(removals(), key, name)
     arguments(removals(), key, name, params, "classifier", "players")
+
+
+def data_key(data: ImageDataModule) -> list[str | None]:
+    """Return what the images and labels of a data set depend on: its content and, of one's own class, its code."""
+    return [data.digest(), source("data", type(data))]
+
+
+def removal_key(removal: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return what units that are removed so depend on, for keys of the store."""
+    return identity(removals(), *name_and_params(removal, "params.removal"))
 
 
 @dataclass
@@ -42,7 +53,7 @@ class Pipeline:
         classifier: What is explained.
         surrogate: What imitates it, if the pipeline goes so far.
         explainer: With its surrogate, if the pipeline goes so far.
-        probabilities: The classifier's, of all test images (N, K).
+        outputs: The classifier's, of all test images (N, K).
     """
 
     name: str
@@ -54,7 +65,7 @@ class Pipeline:
     classifier: Classifier
     surrogate: Surrogate | None
     explainer: AmortizedExplainer | None
-    probabilities: Tensor
+    outputs: Tensor
     _games: dict[str, ModelGame] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -100,8 +111,8 @@ class Pipeline:
             blocks = images.blocks(torch.arange(len(images)).split(_BLOCK))
             return {"logits": torch.cat([loaded.logits(block.float() / 255).cpu() for block in blocks])}
 
-        key = {"classifier": digests["classifier"], "data": data.digest(), "split": "test"}
-        loaded.probabilities = store.get("predictions", key, answers)["logits"].softmax(dim=-1)
+        key = {"classifier": digests["classifier"], "data": data_key(data), "split": "test"}
+        loaded.outputs = store.get("predictions", key, answers)["logits"]
         return loaded
 
     @torch.inference_mode()
@@ -110,14 +121,30 @@ class Pipeline:
         return self._frozen_classifier(image)
 
     @property
+    def task(self) -> Task:
+        """What the classifier's outputs mean."""
+        return self.classifier.task
+
+    @property
     def predictions(self) -> Tensor:
-        """The classifier's classes of all test images (N,)."""
-        return self.probabilities.argmax(dim=-1)
+        """What the classifier predicts of all test images (N, K): probabilities, or a regression's answers."""
+        return self.task.predict(self.outputs)
+
+    @property
+    def foremost(self) -> Tensor:
+        """The class of each test image that is explained before others (N,)."""
+        return self.task.foremost(self.outputs)
 
     @property
     def link(self) -> str:
-        """The space of the explainer's values, of a pipeline without one softmax."""
-        return "softmax" if self.explainer is None else self.explainer.link
+        """The space of the explainer's values, of a pipeline without one the task's first."""
+        return self.task.links[0] if self.explainer is None else self.explainer.link
+
+    def in_words(self, classes: Tensor, predictions: Tensor, class_names: Sequence[str]) -> list[str]:
+        """Return each image's class (B,) and what a prediction (B, K) says of it, to print under its map."""
+        said = predictions.gather(1, classes.to(predictions.device).unsqueeze(1)).squeeze(1)
+        pairs = zip(classes.tolist(), said.tolist(), strict=True)
+        return [f"{class_names[k]}: {self.task.answer_format.format(value)}" for k, value in pairs]
 
     def game(self, link: str) -> ModelGame:
         """Return the surrogate's game, the same one at every call."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,16 @@ def check_references(config: Config, split: Split) -> None:
         Kriging.check_budget(players, evaluations // 2)
 
 
+def reference_key(config: ReferencesConfig, split: Split, num_players: int) -> dict[str, Any]:
+    """Return what references depend on beside game and image: the estimators, and what they are asked for."""
+    evaluations, tolerance = getattr(config, f"{split}_evaluations"), config.kriging_tolerance
+    if 2**num_players <= evaluations:
+        return {"estimators": [identity(ESTIMATORS, "exact", {})]}
+    names = ["kernel_shap"] + (["kriging"] if tolerance is not None else [])
+    known = [identity(ESTIMATORS, name, {}) for name in names]
+    return {"estimators": known, "evaluations": evaluations, "tolerance": tolerance}
+
+
 def reference_values(
     store: Store,
     surrogate: str,
@@ -86,15 +97,12 @@ def reference_values(
     """
     evaluations, tolerance = getattr(config, f"{split}_evaluations"), config.kriging_tolerance
     exact = 2**game.num_players <= evaluations
-    names = ["exact"] if exact else ["kernel_shap"] + (["kriging"] if tolerance is not None else [])
-    asked = {} if exact else {"evaluations": evaluations, "tolerance": tolerance}
-    key = {"surrogate": surrogate, "link": link} | asked
-    key["estimators"] = [identity(ESTIMATORS, name, {}) for name in names]
+    key = {"surrogate": surrogate, "link": link} | reference_key(config, split, game.num_players)
 
     def make(image: Tensor) -> dict[str, Tensor]:
         image = image.float() / 255
         if exact or tolerance is None:
-            found, kriged = shapley_values(game, image, names[0], budget=evaluations), False
+            found, kriged = shapley_values(game, image, "exact" if exact else "kernel_shap", budget=evaluations), False
         else:
             found, kriged = _by_two_designs(game, image, evaluations, tolerance)
         return {"phi": found.phi, "stderr": found.stderr, "kriged": torch.tensor(kriged)}

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fastshap_lab.config import EvaluateConfig
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.runs.sources import source
 
@@ -23,8 +24,17 @@ class Section(ABC):
     appendix: ClassVar[bool] = False
     """Whether it comes after the checks, at the end of the page."""
 
+    uncounted: ClassVar[tuple[str, ...]] = ()
+    """Arguments that change nothing in what is kept: how many images, where each has entries of its own."""
+
     version: ClassVar[int] = 1
     """Raised when a change of the code changes what was kept, which is then made again."""
+
+    tables: ClassVar[tuple[str, ...]] = ("{name}*",)
+    """Patterns of the names of its tables, so that published numbers are known to have a place."""
+
+    def check(self, settings: EvaluateConfig, name: str) -> None:  # noqa: B027 - most have nothing to check
+        """Raise a ``UserError`` where the section cannot be made with the evaluation's other settings."""
 
     @abstractmethod
     def __call__(self, evaluation: Evaluation, name: str) -> dict[str, float] | None:
@@ -52,5 +62,6 @@ class Section(ABC):
             make: Returns them.
         """
         code = source(f"section {self.kind}", type(self)) or "version 1"
-        own = {"section": self.kind, "code": code, "params": vars(self)}
+        params = {name: value for name, value in vars(self).items() if name not in self.uncounted}
+        own = {"section": self.kind, "code": code, "params": params}
         return evaluation.store.get("sections", {**own, **key}, make)

@@ -10,7 +10,7 @@ from fastshap_lab.metrics.faithfulness import (
     SensitivityN,
     sensitivity_coalitions,
 )
-from fastshap_lab.metrics.imitation import Imitation, constant_kl
+from fastshap_lab.metrics.imitation import Imitation
 from fastshap_lab.metrics.map_agreement import MapAgreement
 from fastshap_lab.metrics.map_statistics import MapStatistics
 from fastshap_lab.metrics.per_image import PerImage
@@ -24,20 +24,20 @@ from fastshap_lab.metrics.two_samples import holm, two_sample_p_values
 from fastshap_lab.metrics.value_function import coalition_values
 
 METRICS: dict[str, type[Metric]] = {
-    "additive_fit": AdditiveFit,
     "deletion": Deletion,
-    "efficiency_gap": EfficiencyGap,
-    "faithfulness_correlation": FaithfulnessCorrelation,
-    "imitation": Imitation,
-    "infidelity": Infidelity,
     "insertion": Insertion,
-    "map_agreement": MapAgreement,
-    "map_statistics": MapStatistics,
-    "pointing_game": PointingGame,
-    "segmentation": Segmentation,
     "sensitivity_n": SensitivityN,
+    "faithfulness_correlation": FaithfulnessCorrelation,
+    "infidelity": Infidelity,
     "shapley_correlation": ShapleyCorrelation,
     "shapley_distance": ShapleyDistance,
+    "efficiency_gap": EfficiencyGap,
+    "pointing_game": PointingGame,
+    "segmentation": Segmentation,
+    "additive_fit": AdditiveFit,
+    "imitation": Imitation,
+    "map_agreement": MapAgreement,
+    "map_statistics": MapStatistics,
     "shapley_error": ShapleyError,
     "similarity": Similarity,
 }
@@ -62,7 +62,6 @@ __all__ = [
     "ShapleyError",
     "Similarity",
     "coalition_values",
-    "constant_kl",
     "correctness_subsets",
     "holm",
     "sensitivity_coalitions",

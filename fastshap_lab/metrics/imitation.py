@@ -1,43 +1,38 @@
-"""How well a model's logits fit labels, and another model's answers."""
+"""How well a model's answers fit labels, and another model's answers."""
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from fastshap_lab.metrics.per_image import PerImage
-from fastshap_lab.shapley.losses import surrogate_kl
-
-
-def constant_kl(classifier_logits: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
-    """Return the KL divergence of the best answer that is the same for every image, their mean, in nats; float64.
-
-    It says how much a classifier's answers differ: what a model that ignores the image misses of them.
-    """
-    p = classifier_logits.double().softmax(dim=-1)
-    return torch.special.entr(p.mean(dim=0)).sum() - torch.special.entr(p).sum(dim=-1).mean()
+from fastshap_lab.models.tasks import Multiclass, Task
 
 
 class Imitation(PerImage):
-    """Accuracy, cross-entropy against labels, and KL divergence from a classifier, in nats; means over images.
+    """The measures of a task against labels, and the divergence from a classifier; means over images.
 
-    Accuracy and cross-entropy of images without a label, -100, are undefined.
+    Of ``multiclass``: accuracy, cross-entropy and KL divergence, in nats. What is measured against labels is undefined
+    of images that have none.
+
+    Args:
+        task: What the answers mean; ``multiclass`` if None.
     """
 
-    columns = ("accuracy", "cross_entropy", "kl")
     higher_is_better = None
 
+    def __init__(self, task: Task | None = None) -> None:
+        super().__init__()
+        self.task = task or Multiclass()
+        self.columns = (*self.task.measured, self.task.imitation)
+
     def update(
-        self, logits: Float[Tensor, "B M K"], label: Int[Tensor, " B"], classifier_logits: Float[Tensor, "B K"]
+        self, outputs: Float[Tensor, "B M K"], label: Shaped[Tensor, "B *K"], classifier_outputs: Float[Tensor, "B K"]
     ) -> None:
-        """Add images, each with the logits of M coalitions of it, over which it is averaged."""
-        label = label.unsqueeze(1).expand(-1, logits.shape[1])
-        correct = (logits.argmax(dim=-1) == label).to(logits).masked_fill(label < 0, torch.nan)
-        cross_entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none").view_as(correct)
-        kl = surrogate_kl(classifier_logits, logits)
-        measures = (correct, cross_entropy.masked_fill(label < 0, torch.nan), kl)
+        """Add images, each with the outputs for M coalitions of it, over which it is averaged."""
+        divergence = self.task.divergence(self.task.surrogate_losses[0])
+        measures = (*self.task.measures(outputs, label).values(), divergence(classifier_outputs, outputs))
         self.kept.append(torch.stack([each.double().mean(dim=1) for each in measures], dim=1))
 
     def compute(self) -> dict[str, float]:
-        """Return ``accuracy`` in [0, 1], ``cross_entropy`` and ``kl``; NaN stays: no label, or a broken model."""
+        """Return the mean of each column; NaN stays: no label, or a broken model."""
         return dict(zip(self.columns, self._rows().mean(dim=0).tolist(), strict=True))

@@ -19,7 +19,7 @@ class PerImage(Metric):
     be left out, as long as all updates do so.
     """
 
-    columns: ClassVar[tuple[str, ...]]
+    columns: tuple[str, ...]
     full_state_update = False
 
     feed: ClassVar[str | None] = None

@@ -7,7 +7,7 @@ from torch import Tensor
 from fastshap_lab.components import Count
 from fastshap_lab.metrics.per_image import PerImage
 from fastshap_lab.metrics.value_function import ValueFunction, values_in_chunks
-from fastshap_lab.shapley.game import log_odds
+from fastshap_lab.models.tasks import Multiclass, Task
 
 
 def removal_curves(
@@ -18,25 +18,30 @@ def removal_curves(
     insert: bool,
     step: int = 1,
     max_batch: int = 256,
-) -> Float[Tensor, "B E 3 points"]:
-    """Return probability, log-odds and top-1 agreement after each step, the start included, in float64.
+    task: Task | None = None,
+) -> Float[Tensor, "B E measures points"]:
+    """Return the task's measures of the class, and agreement, after each step, the start included, in float64.
 
     Units go in descending order of their attribution, ties by index, ``step`` at a time (the last step may be shorter):
-    away from the whole image, or back into the empty one. Agreement is 1 where the most probable class is that of the
-    whole image, else 0. All are NaN for attributions with a NaN, which say no order.
+    away from the whole image, or back into the empty one. Of ``multiclass``, these are probability, log-odds and top-1
+    agreement; of a regression the standardized answer, and agreement within its tolerance. Agreement is 1 where
+    what is predicted is what is predicted of the whole image, else 0. All are NaN for attributions with a NaN, which
+    say no order.
 
     Reference: Petsiuk et al., RISE, BMVC 2018, arXiv:1806.07421; Jethani et al., FastSHAP, ICLR 2022,
     arXiv:2107.07436, on exclusion and inclusion.
 
     Args:
-        value_fn: Logits, or log-probabilities, of coalitions of the units.
+        value_fn: Logits, or log-probabilities, or a regression's answers, of coalitions of the units.
         image: Images.
         phi: Attributions of the units for E classes.
         classes: Which ones.
         insert: Whether units are inserted, rather than deleted.
         step: Units per step.
         max_batch: Most images times coalitions that the value function is asked for at once.
+        task: What its values mean; one of K classes if None.
     """
+    task = task or Multiclass()
     num_units, explained = phi.shape[1:]
     points = -(-num_units // step) + 1
     moved = (torch.arange(points, device=phi.device) * step).clamp(max=num_units).unsqueeze(1)
@@ -46,14 +51,13 @@ def removal_curves(
     def coalitions(rows: slice, part: slice) -> Tensor:
         return (rank[rows][:, number[part] // points] < moved[number[part] % points]) == insert
 
-    logits = values_in_chunks(value_fn, image, len(number), coalitions, max_batch).double()
-    logits = logits.unflatten(1, (explained, points))
-    chosen = classes.to(logits.device)[:, :, None, None].expand(-1, -1, points, 1)
-    probability = logits.softmax(dim=-1).gather(-1, chosen).squeeze(-1)
-    odds = log_odds(logits).gather(-1, chosen).squeeze(-1)
-    top = logits.argmax(dim=-1)
-    whole = top[..., -1:] if insert else top[..., :1]
-    curves = torch.stack([probability, odds, (top == whole).double()], dim=2)
+    outputs = values_in_chunks(value_fn, image, len(number), coalitions, max_batch).double()
+    outputs = outputs.unflatten(1, (explained, points))
+    chosen = classes.to(outputs.device)[:, :, None, None].expand(-1, -1, points, 1)
+    measures = [each.gather(-1, chosen).squeeze(-1) for each in task.measures_of_classes(outputs).values()]
+    of_each = outputs.flatten(0, 1)
+    agreement = task.right(of_each, task.decide(of_each[:, -1 if insert else 0])).view_as(measures[0])
+    curves = torch.stack([*measures, agreement.double()], dim=2)
     return curves.masked_fill(phi.isnan().any(dim=1).to(curves.device)[:, :, None, None], torch.nan)
 
 
@@ -66,24 +70,28 @@ class Deletion(PerImage):
     """Areas under the curves of deletion, which is exclusion when units are the players of a surrogate.
 
     Of the target its probability, log-odds and top-1 agreement; of the other classes explained probability and
-    log-odds, each class under its own attributions, averaged over them.
+    log-odds, each class under its own attributions, averaged over them. Of labels that do not exclude each other,
+    agreement is of all of them; of a regression there is the standardized answer, and agreement within its
+    tolerance.
 
     Args:
         step: Units per step.
         max_batch: Most images times coalitions that the value function is asked for at once.
+        task: What the values mean; one of K classes if None.
 
     Reference: see ``removal_curves``; Covert et al., ViT-Shapley, ICLR 2023, arXiv:2206.05282, section 5, on the
     classes that are not the target.
     """
 
-    columns = ("probability", "log_odds", "agreement", "others_probability", "others_log_odds")
     higher_is_better = False
     feed = "removal"
     insert = False
 
-    def __init__(self, step: Count = 1, max_batch: int = 256) -> None:
+    def __init__(self, step: Count = 1, max_batch: int = 256, task: Task | None = None) -> None:
         super().__init__()
-        self.step, self.max_batch = step, max_batch
+        self.step, self.max_batch, self.task = step, max_batch, task or Multiclass()
+        measures = self.task.class_measures
+        self.columns = (*measures, "agreement", *(f"others_{name}" for name in measures))
 
     def update(
         self,
@@ -93,10 +101,10 @@ class Deletion(PerImage):
         classes: Int[Tensor, "B E"],
     ) -> None:
         """Add images; arguments as for ``removal_curves``, the first class being the target."""
-        curves = removal_curves(value_fn, image, phi, classes, self.insert, self.step, self.max_batch)
+        curves = removal_curves(value_fn, image, phi, classes, self.insert, self.step, self.max_batch, self.task)
         parts = [curves[:, 0]]
         if curves.shape[1] > 1:
-            parts.append(curves[:, 1:, :2].nanmean(dim=1))
+            parts.append(curves[:, 1:, :-1].nanmean(dim=1))
         self.kept.append(torch.cat(parts, dim=1))
 
     def curves(self) -> dict[str, Float[Tensor, " points"]]:

@@ -24,6 +24,7 @@ from fastshap_lab.models.maskings import MASKINGS, build_masking
 from fastshap_lab.models.resnet import resnet
 from fastshap_lab.models.surrogate import Surrogate
 from fastshap_lab.models.swin import swin
+from fastshap_lab.models.tasks import TASKS, Task, build_task
 from fastshap_lab.models.vision import Torchvision, torchvision_model
 from fastshap_lab.models.vit import vit
 from fastshap_lab.models.zoo import Timm, timm_model
@@ -34,14 +35,17 @@ __all__ = [
     "IMPORT",
     "LIBRARIES",
     "PRETRAININGS",
+    "TASKS",
     "Classifier",
     "Explainer",
     "MaskedAutoencoder",
     "ModelGame",
     "Surrogate",
+    "Task",
     "build_classifier",
     "build_explainer",
     "build_surrogate",
+    "build_task",
     "takes_backbone",
 ]
 
@@ -77,6 +81,7 @@ def build_classifier(
     extra_channels: int = 0,
     group: str = "classifier",
     module: nn.Module | None = None,
+    task: str | Mapping[str, Any] | None = None,
 ) -> Classifier:
     """Return a classifier of RGB images.
 
@@ -90,6 +95,7 @@ def build_classifier(
         extra_channels: Of the network, beside these.
         group: Of the configuration, which errors name.
         module: The caller's own, where the network is one's own code.
+        task: Entry of ``TASKS``, of which the answers are; ``multiclass`` if None.
     """
     height, width = _checked_size(image_size)
     if len(mean) not in CHANNELS or len(std) != len(mean):
@@ -106,7 +112,9 @@ def build_classifier(
     else:
         given = {"num_classes": num_classes, "image_size": (height, width), "in_chans": len(mean) + extra_channels}
         network = build(CLASSIFIERS, group, name, params, **given)
-    return Classifier(network, mean, std, (height, width), num_classes)
+    learned = build_task(task)
+    learned.prepare(network, num_classes)
+    return Classifier(network, mean, std, (height, width), num_classes, learned)
 
 
 def build_surrogate(
@@ -131,6 +139,7 @@ def build_explainer(
     mean: Sequence[float],
     std: Sequence[float],
     grid: Sequence[int],
+    task: str | Mapping[str, Any] | None = None,
 ) -> Explainer:
     """Return an explainer network; ``params.backbone``, if it takes one, is ``{name, params}`` of ``CLASSIFIERS``."""
     (height, width), (rows, columns) = _checked_size(image_size), grid
@@ -142,7 +151,11 @@ def build_explainer(
         where, backbone = "explainer.params.backbone", params.pop("backbone")
         chosen, chosen_params = name_and_params(backbone, where)
         given["backbone"] = build(CLASSIFIERS, where, chosen, chosen_params, **size)
-    return build(EXPLAINERS, "explainer", name, params, **given)
+    explainer = build(EXPLAINERS, "explainer", name, params, **given)
+    learned = build_task(task)
+    learned.check_size(num_classes)
+    explainer.unit = learned.unit()
+    return explainer
 
 
 def _checked_size(image_size: Sequence[int]) -> tuple[int, int]:

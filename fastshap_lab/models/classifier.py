@@ -1,9 +1,11 @@
-"""The original classifier: RGB in [0, 1] in, logits out."""
+"""The original classifier: RGB in [0, 1] in, logits out, or a regression's answers in the units of its targets."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from fastshap_lab.models.tasks import Multiclass, Task
 
 Model = Callable[[Tensor], Tensor]
 """Takes images (B, C, H, W) to logits (B, K): a module, or what calls one."""
@@ -37,6 +39,7 @@ class Classifier(nn.Module):
         std: Standard deviation of each channel.
         image_size: Height and width of the images.
         num_classes: K.
+        task: What its K outputs mean; one of K classes if None.
     """
 
     mean: Tensor
@@ -49,8 +52,10 @@ class Classifier(nn.Module):
         std: Sequence[float],
         image_size: tuple[int, int],
         num_classes: int,
+        task: Task | None = None,
     ) -> None:
         super().__init__()
+        self.task = task or Multiclass()
         self.network, self.image_size, self.num_classes = network, image_size, num_classes
         # Kept in the model's config.json, not among its weights.
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)

@@ -2,13 +2,11 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
-from fastshap_lab.models.classifier import CHANNELS, Classifier
 
 _handed_over: dict[str, nn.Module] = {}
 
@@ -141,62 +139,3 @@ def own_network(module: nn.Module) -> Logits:
     """Return a copy of one's own module, as a network on the CPU; the module itself stays as it is."""
     with torch.device("cpu"):
         return Logits(copy.deepcopy(module)).cpu()
-
-
-def pixels_of(
-    model: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None, normalized: bool
-) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and standard deviation to normalize pixels with, as they were given or as the model states them.
-
-    Args:
-        model: One's own.
-        mean: In [0, 1], a number per channel, or None.
-        std: The same.
-        normalized: The model takes pixels in [0, 1] itself.
-
-    Raises:
-        UserError: They are not known, or make no sense: a wrong normalization is a silent wrong answer.
-    """
-    if isinstance(model, Classifier) or normalized:
-        if mean is not None or std is not None:
-            raise UserError("mean, std: the model normalizes pixels itself")
-        first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
-        channels = first.in_channels if first is not None and first.in_channels in CHANNELS else 3
-        channels = 3 if isinstance(model, Classifier) else channels
-        return (0.0,) * channels, (1.0,) * channels
-    if mean is None and std is None:
-        stated = stated_by(model)
-        mean, std = stated.get("mean"), stated.get("std")
-    if mean is None or std is None:
-        raise UserError(
-            "mean, std: how are pixels normalized for this model? Give both (ImageNet's: mean=(0.485, 0.456, 0.406), "
-            "std=(0.229, 0.224, 0.225)), or normalized=True if it takes [0, 1] as it is"
-        )
-    if len(mean) not in CHANNELS or len(std) != len(mean) or not all(deviation > 0 for deviation in std):
-        raise UserError(
-            f"mean={mean}, std={std}: three numbers each are wanted, and std above 0 (one for a grey network, four for "
-            "one with alpha)"
-        )
-    return mean, std
-
-
-def logits_of(classifier: Classifier, image: Tensor) -> Tensor:
-    """Return the answer to some images (B, 3, H, W), which is checked to be logits (B, K).
-
-    Raises:
-        UserError: The model does not take such images, or answers with something else.
-    """
-    height, width = image.shape[2:]
-    try:
-        logits: Tensor = classifier(image)
-    except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"model: does not take images of {height}×{width}: {reason}") from error
-    if logits.ndim != 2 or len(logits) != len(image) or logits.shape[1] < 2:
-        raise UserError(
-            f"model: answers with a tensor of shape {tuple(logits.shape)}; logits (images, classes) of two or more "
-            "classes are wanted"
-        )
-    if not logits.isfinite().all():
-        raise UserError("model: answers with numbers that are not finite")
-    return logits

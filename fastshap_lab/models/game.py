@@ -1,11 +1,14 @@
 """The game that a model plays when players are absent."""
 
+from collections.abc import Callable
+from copy import copy
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fastshap_lab.components import lookup
-from fastshap_lab.errors import UserError, check_max_batch
+from fastshap_lab.errors import check_max_batch
 from fastshap_lab.models.classifier import Model
 from fastshap_lab.models.maskings import Masking
 from fastshap_lab.shapley.game import LINKS
@@ -90,19 +93,15 @@ class ModelGame:
         null = self.null(image) if self.masking.null_ignores_image else values[:, -1]
         return values[:, :num_coalitions], values[:, num_coalitions], null
 
+    def in_units(self, change: Callable[[Tensor], Tensor]) -> "ModelGame":
+        """Return the same game with its values in other units.
+
+        Args:
+            change: Takes values (B, M, K) to those of the other game.
+        """
+        other, link = copy(self), self.link
+        other.link, other._shared_null = lambda logits: change(link(logits)), None
+        return other
+
     def _all(self, image: Tensor, present: bool) -> Tensor:
         return torch.full((len(image), 1, self.num_players), present, device=image.device)
-
-
-def check_determined(link: str, key: str) -> None:
-    """Check that the values of a surrogate's game are determined.
-
-    Raises:
-        UserError: The link is unknown, or leaves a constant that the surrogate's training does not determine.
-    """
-    if link == "logits":
-        raise UserError(
-            f"{key}=logits: a surrogate's softmax leaves its logits free up to a constant for each image and "
-            "coalition; choose centred_logits, which are the logits less their mean over classes"
-        )
-    lookup({name: values for name, values in LINKS.items() if name != "logits"}, key, link)

@@ -3,7 +3,7 @@
 A field that has a default, and that value, is not written: folders from before there was such a field mean the default.
 """
 
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict, Field
@@ -39,6 +39,7 @@ class NetworkSpec:
         num_classes: K; none of a network without a head.
         mean: Mean colour of the training images.
         std: Standard deviation of each channel.
+        task: What the outputs mean, as ``build_task`` takes it; one of K classes if None.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -49,6 +50,7 @@ class NetworkSpec:
     num_classes: Whole
     mean: list[float]
     std: list[float]
+    task: Component | None = field(default=None, kw_only=True)
 
     def build(self, module: nn.Module | None = None) -> Classifier:
         """Return the network, with random weights; ``module`` is the caller's own, where it is of one's own code."""

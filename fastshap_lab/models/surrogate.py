@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from fastshap_lab.models.classifier import Classifier
 from fastshap_lab.models.game import ModelGame
 from fastshap_lab.models.maskings import Masking
+from fastshap_lab.models.tasks import Task
 from fastshap_lab.shapley.players import PlayerGrid
 
 
@@ -21,10 +22,20 @@ class Surrogate(nn.Module):
         """Number of classes K."""
         return self.classifier.num_classes
 
+    @property
+    def task(self) -> Task:
+        """What the K outputs mean."""
+        return self.classifier.task
+
     def forward(self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
         """Return the logits of each image under each of its coalitions."""
         return self.masking(self.classifier, image, coalitions)
 
-    def game(self, link: str = "softmax", max_batch: int = 512) -> ModelGame:
-        """Return the game it defines; of a ``frozen`` surrogate one that is quicker, and that no training reaches."""
-        return ModelGame(self.classifier, self.masking, link, max_batch)
+    def game(self, link: str | None = None, max_batch: int = 512) -> ModelGame:
+        """Return the game it defines; of a ``frozen`` surrogate one that is quicker, and that no training reaches.
+
+        Args:
+            link: Entry of ``shapley.game.LINKS``; the first of the task's if None.
+            max_batch: Rows of a pass.
+        """
+        return ModelGame(self.classifier, self.masking, link or self.task.links[0], max_batch)

@@ -1,4 +1,4 @@
-"""Heatmaps beside the images they explain: zero is white, red speaks for the class, blue against it."""
+"""Heatmaps beside the images they explain: zero is white, red raises a class's answer, blue lowers it."""
 
 import textwrap
 from base64 import b64encode
@@ -10,7 +10,7 @@ from math import sqrt
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -29,7 +29,7 @@ BLUE_WHITE_RED = LinearSegmentedColormap.from_list(
 
 FIGURE_FORMATS = ("png", "svg", "pdf", "jpg", "jpeg", "webp")
 
-KEY = "Red speaks for the class, blue against it, white is zero; each row has its own scale."
+KEY = "Red raises the answer, blue lowers it, white is zero; each row has its own scale."
 
 # Lengths in inches. Everything is placed by hand, so that no text meets a picture whatever the number of cells.
 CELL = 0.95
@@ -65,56 +65,69 @@ class _Row:
 def class_maps(
     images: Float[np.ndarray, "B H W 3"],
     maps: Float[np.ndarray, "B K *players"],
-    probabilities: Float[np.ndarray, "B K"],
+    answers: Float[np.ndarray, "B K"],
     class_names: Sequence[str],
-    labels: Sequence[int] | np.ndarray | None = None,
+    labels: Sequence[str] | None = None,
+    labelled: Bool[np.ndarray, "B K"] | None = None,
     row_names: Sequence[str] | None = None,
     value_name: str = "Shapley value",
     max_classes: int = 10,
     classes: Sequence[int] | None = None,
     segments: Int[np.ndarray, "B H W"] | None = None,
+    ranks: Float[np.ndarray, "B K"] | None = None,
+    marked: Bool[np.ndarray, "B K"] | None = None,
+    said: Sequence[str] | None = None,
+    answer_format: str = "p = {:.2f}",
 ) -> Figure:
     """Return a figure with one row per image: the image, then the map of each class, on one colour scale per row.
 
-    Classes stand in their own order; where there are more than ``max_classes``, each row shows its most probable ones,
-    most probable first. A solid frame marks the predicted class, a dashed one the label where it differs.
+    Classes stand in their own order; where there are more than ``max_classes``, each row shows those of the highest
+    ranks, highest first. A solid frame marks predicted classes, a dashed one those of the label where it differs.
 
     Args:
         images: RGB in [0, 1].
         maps: Attributions of the players, rows and columns of a grid, or P segments.
-        probabilities: Of the classes, printed under their maps; the largest is the prediction.
+        answers: Of the model, printed under the classes' maps: probabilities, mostly.
         class_names: One per class.
-        labels: True class of each image.
+        labels: What each image shows.
+        labelled: Classes that this is.
         row_names: What to call each image.
         value_name: What the colours stand for.
         max_classes: Most maps in a row.
         classes: The ones to show instead, in this order.
         segments: The one that each pixel belongs to, where players are segments.
+        ranks: By which classes are chosen; the answers if None.
+        marked: Classes that are predicted; the one of the highest rank if None.
+        said: What to call the prediction of each image; the name of that one if None.
+        answer_format: Of a single answer.
     """
     num_classes = maps.shape[1]
     if classes is None and num_classes <= max_classes:
         classes = range(num_classes)
-    rows = []
-    for index, (image, image_maps, row_probabilities) in enumerate(zip(images, maps, probabilities, strict=True)):
-        predicted = int(row_probabilities.argmax())
-        label = None if labels is None else int(labels[index])
-        order = np.argsort(-row_probabilities, kind="stable")[:max_classes] if classes is None else classes
+    rows, ranks = [], answers if ranks is None else ranks
+    best = ranks.argmax(axis=1)
+    marked = np.arange(num_classes) == best[:, None] if marked is None else marked
+    said = [class_names[k] for k in best] if said is None else said
+    differing = "" if labelled is None else "; dashed: the label, where it differs"
+    labelled = np.zeros_like(marked) if labelled is None else labelled
+    for index, (image, image_maps, row_answers) in enumerate(zip(images, maps, answers, strict=True)):
+        order = np.argsort(-ranks[index], kind="stable")[:max_classes] if classes is None else classes
         cells = [
             _Cell(
                 image_maps[k] if segments is None else image_maps[k][segments[index]],
                 title=class_names[k] if index == 0 or classes is None else "",
-                caption=f"p = {row_probabilities[k]:.2f}",
-                frame="predicted" if k == predicted else "label" if k == label else "plain",
+                caption=answer_format.format(row_answers[k]),
+                frame="predicted" if marked[index, k] else "label" if labelled[index, k] else "plain",
             )
             for k in order
         ]
         text = [] if row_names is None else [row_names[index]]
-        text += [] if label is None else [f"label: {class_names[label]}"]
-        text += [f"predicted: {class_names[predicted]}"]
+        text += [] if labels is None else [f"label: {labels[index]}"]
+        text += [f"predicted: {said[index]}"]
         rows.append(_Row("\n".join(text), [_Cell(image), *cells]))
     player = "patch" if segments is None else "segment"
-    frames = "Solid frame: predicted class" + ("." if labels is None else "; dashed: the label, where it differs.")
-    return _draw(rows, images.shape[1:3], f"{value_name} of each {player}. {KEY} {frames}")
+    frames = f" Solid frame: predicted class{differing}." if (marked | labelled).any() else ""
+    return _draw(rows, images.shape[1:3], f"{value_name} of each {player}. {KEY}{frames}")
 
 
 def comparison(
@@ -163,8 +176,8 @@ def gallery(
         ]
         rows.append(_Row("" if row_text is None else row_text[index], [_Cell(image), *cells]))
     key = (
-        "Maps on scales of their own: attributions are divided by their largest absolute value, red speaks for the "
-        "class, blue against it, white is zero; scores and saliencies are stretched from white to red."
+        "Maps on scales of their own: attributions are divided by their largest absolute value, red raises the "
+        "answer, blue lowers it, white is zero; scores and saliencies are stretched from white to red."
     )
     return _draw(rows, images.shape[1:3], key)
 

@@ -7,11 +7,12 @@ from itertools import pairwise
 import torch
 from rich.console import Console
 
-from fastshap_lab.components import build, lookup
+from fastshap_lab.components import lookup
 from fastshap_lab.config import Config, PipelineConfig
-from fastshap_lab.data import DATASETS, ImageDataModule
+from fastshap_lab.data import ImageDataModule, build_data
 from fastshap_lab.data.relabelled import Relabelled
 from fastshap_lab.errors import UserError
+from fastshap_lab.models.tasks import described
 from fastshap_lab.runs.costs import Cost, in_words, total
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import PlayerGrid
@@ -58,7 +59,10 @@ def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage
         config: The whole configuration.
         stages: As for ``plan``.
     """
-    data = build(DATASETS, "data", config.data.name, config.data.params)
+    data = build_data(config.data.name, config.data.params, config.data.task)
+    for one in (config, *pipelines.values()):
+        one.surrogate.loss = one.surrogate.loss or data.task.surrogate_losses[0]
+        one.explainer.link = one.explainer.link or data.task.links[0]
     for one in pipelines.values():
         try:
             PlayerGrid(data.image_size, (one.data.grid[0], one.data.grid[1]))
@@ -109,6 +113,8 @@ def _with_classes(data: ImageDataModule, pipelines: dict[str, Config], stages: S
     first = next(iter(found.values()))
     if other := next((name for name, names in found.items() if names != first), None):
         raise UserError(f"evaluate.pipelines.{other}: its classifier has other classes than {next(iter(found))}'s")
+    if first is not None and described(data.task):
+        raise UserError(f"data.task={data.task.name}: this classifier is not trained and brings classes of its own")
     return data if first is None else Relabelled(data, first)
 
 

@@ -238,8 +238,8 @@ class Run:
             for path in sorted(self.folder.glob(pattern)):
                 digest = sha256(path.read_bytes()) if path.suffix in (".json", ".csv") else None
                 files[path.relative_to(self.folder).as_posix()] = digest
-        work, used = self.work(), sorted(self.store.used)
-        more = ({} if work is None else {"work": work.to_json(self.folder)}) | ({"uses": used} if used else {})
+        work = self.work()
+        more = {} if work is None else {"work": work.to_json(self.folder)}
         self._write("finished", seconds, files=files, **more)
 
     def measures(self) -> dict[str, float]:
@@ -282,6 +282,7 @@ class Run:
 
     def _write(self, status: str, seconds: float = 0.0, **more: Any) -> None:
         before, now = self.record(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        used = sorted({*before.get("uses", []), *self.store.used})  # an interrupted run's, too
         record = {
             **self.summary(),
             "id": before.get("id") or uuid4().hex,
@@ -292,6 +293,7 @@ class Run:
             "git": _git_state(),
             "versions": {package: version(package) for package in _PACKAGES},
             "hardware": _hardware(),
+            **({"uses": used} if used else {}),
             **more,
         }
         write_atomically(self.folder / RECORD, json.dumps(record, indent=2) + "\n")

@@ -74,6 +74,11 @@ def sigmoid(logits: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
     return logits.sigmoid()
 
 
+def identity(answers: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+    """Return the answers of a regression as they are, in units of its targets."""
+    return answers
+
+
 LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": softmax,
     "log_softmax": log_softmax,
@@ -81,4 +86,5 @@ LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "logits": logits,
     "centred_logits": centred_logits,
     "sigmoid": sigmoid,
+    "identity": identity,
 }

@@ -1,5 +1,7 @@
 """What surrogates and explainers minimize."""
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -26,6 +28,56 @@ def reverse_surrogate_kl(
     """
     log_q = surrogate_logits.log_softmax(dim=-1)
     return (log_q.exp() * (log_q - classifier_logits.log_softmax(dim=-1).unsqueeze(1))).sum(dim=-1)
+
+
+def constant_kl(classifier_logits: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+    """Return the KL divergence of the best answer that is the same for every image, their mean, in nats; float64.
+
+    It says how much a classifier's answers differ: what a model that ignores the image misses of them.
+    """
+    p = classifier_logits.double().softmax(dim=-1)
+    return torch.special.entr(p.mean(dim=0)).sum() - torch.special.entr(p).sum(dim=-1).mean()
+
+
+def bernoulli_kl(
+    classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
+) -> Float[Tensor, "B M"]:
+    """Return ``surrogate_kl`` of labels that do not exclude each other: of Bernoullis, a mean over labels, in nats."""
+    return _bernoulli_kl(classifier_logits.unsqueeze(1), surrogate_logits)
+
+
+def reverse_bernoulli_kl(
+    classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
+) -> Float[Tensor, "B M"]:
+    """Return ``reverse_surrogate_kl`` of labels that do not exclude each other, a mean over labels, in nats."""
+    return _bernoulli_kl(surrogate_logits, classifier_logits.unsqueeze(1))
+
+
+def constant_bernoulli_kl(classifier_logits: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+    """Return ``constant_kl`` of labels that do not exclude each other, a mean over labels, in nats; float64."""
+    both = torch.stack([classifier_logits.double(), -classifier_logits.double()]).sigmoid()  # present, absent
+    entropies = torch.special.entr(both.mean(dim=1)) - torch.special.entr(both).mean(dim=1)
+    return entropies.sum(dim=0).mean()
+
+
+def _bernoulli_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """Return KL(p ‖ q), a mean over the last axis; from logits, so that no logarithm is taken of a rounded 1."""
+    p = p_logits.sigmoid()
+    present = F.logsigmoid(p_logits) - F.logsigmoid(q_logits)
+    absent = F.logsigmoid(-p_logits) - F.logsigmoid(-q_logits)
+    return (p * present + (-p_logits).sigmoid() * absent).mean(dim=-1)
+
+
+def imitation_error(
+    classifier_answers: Float[Tensor, "B K"], surrogate_answers: Float[Tensor, "B M K"]
+) -> Float[Tensor, "B M"]:
+    """Return the squared error of a regression's surrogate, a mean over targets.
+
+    Args:
+        classifier_answers: On the whole image, in units of each target's spread.
+        surrogate_answers: On each coalition, in the same units.
+    """
+    return (surrogate_answers - classifier_answers.unsqueeze(1)).square().mean(dim=-1)
 
 
 def additive_residuals(

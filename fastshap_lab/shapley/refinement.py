@@ -102,6 +102,8 @@ def calibrated_refinement(
 
 def _factor(error: Tensor, spread: Tensor, noise: Tensor) -> float:
     """Return by what standard errors must grow for 95 % of the squared errors to lie within; arguments are squares."""
+    if not error.numel():  # of a single class there are no others
+        return 1.0
     low, high = 1e-3, 1e3
     for _ in range(50):  # the share only grows with the factor
         middle = (low * high) ** 0.5

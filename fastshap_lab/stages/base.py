@@ -19,6 +19,7 @@ from fastshap_lab.models import IMPORT, LIBRARIES, ModelGame
 from fastshap_lab.models.foreign import handed_over, stated_by
 from fastshap_lab.models.libraries import PRETRAINED, Stated
 from fastshap_lab.models.specs import NetworkSpec
+from fastshap_lab.models.tasks import described
 from fastshap_lab.runs.costs import Cost, Work
 from fastshap_lab.runs.run import Run
 from fastshap_lab.stages.sources import with_sources
@@ -74,9 +75,9 @@ def network_description(
     Args:
         run: Gives the data.
         config: Table entry and arguments.
-        pixels: Holds ``mean`` and ``std`` to normalize with: the classifier's own, which those that learn from it
-            share. None is for networks that are only built to see whether they can be: then it is their number that
-            counts.
+        pixels: Holds ``mean`` and ``std`` to normalize with, and perhaps ``task``: the classifier's own, which those
+            that learn from it share. None is for networks that are only built to see whether they can be: then it is
+            the number of channels that counts.
 
     Raises:
         UserError: A library does not know the model.
@@ -91,6 +92,7 @@ def network_description(
         num_classes=run.data.num_classes,
         mean=list(pixels["mean"]),
         std=list(pixels["std"]),
+        task=pixels["task"] if "task" in pixels else described(run.data.task).get("task"),
     )
 
 
@@ -238,7 +240,7 @@ def random_images(run: Run, number: int) -> TensorImages:
     """Return noise of the size of a run's images, with labels, on its device."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (number, 3, *run.data.image_size), dtype=torch.uint8, generator=generator)
-    return TensorImages(images, torch.arange(number) % run.data.num_classes).to(run.data.device)
+    return TensorImages(images, run.data.task.meaningless(number, run.data.num_classes)).to(run.data.device)
 
 
 def seconds_of_pass(game: ModelGame, run: Run) -> float:

@@ -16,12 +16,13 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
-from fastshap_lab.models import IMPORT, LIBRARIES, Classifier, build_classifier
+from fastshap_lab.models import IMPORT, LIBRARIES, TASKS, Classifier, build_classifier, build_task
 from fastshap_lab.models.foreign import bare
 from fastshap_lab.models.freezing import frozen, load_matching
-from fastshap_lab.models.heads import heads_of, in_heads
+from fastshap_lab.models.heads import heads_of, in_heads, take_over_heads
 from fastshap_lab.models.libraries import PRETRAINED
 from fastshap_lab.models.specs import ClassifierSpec, EncoderSpec
+from fastshap_lab.models.tasks import described
 from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.stages.base import (
@@ -133,20 +134,23 @@ def make(run: Run) -> dict[str, float]:
         network = load_classifier(str(config.path))
         description = read_spec(str(config.path), ClassifierSpec).network
     else:
-        description = network_description(run, config, pixel_statistics(run))
+        task = run.data.task.fitted(run.data.dataset("train").labels)
+        description = network_description(run, config, pixel_statistics(run) | described(task))
         network = description.build()
         if "pretrain" in run.parents:
             load_matching(network, _encoder(run.parents["pretrain"].model).state_dict())
         inner = bare(network.network)
         if config.weights is not None:
-            fill(inner, read_state(config.weights), config.weights)
+            if not fill(inner, read_state(config.weights), config.weights):
+                take_over_heads(network.network)
         elif config.params.get(PRETRAINED):
             state = LIBRARIES[config.name].weights(config.params, inner)
-            _check_head(
-                config, f"{config.params['model']} of {config.name}", fill(inner, state, config.params["model"])
-            )
+            replaced = fill(inner, state, config.params["model"])
+            _check_head(config, f"{config.params['model']} of {config.name}", replaced)
+            if not replaced:
+                take_over_heads(network.network)
         if config.epochs:
-            if bool((run.data.dataset("train").labels < 0).any()):
+            if not bool(task.labelled(run.data.dataset("train").labels).all()):
                 raise UserError(
                     f"classifier.epochs={config.epochs}: {run.config.data.name} does not say what images show; "
                     "classifier.epochs=0 takes given weights (classifier.weights) as they are"
@@ -154,12 +158,12 @@ def make(run: Run) -> dict[str, float]:
             teacher = None if config.teacher is None else load_classifier(config.teacher)
             fit_run(run, ClassifierTraining(network, config, run.config.seed, teacher), config, "classifier")
     save_model(run.model, network, ClassifierSpec(description, run.data.class_names).to_json())
-    metric, classifier = Imitation(), frozen(network).to(run.data.device)
+    metric, classifier = Imitation(network.task), frozen(network).to(run.data.device)
     for image, label in run.data.batches("test"):
         logits = classifier(image)
         metric.update(logits.unsqueeze(1).cpu(), label.cpu(), logits.cpu())
     measures = metric.compute()
-    return {"test/accuracy": measures["accuracy"], "test/cross_entropy": measures["cross_entropy"]}
+    return {f"test/{name}": measures[name] for name in network.task.measured}
 
 
 def work(run: Run) -> Work:
@@ -263,6 +267,8 @@ def _check_folder(run: Run, key: str, path: str) -> None:
         raise UserError(
             f"classifier.{key}={path}: takes images of {height}×{width}, and the data has {data.image_size}"
         )
+    if (task := build_task(given.network.task, f"classifier.{key}={path}: task")).name != data.task.name:
+        raise UserError(f"classifier.{key}={path}: learned the task {task.name}, and the data's is {data.task.name}")
     if names != data.class_names:
         raise UserError(
             f"classifier.{key}={path}: has {len(names)} classes {names}, and the data has {data.class_names}"
@@ -293,6 +299,6 @@ STAGE = Stage(
     classes=own_classes,
     trains=True,
     work=work,
-    headline={"test/accuracy": ".4f"},
+    headline={f"test/{task.measured[0]}": ".4f" for task in TASKS.values()},
     warnings=_warnings,
 )

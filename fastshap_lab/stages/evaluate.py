@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
-from fastshap_lab.components import build, lookup
+from fastshap_lab.components import build, did_you_mean, lookup
 from fastshap_lab.config import Config, EvaluateConfig
+from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.checks import CHECKS
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.methods import check_methods
@@ -17,6 +19,7 @@ from fastshap_lab.evaluation.report import Report
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.sections import SECTIONS
 from fastshap_lab.evaluation.sections.errors import MAX_REFINED
+from fastshap_lab.models import Task
 from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
 from fastshap_lab.runs.costs import Cost, Work
@@ -50,26 +53,33 @@ def part(config: Config) -> str:
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where something that is asked for is unknown."""
-    check_settings(run.config.evaluate)
+    check_settings(run.config.evaluate, run.data.task)
+    _classifier_names(run)
     for end in run.parents.values():
         if "surrogate" in end.parents:
             # Each pipeline has players of its own; what there is to know about them is asked for by the evaluation.
             check_references(replace(end.config, references=run.config.references), "test")
 
 
-def check_settings(settings: EvaluateConfig) -> None:
+def check_settings(settings: EvaluateConfig, task: Task) -> None:
     """Raise a ``UserError`` where a method, metric, section or check is unknown, or has wrong arguments."""
     check_methods(settings.methods)
-    choose_metrics(settings.metrics)
-    _sections(settings)
+    choose_metrics(settings.metrics, task)
+    sections = _sections(settings)
+    for name, section in sections.items():
+        section.check(settings, name)
+    patterns = [pattern.format(name=name) for name, section in sections.items() for pattern in section.tables]
+    for table in settings.published:
+        if not any(fnmatchcase(table, pattern) for pattern in patterns):
+            raise UserError(f"evaluate.published.{table}: no table of this evaluation, {did_you_mean(table, patterns)}")
 
 
 def evaluation_of(run: Run) -> Evaluation:
     """Return the evaluation of a run, whose parents are finished, with its pipelines loaded and nothing measured."""
     config, device = run.config, run.data.device
-    titles = {name: pipeline.classifier_name for name, pipeline in config.evaluate.pipelines.items()}
+    called = _classifier_names(run)
     pipelines = [
-        Pipeline.load(name, end, run.data, device, run.store, config.trainer.max_batch, titles.get(name))
+        Pipeline.load(name, end, run.data, device, run.store, config.trainer.max_batch, called[name])
         for name, end in run.parents.items()
     ]
     report = Report(run.folder, config.evaluate.published)
@@ -105,13 +115,39 @@ def make(run: Run) -> dict[str, float]:
         measures |= section(evaluation, name) or {}
     report.check_published()
     summary = {
-        "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {run.data.num_classes} classes",
+        "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {_outputs(run)}",
         "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
     }
     warnings = [*_warnings_of(pipelines), *_warnings(run, measures)]
     write_page(run.folder / REPORT, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
     log_results(run, report.tables, report.figures)
     return measures
+
+
+def _classifier_names(run: Run) -> dict[str, str]:
+    """Return what each pipeline's classifier is called: as is chosen, else as the first pipeline that has it.
+
+    Raises:
+        UserError: Two classifiers have one name.
+    """
+    prints = {name: end.parents.get("classifier", end).fingerprint for name, end in run.parents.items()}
+    chosen = {name: one.classifier_name for name, one in run.config.evaluate.pipelines.items()}
+    names: dict[str, str] = {}
+    for name, fingerprint in prints.items():
+        names.setdefault(fingerprint, chosen.get(name) or name)
+    found = {name: chosen.get(name) or names[fingerprint] for name, fingerprint in prints.items()}
+    owners: dict[str, str] = {}
+    for name, called in found.items():
+        if owners.setdefault(called, prints[name]) != prints[name]:
+            raise UserError(
+                f"evaluate.pipelines.{name}.classifier_name={called}: another classifier's; give it its own"
+            )
+    return found
+
+
+def _outputs(run: Run) -> str:
+    number = run.data.num_classes
+    return f"{number} {run.data.task.nouns[number != 1]}"
 
 
 def _sections(settings: EvaluateConfig) -> dict[str, Section]:
@@ -121,6 +157,8 @@ def _sections(settings: EvaluateConfig) -> dict[str, Section]:
         name: build(CHECKS, f"evaluate.checks.{name}", check.name, check.params)
         for name, check in settings.checks.items()
     }
+    if taken := chosen.keys() & checks.keys():
+        raise UserError(f"evaluate.checks.{min(taken)}: a section of the report has this name; give the check another")
     appendix = {name: section for name, section in chosen.items() if section.appendix}
     return {name: one for name, one in chosen.items() if not one.appendix} | checks | appendix
 

@@ -16,8 +16,8 @@ from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_sur
 from fastshap_lab.metrics import AdditiveFit
 from fastshap_lab.models import ModelGame, takes_backbone
 from fastshap_lab.models.freezing import frozen
-from fastshap_lab.models.game import check_determined
 from fastshap_lab.models.specs import ClassifierSpec, ExplainerNetworkSpec, ExplainerSpec, NetworkSpec, SurrogateSpec
+from fastshap_lab.models.tasks import Task
 from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
 from fastshap_lab.shapley import (
@@ -60,7 +60,7 @@ def check(run: Run) -> None:
     config = run.config.explainer
     check_optimizer(config.optim, "explainer")
     lookup(SAMPLERS, "explainer.sampler", config.sampler)
-    check_determined(config.link, "explainer.link")
+    run.data.task.check_link(config.link, "explainer.link")
     lookup(NORMALIZATIONS, "explainer.normalization", config.normalization)
     if config.num_coalitions % 2:
         raise UserError(f"explainer.num_coalitions={config.num_coalitions}: must be even, coalitions come in pairs")
@@ -92,10 +92,10 @@ def train(run: Run) -> tuple[AmortizedExplainer, ExplainerSpec]:
     )
     network, loaded = spec.network.build(), load_surrogate(surrogate.model)
     network.start_from(loaded.classifier.network)
-    game = frozen(loaded).game(config.link, run.config.trainer.max_batch).to(run.data.device)
-    references = _references(run, game)
+    game, task = frozen(loaded).game(config.link, run.config.trainer.max_batch).to(run.data.device), loaded.task
+    references, game = _references(run, game, task), game.in_units(task.in_units)
     labels = load_labels(run.parents["labels"], run.data.device) if "labels" in run.parents else None
-    training = ExplainerTraining(network, game, config, run.config.seed, labels, references)
+    training = ExplainerTraining(network, game, config, run.config.seed, labels, references, task)
     fit_run(run, training, config, "explainer", labels and labels.images)
     original = load_classifier(classifier.model) if config.bundle_classifier else None
     explainer = AmortizedExplainer(
@@ -107,8 +107,8 @@ def train(run: Run) -> tuple[AmortizedExplainer, ExplainerSpec]:
     return explainer, spec
 
 
-def _references(run: Run, game: ModelGame) -> ValidationReferences | None:
-    """Return some validation images with their Shapley values, if there are to be any."""
+def _references(run: Run, game: ModelGame, task: Task) -> ValidationReferences | None:
+    """Return some validation images with their Shapley values in the task's units, if there are to be any."""
     config, images = run.config.references, run.data.dataset("val")
     indices = reference_order(len(images))[: config.val]
     if not len(indices):
@@ -116,6 +116,7 @@ def _references(run: Run, game: ModelGame) -> ValidationReferences | None:
     link = run.config.explainer.link
     chosen = images.images_at(indices)
     values = reference_values(run.store, run.parents["surrogate"].model_digest, game, chosen, "val", link, config)
+    values = replace(values, phi=task.in_units(values.phi), stderr=task.in_units(values.stderr))
     return ValidationReferences(chosen.float() / 255, values)
 
 
@@ -124,11 +125,12 @@ def _calibrated(
     run: Run, explainer: AmortizedExplainer, game: ModelGame, references: ValidationReferences
 ) -> Refinement:
     """Return how to refine the explainer's answers, from those to validation images."""
-    image, model = references.image, explainer.classifier
-    target = (game.grand(image) if model is None else model(image)).argmax(dim=-1)
+    image, model, task = references.image, explainer.classifier, explainer.task
+    outputs = explainer.surrogate.game().extremes(image)[0] if model is None else model(image)
+    target = task.foremost(task.predict(outputs))
     # Fewer evaluations than the references had, and other ones: they take seeds 0 and 1.
     estimator, most = Kriging(game, image, seed=2), max(2, run.config.references.val_evaluations // 4)
-    return calibrated_refinement(estimator, explainer(image), references.estimate, target, most)
+    return calibrated_refinement(estimator, task.in_units(explainer(image)), references.estimate, target, most)
 
 
 def make(run: Run) -> dict[str, float]:
@@ -198,12 +200,13 @@ def measure(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
     device = run.data.device
     explainer = explainer.to(device)
     game, sampler = explainer.game(run.config.trainer.max_batch), SAMPLERS["paired"](explainer.grid.num_players)
+    game = game.in_units(explainer.task.in_units)
     generator, additive_fit, gaps = torch.Generator().manual_seed(0), AdditiveFit(), []
     total = squares = torch.zeros(1, dtype=torch.float64)
     for image, _ in run.data.batches("test"):
         coalitions, _ = sampler(len(image), 16, generator, device)
         values, grand, null = game(image, coalitions)
-        raw = explainer.network(image)
+        raw = explainer.task.in_units(explainer.network(image))
         phi = NORMALIZATIONS[explainer.normalization](raw, grand, null)
         additive_fit.update(*(tensor.cpu() for tensor in (phi, coalitions, values, grand, null)))
         gaps.append(efficiency_gap(raw, grand, null).abs().cpu())

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from fastshap_lab.config import ClassifierConfig
+from fastshap_lab.models import Task
 from fastshap_lab.stages.base import known_pixels
 
 # Additive R² is 0 where an explainer knows no more than the equal split, which is where it starts: below -1 its errors
@@ -29,24 +30,25 @@ def weights_without_pixels(config: ClassifierConfig) -> str | None:
     )
 
 
-def far_surrogate(measures: Mapping[str, float], classifier: Mapping[str, float]) -> str | None:
+def far_surrogate(measures: Mapping[str, float], classifier: Mapping[str, float], task: Task) -> str | None:
     """Judge a surrogate: whether it answers as its classifier does, on whole and on masked images.
 
     Args:
         measures: Its own.
         classifier: Those of its classifier.
+        task: Of both.
     """
-    ignorant = measures.get("test/kl_constant", math.inf)  # of an older run it is not known
-    for images, key, share in (("whole", "test/kl", _OF_WHOLE), ("masked", "test/masked_kl", _OF_MASKED)):
+    name, right = task.imitation, task.measured[0]
+    ignorant = measures.get(f"test/{name}_constant", math.inf)  # of an older run it is not known
+    for images, key, share in (("whole", f"test/{name}", _OF_WHOLE), ("masked", f"test/masked_{name}", _OF_MASKED)):
         if not measures[key] <= max(share * ignorant, _NOTICED):
-            accuracies = (
-                f" (accuracy {measures['test/accuracy']:.3f}, the classifier's {classifier['test/accuracy']:.3f})"
-            )
-            if math.isnan(measures["test/accuracy"]):
-                accuracies = ""
+            shares = f" ({task.title(right)} {measures[f'test/{right}']:.3f}, the classifier's "
+            shares += f"{classifier[f'test/{right}']:.3f})"
+            if math.isnan(measures[f"test/{right}"]):
+                shares = ""
             return (
-                f"the surrogate is far from its classifier: KL {measures[key]:.3f} on {images} images, where one "
-                f"answer to all has {ignorant:.3f}{accuracies}; raise surrogate.epochs, change "
+                f"the surrogate is far from its classifier: {task.title(name)} {measures[key]:.3f} on {images} images, "
+                f"where one answer to all has {ignorant:.3f}{shares}; raise surrogate.epochs, change "
                 "surrogate.optim.lr, or choose a larger network or the classifier's (surrogate.from_classifier=true)"
             )
     return None

@@ -16,7 +16,6 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import ModelGame
 from fastshap_lab.models.freezing import frozen
-from fastshap_lab.models.game import check_determined
 from fastshap_lab.progress import track
 from fastshap_lab.runs.costs import Cost, Work
 from fastshap_lab.runs.run import Run, Stage
@@ -45,7 +44,7 @@ def settings(config: Config, _: str) -> dict[str, Any]:
 
 def check(run: Run) -> None:
     """Raise a ``UserError`` where the labels cannot be made."""
-    check_determined(run.config.explainer.link, "explainer.link")
+    run.data.task.check_link(run.config.explainer.link, "explainer.link")
     evaluations = run.config.explainer.labels.evaluations
     if evaluations % 2:
         raise UserError(f"explainer.labels.evaluations={evaluations}: must be even, coalitions come in pairs")
@@ -104,7 +103,8 @@ def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
     @cache
     def game() -> ModelGame:
         surrogate = load_surrogate(run.parents["surrogate"].model)
-        return frozen(surrogate).game(config.link, run.config.trainer.max_batch).to(run.data.device)
+        found = frozen(surrogate).game(config.link, run.config.trainer.max_batch).to(run.data.device)
+        return found.in_units(surrogate.task.in_units)  # half precision, and a mean over classes, want like scales
 
     def make(copy: int, blocks: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
         parts = [_labelled(run, game(), train, augment, copy, *block) for block in blocks]

@@ -76,8 +76,8 @@ def work(run: Run) -> Work:
 
 
 def _describe(run: Run, *pixels: dict[str, list[float]]) -> NetworkSpec:
-    """Return the description of the classifier's network, without its head."""
-    return replace(network_description(run, run.config.classifier, *pixels), num_classes=0)
+    """Return the description of the classifier's network, without its head, and so without its task."""
+    return replace(network_description(run, run.config.classifier, *pixels), num_classes=0, task=None)
 
 
 def _autoencoder(run: Run, description: NetworkSpec) -> MaskedAutoencoder:

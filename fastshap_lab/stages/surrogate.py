@@ -8,9 +8,10 @@ import torch
 
 from fastshap_lab.checkpoints import read_spec, save_model
 from fastshap_lab.config import Config, SurrogateConfig
+from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_classifier
-from fastshap_lab.metrics import Imitation, constant_kl
-from fastshap_lab.models import IMPORT, Classifier, ModelGame, Surrogate
+from fastshap_lab.metrics import Imitation
+from fastshap_lab.models import IMPORT, TASKS, Classifier, ModelGame, Surrogate
 from fastshap_lab.models.freezing import frozen, load_matching
 from fastshap_lab.models.specs import ClassifierSpec, NetworkSpec, SurrogateNetworkSpec, SurrogateSpec
 from fastshap_lab.runs.costs import Work
@@ -46,7 +47,12 @@ def _content(config: SurrogateConfig) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Raise a ``UserError`` where the surrogate cannot be built."""
+    """Raise a ``UserError`` where the surrogate cannot be built, or its loss is another task's."""
+    task, loss = run.data.task, run.config.surrogate.loss
+    if loss not in task.surrogate_losses:
+        raise UserError(
+            f"surrogate.loss={loss}: not a loss of the task {task.name}; known: {', '.join(task.surrogate_losses)}"
+        )
     check_optimizer(run.config.surrogate.optim, "surrogate")
     with torch.device("cpu" if run.config.surrogate.name == IMPORT else "meta"):  # one's own code may need memory
         surrogate = untrained_surrogate(run).eval()
@@ -95,11 +101,12 @@ def _describe(run: Run, network: NetworkSpec) -> SurrogateNetworkSpec:
 
 @torch.inference_mode()
 def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str, float]:
-    """Return accuracy, cross-entropy and KL on whole and on masked test images; coalitions are always the same.
+    """Return the task's measures and divergence on whole and on masked test images; coalitions are always the same.
 
-    Beside them the KL of an answer that is the same for all images, by which the others can be judged.
+    Beside them the divergence of an answer that is the same for all images, by which the others can be judged.
     """
-    whole, masked, device, targets = Imitation(), Imitation(), run.data.device, []
+    task, device, targets = surrogate.task, run.data.device, []
+    whole, masked = Imitation(task), Imitation(task)
     classifier = frozen(classifier).to(device)
     game = frozen(surrogate).game("logits", run.config.trainer.max_batch).to(device)
     sampler, generator = UniformSizeSampler(game.num_players), torch.Generator().manual_seed(0)
@@ -110,12 +117,12 @@ def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str
         whole.update(grand.unsqueeze(1).cpu(), label, target)
         masked.update(logits.cpu(), label, target)
         targets.append(target)
-    constant = {"kl_constant": constant_kl(torch.cat(targets)).item()}
+    constant = {f"{task.imitation}_constant": task.constant_divergence(torch.cat(targets)).item()}
     return whole.compute() | constant | {f"masked_{name}": value for name, value in masked.compute().items()}
 
 
 def _warnings(run: Run, measures: Mapping[str, float]) -> list[str]:
-    line = far_surrogate(measures, run.parents["classifier"].measures())
+    line = far_surrogate(measures, run.parents["classifier"].measures(), run.data.task)
     return [] if line is None else [line]
 
 
@@ -129,6 +136,9 @@ STAGE = Stage(
     part=lambda config: f"-by-{config.surrogate.name}",
     trains=True,
     work=work,
-    headline={"test/accuracy": ".4f", "test/kl": ".4f", "test/masked_kl": ".4f"},
+    headline={
+        **{f"test/{task.measured[0]}": ".4f" for task in TASKS.values()},
+        **{f"test/{masked}{task.imitation}": ".4f" for task in TASKS.values() for masked in ("", "masked_")},
+    },
     warnings=_warnings,
 )

@@ -1,7 +1,6 @@
 """Training of classifiers."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastshap_lab.config import ClassifierConfig
@@ -14,7 +13,7 @@ from fastshap_lab.training.training import Training
 class ClassifierTraining(Training):
     """Fit a classifier to labels and, if it has a teacher, to that one's answers.
 
-    Batches hold ``image`` (B, C, H, W) and ``label`` (B,).
+    Batches hold ``image`` (B, C, H, W) and ``label`` (B,) or (B, K), as the classifier's task has them.
 
     Reference: Touvron et al., Training data-efficient image transformers & distillation through attention, ICML 2021,
     arXiv:2012.12877, section 4, on hard-label distillation.
@@ -25,7 +24,7 @@ class ClassifierTraining(Training):
     def __init__(
         self, network: Classifier, config: ClassifierConfig, seed: int, teacher: Classifier | None = None
     ) -> None:
-        super().__init__(network, config.optim, seed, monitor="val/cross_entropy")
+        super().__init__(network, config.optim, seed, monitor=f"val/{network.task.minimized}")
         self.label_smoothing = config.label_smoothing
         self._teacher = [] if teacher is None else [frozen(teacher)]  # neither trained nor saved with this module
         self.two_heads = teacher is not None and hasattr(network.network, "set_distilled_training")
@@ -50,30 +49,29 @@ class ClassifierTraining(Training):
             teacher.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the cross-entropy against smoothed labels, or the mean of it and of that against the teacher's class.
+        """Return the task's loss against smoothed labels, or the mean of it and of that against the teacher's labels.
 
         A network with two heads learns the one in the first and the other in the second.
         """
-        image, label = batch["image"], batch["label"]
+        image, label, task = batch["image"], batch["label"], self.network.task
         if self.two_heads:
             logits, distilled = self.network.network(self.network.normalize(image))
         else:
             logits = distilled = self.network(image)
-        loss = F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+        loss = task.loss(logits, label, self.label_smoothing)
         for teacher in self._teacher:
             with torch.no_grad():
-                taught = teacher(image).argmax(dim=-1)
-            loss = (loss + F.cross_entropy(distilled, taught)) / 2
-        accuracy = _accuracy((logits + distilled) / 2, label)
-        self.log_epoch({"train/loss": loss, "train/accuracy": accuracy}, len(label))
+                taught = task.decide(teacher(image))
+            loss = (loss + task.loss(distilled, taught)) / 2
+        self.log_epoch({"train/loss": loss, **self._right("train", (logits + distilled) / 2, label)}, len(label))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log plain cross-entropy and accuracy."""
+        """Log the loss against the labels as they are, and the share of right answers."""
         logits, label = self.network(batch["image"]), batch["label"]
-        logged = {"val/cross_entropy": F.cross_entropy(logits, label), "val/accuracy": _accuracy(logits, label)}
+        logged = {self.monitor: self.network.task.loss(logits, label), **self._right("val", logits, label)}
         self.log_epoch(logged, len(logits))
 
-
-def _accuracy(logits: Tensor, label: Tensor) -> Tensor:
-    return (logits.argmax(dim=-1) == label).float().mean()
+    def _right(self, split: str, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        task = self.network.task
+        return {f"{split}/{task.measured[0]}": task.right(logits.unsqueeze(1), label).float().mean()}

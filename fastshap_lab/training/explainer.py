@@ -9,6 +9,7 @@ from fastshap_lab.config import ExplainerConfig
 from fastshap_lab.data.splits import TensorImages
 from fastshap_lab.metrics import AdditiveFit
 from fastshap_lab.models import Explainer, ModelGame
+from fastshap_lab.models.tasks import Multiclass, Task
 from fastshap_lab.shapley import (
     NORMALIZATIONS,
     SAMPLERS,
@@ -68,11 +69,12 @@ class ExplainerTraining(Training):
 
     Args:
         network: What is trained.
-        game: What it explains.
+        game: What it explains, in units in which all classes count alike (``Task.in_units``).
         config: Of the stage.
         seed: Of the run.
-        labels: To learn from, by index; none for the FastSHAP loss.
-        references: Of some validation images, if any.
+        labels: To learn from, by index; none for the FastSHAP loss. In the same units.
+        references: Of some validation images, if any. In the same units.
+        task: Gives the units; ``multiclass`` if None, which leaves values as they are.
     """
 
     network: Explainer
@@ -85,13 +87,14 @@ class ExplainerTraining(Training):
         seed: int,
         labels: Labels | None = None,
         references: ValidationReferences | None = None,
+        task: Task | None = None,
     ) -> None:
         super().__init__(network, config.optim, seed, monitor=f"val/{config.monitor}")
         self.game, self.sampler = game, SAMPLERS[config.sampler](game.num_players)
         self.paired = SAMPLERS["paired"](game.num_players)
         self.normalize, self.num_coalitions = NORMALIZATIONS[config.normalization], config.num_coalitions
         self.penalty = config.efficiency_penalty
-        self.labels, self.references = labels, references
+        self.labels, self.references, self.task = labels, references, task or Multiclass()
         self.fit_of_validation = AdditiveFit()
         self._validated: dict[int, Asked] = {}
 
@@ -104,7 +107,7 @@ class ExplainerTraining(Training):
         if self.labels is None:
             asked = self._ask(batch["image"], self.sampler, self.num_coalitions, self.step_generator(batch_idx))
             return self._step("train", batch["image"], asked)
-        labels, index, raw = self.labels, batch["index"], self.network(batch["image"])
+        labels, index, raw = self.labels, batch["index"], self._raw(batch["image"])
         total, block = labels.total[index], labels.block[index]
         nothing = torch.zeros_like(total[:1])
         phi = self.normalize(raw, total, nothing)
@@ -128,10 +131,13 @@ class ExplainerTraining(Training):
         """Log how far the values are from true ones."""
         if self.references is not None:
             image, truth = self.references.image, self.references.estimate.phi
-            phi = self.normalize(self.network(image), self.game.grand(image), self.game.null(image)).cpu().double()
+            phi = self.normalize(self._raw(image), self.game.grand(image), self.game.null(image)).cpu().double()
             error = float((phi - truth).square().sum() / (truth - truth.mean()).square().sum())
             self.log_dict({"val/shapley_r2": 1 - error, "val/shapley_error": error})
         super().on_validation_epoch_end()
+
+    def _raw(self, image: Tensor) -> Tensor:
+        return self.task.in_units(self.network(image))
 
     def _ask(self, image: Tensor, sampler: Sampler, num_coalitions: int, generator: torch.Generator) -> Asked:
         coalitions, weights = sampler(len(image), num_coalitions, generator, self.device)
@@ -139,7 +145,7 @@ class ExplainerTraining(Training):
 
     def _step(self, split: str, image: Tensor, asked: Asked) -> Tensor:
         coalitions, weights, values, grand, null = asked
-        raw = self.network(image)
+        raw = self._raw(image)
         phi = self.normalize(raw, grand, null)
         if split == "val":
             self.fit_of_validation.update(phi, coalitions, values, grand, null)

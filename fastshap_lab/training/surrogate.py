@@ -6,7 +6,7 @@ from torch import Tensor
 from fastshap_lab.config import SurrogateConfig
 from fastshap_lab.models import Classifier, Surrogate
 from fastshap_lab.models.freezing import frozen
-from fastshap_lab.shapley import UniformSizeSampler, reverse_surrogate_kl, surrogate_kl
+from fastshap_lab.shapley import UniformSizeSampler
 from fastshap_lab.training.training import Training
 
 
@@ -16,8 +16,11 @@ class SurrogateTraining(Training):
     network: Surrogate
 
     def __init__(self, network: Surrogate, classifier: Classifier, config: SurrogateConfig, seed: int) -> None:
-        super().__init__(network, config.optim, seed, monitor="val/kl")
-        self.num_coalitions, self.loss = config.num_coalitions, config.loss
+        task, imitation = network.task, network.task.surrogate_losses[0]
+        super().__init__(network, config.optim, seed, monitor=f"val/{task.imitation}")
+        self.num_coalitions = config.num_coalitions
+        # The first is logged whatever is minimized, so that runs can be compared.
+        self.divergence, self.loss = task.divergence(imitation), task.divergence(config.loss or imitation)
         self.sampler = UniformSizeSampler(network.grid.num_players)
         self._classifier = [frozen(classifier)]  # in a list: neither trained nor saved with this module
 
@@ -38,6 +41,5 @@ class SurrogateTraining(Training):
         with torch.no_grad():
             target = self._classifier[0](image)
         logits = self.network(image, coalitions)
-        kl = surrogate_kl(target, logits).mean()
-        self.log_epoch({f"{split}/kl": kl}, len(image))  # whatever the loss, so that runs can be compared
-        return kl if self.loss == "kl" else reverse_surrogate_kl(target, logits).mean()
+        self.log_epoch({f"{split}/{self.network.task.imitation}": self.divergence(target, logits).mean()}, len(image))
+        return self.loss(target, logits).mean()

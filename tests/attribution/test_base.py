@@ -127,8 +127,7 @@ class Answers(nn.Module):
     [
         (lambda logits: SimpleNamespace(logits=logits), "with a SimpleNamespace: must be a tensor, the logits"),
         (lambda logits: (logits, None), "with a tuple: must be a tensor, the logits"),
-        (lambda logits: logits[:, :1], "a single logit z is two as"),
-        (lambda logits: logits[:, 0], "of 2 classes or more"),
+        (lambda logits: logits[:, 0], r"must be \(B, K\), a number for each class"),
     ],
 )
 def test_answers_that_are_no_logits_are_one_line(name, of, line):
@@ -137,6 +136,20 @@ def test_answers_that_are_no_logits_are_one_line(name, of, line):
         with pytest.raises(UserError, match=line) as raised:
             ask(images(2))
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["rise", "leave_one_out", "kernel_shap", "saliency", "grad_cam"])
+def test_a_single_logit_is_explained_where_it_excludes_nothing(name):
+    model, image = Answers(lambda logits: logits[:, :1]), images(2)
+    if name in ("rise", "leave_one_out", "kernel_shap"):
+        with pytest.raises(UserError, match="link=softmax: the model has one logit, and nothing that it could exclude"):
+            METHODS[name](model).attribute(image)
+        method = METHODS[name](model, link="sigmoid")
+    else:
+        method = METHODS[name](model)
+    maps = method.attribute(image)
+    assert maps.std() > 0
+    torch.testing.assert_close(method.attribute_all(image)[:, 0], maps)
 
 
 @pytest.mark.parametrize("max_batch", [0, -1, 1.5, True])

@@ -14,6 +14,8 @@ from fastshap_lab.attribution.recording import recorded_activations
 from fastshap_lab.attribution.scorecam import ScoreCAM
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import normalize_map
+from fastshap_lab.models import build_classifier
+from tests import small
 from tests.attribution.by_hand import by_attention, forward_by_hand
 from tests.attribution.families import GRID, family, images
 
@@ -294,3 +296,21 @@ def test_where_nothing_matters_maps_are_zero(name):
     model = Plain(nn.Identity())
     nn.init.zeros_(model.head.weight)
     assert (METHODS[name](model).attribute(IMAGES.float(), 1) == 0).all()
+
+
+def test_a_regressions_maps_are_in_the_units_of_its_targets():
+    described = small.network("resnet", (32, 48), 2)
+    task = {"name": "regression", "params": {"mean": [40.0, -3.0], "spread": [15.0, 0.2]}}
+    model = small.scrambled(lambda: build_classifier(**described, task=task))
+    image = small.images(3, (32, 48))
+    maps = METHODS["cam"](model).attribute_all(image)
+    head = model.network.get_classifier()
+    with torch.no_grad():
+        rest = head.bias * head.spread + head.mean
+        torch.testing.assert_close(maps.sum(dim=(2, 3)) + rest, model(image), rtol=1e-4, atol=1e-3)
+    # 40 and -3 are what is expected: the target further from that, in spreads, is explained where none is named.
+    with torch.no_grad():
+        unusual = ((model(image) - head.mean) / head.spread).abs().argmax(dim=1)
+    assert set(unusual.tolist()) != set(model(image).argmax(dim=1).tolist())
+    top = METHODS["grad_cam"](model).attribute(image)
+    torch.testing.assert_close(top, METHODS["grad_cam"](model).attribute(image, unusual))

@@ -100,7 +100,7 @@ def test_what_is_hidden_or_no_image_is_passed_over(photos):
         path = photos / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"no image")
-    (photos / "labels.csv").write_text("in no class")
+    (photos / "notes.csv").write_text("in no class")
     (photos / "dog" / "thumbs.db").write_bytes(b"")
     assert folder(photos).digest() == expected
 

@@ -64,7 +64,7 @@ def compared(finished, tmp_path_factory) -> Evaluation:
     labels, number = evaluation.test.labels, torch.arange(24)
     for pipeline, step, wrong in zip(evaluation.pipelines, (2, 3, 3), (1, 2, 2), strict=True):
         said = torch.where(number % step == 0, labels, (labels + wrong) % 3)
-        pipeline.probabilities = F.one_hot(said, 3).float()
+        pipeline.outputs = F.one_hot(said, 3).float()
     Subsets()(evaluation, "subsets")
     return evaluation
 
@@ -93,7 +93,7 @@ def test_statistics_of_subsets_are_those_of_their_first_images(compared):
         indices = order[members][:6]
         rows = torch.arange(len(indices))
         maps_a, maps_b = (compared.explainer_maps(one, indices, len(indices)) for one in (a, b))
-        predicted = maps_a[rows, a.predictions[indices]]
+        predicted = maps_a[rows, a.foremost[indices]]
         assert places.loc[("A", subset), "images"] == len(indices)
         assert places.loc[("A", subset), "central share"] == pytest.approx(central_share(predicted).mean().item())
         label_a, label_b = (maps[rows, labels[indices]] for maps in (maps_a, maps_b))
@@ -225,7 +225,7 @@ def test_slopes_tell_who_follows_the_object(tmp_path):
                 classifier=imitation.classifier,
                 surrogate=imitation,
                 explainer=explainer,
-                probabilities=torch.eye(5)[:, :3],
+                outputs=torch.eye(5)[:, :3],
             )
         )
     evaluation = Evaluation(

@@ -8,6 +8,7 @@ from fastshap_lab.metrics import Deletion, Insertion
 from fastshap_lab.metrics.removal import area_under_curve, removal_curves
 from fastshap_lab.models import ModelGame
 from fastshap_lab.models.maskings import Constant
+from fastshap_lab.models.tasks import Multilabel, Regression
 from fastshap_lab.shapley import PlayerGrid, Segments
 from tests import small
 from tests.oracles import TableGame
@@ -58,8 +59,8 @@ def test_areas_and_curves_are_means_over_images(metric):
         # Four scores, three steps, the last one of a single unit counted like the others.
         areas.append([(math.fsum(curve) - (curve[0] + curve[3]) / 2) / 3 for curve in row[:5]])
     means = torch.tensor(areas, dtype=torch.float64).mean(dim=0).tolist()
-    assert measured.compute() == pytest.approx(dict(zip(metric.columns, means, strict=True)))
-    for name, curve in zip(metric.columns, torch.tensor(heights, dtype=torch.float64).mean(dim=0), strict=True):
+    assert measured.compute() == pytest.approx(dict(zip(measured.columns, means, strict=True)))
+    for name, curve in zip(measured.columns, torch.tensor(heights, dtype=torch.float64).mean(dim=0), strict=True):
         torch.testing.assert_close(measured.curves()[name], curve)
 
 
@@ -73,6 +74,38 @@ def test_the_others_are_averaged_over_and_may_be_left_out():
     assert {name: measured.compute()[name] for name in target.compute()} == pytest.approx(target.compute())
     areas = area_under_curve(removal_curves(GAME.values, GAME.image, phi, three, insert=False))
     assert measured.compute()["others_log_odds"] == pytest.approx(areas[:, 1:, 1].mean().item())
+
+
+TASKS = {
+    "multilabel": (Multilabel(), lambda z, k: [1 / (1 + math.exp(-z[k])), z[k]], lambda z: [one > 0 for one in z]),
+    "regression": (Regression((1.0,) * 4, (0.5, 1.0, 2.0, 4.0)), lambda z, k: [(z[k] - 1) / (0.5, 1, 2, 4)[k]], None),
+}
+
+
+@pytest.mark.parametrize("insert", [False, True])
+@pytest.mark.parametrize("name", TASKS)
+def test_other_tasks_are_measured_in_their_own_terms(name, insert):
+    task, of_class, decided = TASKS[name]
+    curves = removal_curves(GAME.values, GAME.image, PHI, CLASSES, insert, task=task)
+    for image in range(3):
+        whole = GAME.table[image, -1].tolist()
+        for place, k in enumerate(CLASSES[image].tolist()):
+            order = sorted(range(5), key=lambda unit, i=image, e=place: (-PHI[i, unit, e].item(), unit))
+            rows = []
+            for moved in range(6):
+                present = order[:moved] if insert else order[moved:]
+                outputs = GAME.table[image, sum(2**unit for unit in present)].tolist()
+                if decided is not None:
+                    agrees = decided(outputs) == decided(whole)
+                else:  # half a spread off, at most
+                    agrees = all(abs(a - b) <= s / 2 for a, b, s in zip(outputs, whole, task.spread, strict=True))
+                rows.append([*of_class(outputs, k), float(agrees)])
+            torch.testing.assert_close(curves[image, place], torch.tensor(rows, dtype=torch.float64).T)
+    metric = (Insertion if insert else Deletion)(task=task)
+    metric.update(GAME.values, GAME.image, PHI, CLASSES)
+    assert metric.compute().keys() == {*task.class_measures, "agreement", *(f"others_{m}" for m in task.class_measures)}
+    others = area_under_curve(curves)[:, 1, :-1].mean(dim=0).tolist()
+    assert list(metric.compute().values())[-len(others) :] == pytest.approx(others)
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 5, 7, 12, 13, 30, 1000])
@@ -118,8 +151,8 @@ def test_attributions_without_an_order_are_undefined_and_counted():
     measured, rest = Deletion(), Deletion()
     measured.update(GAME.values, GAME.image, phi, CLASSES)
     rest.update(GAME.values, GAME.image[[0, 2]], PHI[[0, 2]], CLASSES[[0, 2]])
-    assert measured.nan_count() == dict.fromkeys(Deletion.columns[:3], 1) | dict.fromkeys(Deletion.columns[3:], 0)
-    for name in Deletion.columns[:3]:
+    assert measured.nan_count() == dict.fromkeys(measured.columns[:3], 1) | dict.fromkeys(measured.columns[3:], 0)
+    for name in measured.columns[:3]:
         assert measured.compute()[name] == pytest.approx(rest.compute()[name])
 
 

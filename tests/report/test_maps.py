@@ -103,8 +103,10 @@ def test_infinity_does_not_set_the_scale():
 
 
 def test_the_predicted_class_and_a_differing_label_are_framed():
-    probabilities = np.array([[0.2, 0.7, 0.1], [0.2, 0.7, 0.1]])
-    figure = class_maps(black(2), np.zeros((2, 3, 2, 2)), probabilities, ["cat", "dog", "bird"], labels=[1, 2])
+    probabilities, labelled = np.array([[0.2, 0.7, 0.1], [0.2, 0.7, 0.1]]), np.eye(3, dtype=bool)[[1, 2]]
+    figure = class_maps(
+        black(2), np.zeros((2, 3, 2, 2)), probabilities, ["cat", "dog", "bird"], ["dog", "bird"], labelled
+    )
     plain, framed = min(frame_widths(figure)), max(frame_widths(figure))
     assert frame_widths(figure) == [plain, plain, framed, plain, plain, plain, framed, framed]
     assert {"label: bird\npredicted: dog", "p = 0.70"} <= set(texts(figure))
@@ -127,6 +129,20 @@ def test_chosen_classes_stand_in_the_order_they_are_named_in():
     assert [axes.images[0].get_array()[0, 0] for axes in figure.axes if axes.get_title()] == [3.0, 1.0]
 
 
+def test_other_answers_than_probabilities_are_written_ranked_and_named_as_they_are_told():
+    maps, answers = np.zeros((1, 3, 2, 2)), np.array([[31.5, -2.0, 0.25]])
+    told = {"ranks": np.array([[0.1, 2.0, 0.5]]), "marked": np.zeros((1, 3), bool), "said": ["b -2"]}
+    figure = class_maps(black(1), maps, answers, ["a", "b", "c"], max_classes=2, answer_format="{:.4g}", **told)
+    assert [axes.get_title() for axes in figure.axes if axes.images] == ["", "b", "c"]
+    said = texts(figure)
+    assert {"predicted: b -2", "-2", "0.25"} <= set(said)
+    assert not any("Solid frame" in text for text in said)
+    assert len(set(frame_widths(figure))) == 1
+    both = class_maps(black(1), maps, answers, ["a", "b", "c"], marked=np.array([[True, True, False]]))
+    widths = frame_widths(both)
+    assert widths[1] == widths[2] == max(widths) > widths[3]
+
+
 def test_names_are_no_formulas():
     names = ["$\\frac", "cost in $"]
     drawn(class_maps(black(1), np.zeros((1, 2, 2, 2)), np.array([[0.5, 0.5]]), names, row_names=["$x_"]))
@@ -135,7 +151,7 @@ def test_names_are_no_formulas():
 def test_long_text_meets_neither_picture_nor_row():
     long = "great white shark, white shark, man-eater, Carcharodon carcharias"
     figure = class_maps(
-        black(2), np.zeros((2, 10, 2, 2)), np.full((2, 10), 0.1), [long] * 10, labels=[1, 1], row_names=[long] * 2
+        black(2), np.zeros((2, 10, 2, 2)), np.full((2, 10), 0.1), [long] * 10, labels=[long] * 2, row_names=[long] * 2
     )
     FigureCanvasAgg(figure).draw()
     boxes = [text.get_window_extent() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from fastshap_lab.choices import CONFIGS
 from fastshap_lab.config import Config, DataConfig
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.files import write_atomically
 from fastshap_lab.runs.plan import pipelines_of, runs_of
 from fastshap_lab.stages import STAGES
-from tests.small_runs import CONFIGS, configured
+from tests.small_runs import configured
 
 KNOWN = Path(__file__).parent / "fingerprints.json"
 PIPELINES = (

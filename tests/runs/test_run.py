@@ -68,6 +68,7 @@ OTHER = {
     "data.name": None,  # counts by the images
     "data.params": {"num_classes": 3, "image_size": 16, "num_train": 48, "num_val": 24, "num_test": 25},
     "data.grid": [4, 4],
+    "data.task": "multilabel",
     "classifier.name": "vit",
     "surrogate.name": "vit",
     "explainer.name": "vit",

@@ -22,6 +22,7 @@ def test_links_are_named_after_what_they_return():
         "logits": logits,
         "centred_logits": logits - logits.mean(axis=-1, keepdims=True),
         "sigmoid": scipy.special.expit(logits),
+        "identity": logits,
     }
     assert LINKS.keys() == expected.keys()
     for name, values in expected.items():
@@ -68,6 +69,6 @@ def test_a_single_player_has_nobody_to_share_with(make):
 
 def test_what_softmax_leaves_free_is_the_only_thing_that_logits_say_beyond_the_other_links():
     free = torch.randn(2, 3, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for name in LINKS.keys() - {"sigmoid"}:
+    for name in LINKS.keys() - {"sigmoid", "identity"}:
         same = torch.allclose(LINKS[name](LOGITS + free), LINKS[name](LOGITS))
         assert same == (name != "logits")

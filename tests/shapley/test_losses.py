@@ -1,5 +1,7 @@
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import scipy.special
 import torch
@@ -9,8 +11,13 @@ from fastshap_lab.shapley.coalitions import SAMPLERS, all_coalitions
 from fastshap_lab.shapley.efficiency import additive_normalization
 from fastshap_lab.shapley.losses import (
     additive_residuals,
+    bernoulli_kl,
+    constant_bernoulli_kl,
+    constant_kl,
     efficiency_penalty,
+    imitation_error,
     pair_regression_loss,
+    reverse_bernoulli_kl,
     reverse_surrogate_kl,
     shapley_regression_loss,
     surrogate_kl,
@@ -53,6 +60,52 @@ def test_surrogate_kl_is_zero_for_equal_answers_and_positive_for_others():
 def test_surrogate_kl_of_certain_answers_is_finite():
     classifier, surrogate = torch.tensor([[1000.0, 0.0]]), torch.tensor([[[1000.0, 0.0], [0.0, 1000.0]]])
     assert surrogate_kl(classifier, surrogate).tolist() == [[0.0, 1000.0]]
+
+
+def test_an_answer_that_is_the_same_for_all_images_misses_what_differs_between_them():
+    logits = 2 * randn(6, 3)
+    answers = scipy.special.softmax(logits.numpy(), axis=-1)
+    mean = answers.mean(axis=0, keepdims=True)
+    best = scipy.special.rel_entr(answers, mean).sum(axis=1).mean()
+    assert constant_kl(logits).item() == pytest.approx(best)
+    nearby = (mean + np.array([[0.02, -0.01, -0.01]]), answers[:1])
+    assert all(scipy.special.rel_entr(answers, other).sum(axis=1).mean() > best for other in nearby)
+    assert constant_kl(1000 * torch.eye(3)).item() == pytest.approx(math.log(3))  # zeros among the probabilities
+    assert constant_kl(logits[:1].expand(4, -1)).item() == pytest.approx(0, abs=1e-12)
+
+
+def bernoulli_divergence(p_logits: Sequence[float], q_logits: Sequence[float]) -> float:
+    """Return KL(p ‖ q), a mean over labels, by the definition."""
+    p, q = ([1 / (1 + math.exp(-logit)) for logit in logits] for logits in (p_logits, q_logits))
+    terms = [a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b)) for a, b in zip(p, q, strict=True)]
+    return math.fsum(terms) / len(terms)
+
+
+def test_divergences_of_labels_that_do_not_exclude_each_other_are_those_of_bernoullis():
+    classifier, surrogate = 3 * randn(2, 4), 3 * randn(2, 5, 4, seed=1)
+    for kl, swap in ((bernoulli_kl, False), (reverse_bernoulli_kl, True)):
+        expected = [
+            [bernoulli_divergence(*((q, p) if swap else (p, q))) for q in of_image]
+            for p, of_image in zip(classifier.tolist(), surrogate.tolist(), strict=True)
+        ]
+        torch.testing.assert_close(kl(classifier, surrogate), torch.tensor(expected, dtype=torch.float64))
+    certain, wrong = torch.tensor([[1000.0, 0.0]]), torch.tensor([[[1000.0, 0.0], [-1000.0, 0.0]]])
+    assert bernoulli_kl(certain, wrong).tolist() == [[0.0, 500.0]]  # a mean over two labels
+    # A constant that softmax would not see is seen.
+    assert bernoulli_kl(classifier, classifier.unsqueeze(1) + 1).min() > 0.01
+
+
+def test_the_best_constant_answer_of_several_labels_is_that_of_each():
+    logits = 2 * randn(6, 3)
+    mean = scipy.special.logit(scipy.special.expit(logits.numpy()).mean(axis=0)).tolist()
+    expected = np.mean([bernoulli_divergence(row, mean) for row in logits.tolist()])
+    assert constant_bernoulli_kl(logits).item() == pytest.approx(expected)
+    assert constant_bernoulli_kl(torch.tensor([[1000.0], [-1000.0]])).item() == pytest.approx(math.log(2))
+
+
+def test_the_error_of_a_regressions_surrogate_is_a_mean_over_targets():
+    answers, surrogate = torch.tensor([[1.0, 2.0]]), torch.tensor([[[1.0, 2.0], [4.0, 1.0]]])
+    assert imitation_error(answers, surrogate).tolist() == [[0.0, 5.0]]
 
 
 def test_residuals_of_an_additive_game_are_zero():

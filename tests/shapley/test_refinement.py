@@ -4,7 +4,7 @@ import torch
 
 from fastshap_lab.shapley import Estimate, Refinement, calibrated_refinement
 from fastshap_lab.shapley.estimators import Kriging
-from tests.oracles import UnanimityGame
+from tests.oracles import TableGame, UnanimityGame, subset_shapley_values
 
 PLAYERS, CLASSES = 24, 4
 
@@ -46,6 +46,14 @@ def test_it_is_as_good_as_its_better_part_and_its_intervals_hold():
         inside = (refined.phi - new.phi).abs() <= 1.96 * refined.stderr
         assert 0.9 < inside[:, :, 0].double().mean() < 0.99
         assert 0.9 < inside[:, :, 1:].double().mean() < 0.99
+
+
+def test_of_a_single_class_there_are_no_others_to_calibrate():
+    game = TableGame.random(6, 4, 1)
+    exact = subset_shapley_values(game.table)
+    truth, target = Estimate(exact, torch.zeros_like(exact), 16), torch.zeros(6, dtype=torch.long)
+    found = calibrated_refinement(Kriging(game, game.image), exact + 0.1, truth, target, most=8)
+    assert set(found.others_factor) == {1.0}
 
 
 def test_it_survives_being_written_down():

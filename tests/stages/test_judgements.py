@@ -9,6 +9,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from fastshap_lab.config import ClassifierConfig
+from fastshap_lab.models.tasks import Multiclass, Regression
 from fastshap_lab.runs.execute import execute
 from fastshap_lab.stages.judgements import (
     failed_explainer,
@@ -57,9 +58,21 @@ def surrogate(kl: float, masked_kl: float, kl_constant: float | None, accuracy: 
     ],
 )
 def test_a_surrogate_answers_as_its_classifier_does(measures, said):
-    line = far_surrogate(measures, {"test/accuracy": 0.75})
+    line = far_surrogate(measures, {"test/accuracy": 0.75}, Multiclass())
     assert (line is None) if said is None else said in line
     assert line is None or ("the classifier's 0.750" in line and "surrogate.epochs" in line)
+
+
+def test_a_surrogate_of_a_regression_is_judged_in_its_own_words():
+    measures = {
+        "test/imitation_error": 0.5,
+        "test/imitation_error_constant": 0.8,
+        "test/masked_imitation_error": 0.7,
+        "test/within_tolerance": 0.5,
+    }
+    said = "imitation error 0.500 on whole images, where one answer to all has 0.800 (within tolerance 0.500, the class"
+    assert said in far_surrogate(measures, {"test/within_tolerance": 0.9}, Regression())
+    assert far_surrogate(measures | {"test/imitation_error": 0.3}, {"test/within_tolerance": 0.9}, Regression()) is None
 
 
 @pytest.mark.parametrize(

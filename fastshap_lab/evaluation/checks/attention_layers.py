@@ -18,7 +18,7 @@ class AttentionLayers(Section):
     Reference: Hebbar, Okafor, Banerjee, Interpreting vision transformers, section 3.3.
 
     Args:
-        images: Figures, one per judged image.
+        images: Figures, one per evaluated image.
     """
 
     kind = "attention_layers"

@@ -13,6 +13,7 @@ from fastshap_lab.components import build
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
+from fastshap_lab.runs.sources import identity
 
 _PART = 8  # images whose results are kept together
 
@@ -27,6 +28,11 @@ def vit_cx_params(evaluation: Evaluation) -> dict[str, Any]:
     """Return the arguments of the first method that is ViT-CX; none where none is."""
     chosen = [one.params for one in evaluation.settings.methods.values() if METHODS[one.name] is ViTCX]
     return dict(chosen[0]) if chosen else {}
+
+
+def vit_cx_key(evaluation: Evaluation, **changes: Any) -> dict[str, Any]:
+    """Return what the same depends on, for keys of the store."""
+    return identity({"vit_cx": ViTCX}, "vit_cx", vit_cx_params(evaluation) | changes)
 
 
 def with_vit_cx(evaluation: Evaluation) -> tuple[list[Pipeline], list[str]]:

@@ -9,7 +9,7 @@ from fastshap_lab.attribution.base import undisturbed
 from fastshap_lab.attribution.features import find_layers, look
 from fastshap_lab.attribution.vit_cx import ViTCX, cluster, plane_masks
 from fastshap_lab.components import Count
-from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, vit_cx_params
+from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, vit_cx_key
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
@@ -35,10 +35,11 @@ class MaskSimilarity(Section):
     Reference: Xie et al., ViT-CX, IJCAI 2023, arXiv:2211.03064, figure 4 and section 3.
 
     Args:
-        images: Most judged images.
+        images: Most evaluated images.
     """
 
     kind = "mask_similarity"
+    uncounted = ("images",)
 
     def __init__(self, images: Count = 100) -> None:
         self.images = images
@@ -80,7 +81,7 @@ class MaskSimilarity(Section):
                 )
             return {name: torch.stack([row[name].cpu().double() for row in rows]) for name in rows[0]}
 
-        return of_images(self, evaluation, pipeline, self.images, {"vit_cx": vit_cx_params(evaluation)}, make)
+        return of_images(self, evaluation, pipeline, self.images, {"vit_cx": vit_cx_key(evaluation)}, make)
 
 
 def feature_masks(evaluation: Evaluation, classifier: nn.Module, image: Tensor) -> tuple[Tensor, float, str]:

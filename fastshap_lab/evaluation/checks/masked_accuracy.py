@@ -44,7 +44,8 @@ class MaskedAccuracy(Section):
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add tables and curves of the accuracy by method and fraction."""
-        resamples = evaluation.settings.bootstrap
+        resamples, task = evaluation.settings.bootstrap, evaluation.data.task
+        right_name = task.title(task.measured[0])
         shares = [0.0, *self.fractions, 1.0]
         rows, points, figures, refused = [], [], {}, []
         for pipeline in evaluation.pipelines:
@@ -55,7 +56,7 @@ class MaskedAccuracy(Section):
             labels = evaluation.test.labels[evaluation.evaluated.to(evaluation.test.device)]
             key |= {"labels": labels.tolist()}
             for method, applied in track(evaluation.methods(pipeline).items(), f"masked accuracy on {pipeline.name}"):
-                make = partial(self._right, evaluation, pipeline, applied, labels.unsqueeze(1), shares)
+                make = partial(self._right, evaluation, pipeline, applied, labels, shares)
                 right[method] = self.kept(evaluation, key | {"method": applied.key}, make)["right"]
             means = {method: answers[:, :, 1:-1].mean(dim=2) for method, answers in right.items()}  # (N, 2)
             for method in lowest_first({method: mean[:, 0] for method, mean in means.items()}):
@@ -70,22 +71,22 @@ class MaskedAccuracy(Section):
                 )
                 for place, way in enumerate(_WAYS)
             }
-            figure = method_curves(panels, "share of the players", "accuracy", evaluation.baseline)
+            figure = method_curves(panels, "share of the players", right_name, evaluation.baseline)
             figures[f"{name}-{pipeline.name}", pipeline.name] = figure
             for way, panel in panels.items():
                 by_share = panel.T.rename(columns=lambda share: f"{share:.0%}")
                 for method, accuracies in by_share.to_dict("index").items():
                     points.append({"model": pipeline.name, "method": method, "players": way} | accuracies)
         text = (
-            f"Accuracy of the surrogate against the labels of {len(evaluation.evaluated)} images without the players "
-            "that rank highest (deletion: lower is better), and with these alone (insertion: higher is better). "
-            "Ranked by each method's map of the class that the classifier predicts. In the first table, means over "
-            f"{', '.join(f'{fraction:.0%}' for fraction in self.fractions)} of the players. {INTERVALS}"
+            f"{right_name.capitalize()} of the surrogate against the labels of {len(evaluation.evaluated)} images "
+            "without the players that rank highest (deletion: lower is better), and with these alone (insertion: "
+            f"higher is better). Ranked by each method's map of the target: {task.target_in_words}. In the first "
+            f"table, means over {', '.join(f'{share:.0%}' for share in self.fractions)} of the players. {INTERVALS}"
         )
         tables = {}
         if rows:
-            tables[name, "Accuracy, mean over shares"] = pd.DataFrame(rows)
-            tables[f"{name}-shares", "Accuracy by share of the players"] = pd.DataFrame(points)
+            tables[name, f"{right_name.capitalize()}, mean over shares"] = pd.DataFrame(rows)
+            tables[f"{name}-shares", f"{right_name.capitalize()} by share of the players"] = pd.DataFrame(points)
         evaluation.report.add(self.titled("Masked accuracy", name), "\n\n".join([text, *refused]), tables, figures)
 
     @staticmethod
@@ -93,9 +94,12 @@ class MaskedAccuracy(Section):
         evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod, labels: Tensor, shares: list[float]
     ) -> dict[str, Tensor]:
         """Return whether the surrogate is right (N, 2, shares) in deletion and insertion, NaN without a label."""
-        image, target = evaluation.images(evaluation.evaluated), evaluation.classes(pipeline)[:, 0]
-        values = player_values(applied.method.attribute(image, target).unsqueeze(1), pipeline.grid)[..., 0]
-        numbers = [round(share * pipeline.grid.num_players) for share in shares]
-        first = torch.stack([removed_first(values, number) for number in numbers], dim=1)  # (N, shares, P)
-        answers = pipeline.game("logits").values(image, torch.cat([~first, first], dim=1)).argmax(dim=-1)
-        return {"right": (answers == labels).double().masked_fill(labels < 0, torch.nan).unflatten(1, (2, -1))}
+        numbers, parts = [round(share * pipeline.grid.num_players) for share in shares], []
+        for place, chunk, classes in evaluation.evaluated_chunks(pipeline):
+            maps = evaluation.target_maps(pipeline, applied, slice(place, place + len(classes)))
+            values = player_values(maps.unsqueeze(1), pipeline.grid)[..., 0]
+            first = torch.stack([removed_first(values, number) for number in numbers], dim=1)  # (B, shares, P)
+            image = chunk.images.float() / 255
+            parts.append(pipeline.game("logits").values(image, torch.cat([~first, first], dim=1)))
+        right, known = pipeline.task.right(torch.cat(parts), labels).double(), pipeline.task.labelled(labels)
+        return {"right": right.masked_fill(~known.unsqueeze(1), torch.nan).unflatten(1, (2, -1))}

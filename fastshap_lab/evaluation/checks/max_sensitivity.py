@@ -32,10 +32,11 @@ class MaxSensitivity(Section):
     Args:
         draws: Changes tried on each image.
         radius: Of the ball they are uniform in, by the largest absolute value, in the model's normalized space.
-        images: Of the judged ones, the first so many.
+        images: Of the evaluated ones, the first so many.
     """
 
     kind = "max_sensitivity"
+    uncounted = ("images",)
 
     def __init__(self, draws: Count = 10, radius: Positive = 0.02, images: Count = 16) -> None:
         self.draws, self.radius, self.images = draws, radius, images
@@ -77,7 +78,7 @@ class MaxSensitivity(Section):
         indices = evaluation.evaluated[: self.images]
         image, target = evaluation.images(indices), evaluation.classes(pipeline)[: self.images, 0]
         explain = applied.method.attribute
-        original, changes = explain(image, target), []
+        original, changes = evaluation.target_maps(pipeline, applied, slice(self.images)), []
         for draw in range(self.draws):
             noise = torch.stack([_noise(image.shape[1:], index, draw) for index in indices.tolist()]).to(image)
             near = explain(image + self.radius * noise * pipeline.classifier.std_rgb, target)

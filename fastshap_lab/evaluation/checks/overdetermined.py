@@ -13,7 +13,7 @@ from fastshap_lab.evaluation.checks.by_image import of_images
 from fastshap_lab.evaluation.checks.by_method import Fraction, removed_first
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.methods import AppliedMethod
-from fastshap_lab.evaluation.pipeline import Pipeline, check_removal
+from fastshap_lab.evaluation.pipeline import Pipeline, check_removal, removal_key
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import player_values, with_intervals
 from fastshap_lab.metrics import coalition_values
@@ -25,7 +25,8 @@ class Overdetermined(Section):
     """Share of images whose class the classifier recognizes in each of two parts that have no player in common.
 
     An image is overdetermined at a share if its most important players up to that share, alone, and all other players,
-    alone, both leave the classifier's most probable class what it is for the whole image. It is at any share if it is
+    alone, both leave the classifier's prediction what it is for the whole image: of labels that do not exclude each
+    other all of them, of a regression within its tolerance. It is at any share if it is
     at one of those tried, at least: other ways to halve it may exist. Images of which nothing at all need be seen, for
     what shows of absent players alone is of that class, are left out.
 
@@ -36,10 +37,11 @@ class Overdetermined(Section):
         methods: Whose maps say what is important; those not chosen, or not applicable, are passed over.
         shares: Of the players, the most important first.
         removal: One of ``maskings.removals``, which shows absent players.
-        images: Most judged images.
+        images: Most evaluated images.
     """
 
     kind = "overdetermined"
+    uncounted = ("images", "methods")
 
     def __init__(
         self,
@@ -72,7 +74,7 @@ class Overdetermined(Section):
                     row |= with_intervals(values, evaluation.settings.bootstrap)
                     rows.append(row | {"images": int((~found["empty"]).sum())})
         text = (
-            "Sufficient: share of images whose predicted class stays, were only their most important players shown, up "
+            "Sufficient: share of images whose prediction stays, were only their most important players shown, up "
             "to a share of all players; rest sufficient: were only the others shown. Overdetermined: both, so that two "
             "parts without a player in common each cause the prediction; any: at one of these shares, at least. Images "
             f"of which nothing need be shown are left out. Absent players show: {in_words(self.removal)}. "
@@ -89,14 +91,15 @@ class Overdetermined(Section):
 
         def make(place: slice) -> dict[str, Tensor]:
             image = evaluation.images(evaluation.evaluated[place])
-            target = evaluation.classes(pipeline)[place, 0].to(image.device)
-            values = player_values(applied.method.attribute_classes(image, target[:, None]), grid)[..., 0]
+            maps = evaluation.target_maps(pipeline, applied, place)
+            values = player_values(maps.unsqueeze(1), grid)[..., 0]
             most_important = [removed_first(values, size) for size in sizes]
             parts = [part for first in most_important for part in (first, ~first)]
             coalitions = torch.stack([*parts, torch.zeros_like(parts[0])], dim=1)
-            kept = coalition_values(game.values, image, coalitions, pipeline.max_batch).argmax(
-                dim=2
-            ) == target.unsqueeze(1)
+            outputs = coalition_values(game.values, image, coalitions, pipeline.max_batch)
+            whole = pipeline.outputs[evaluation.evaluated[place]].to(outputs.device)
+            kept = pipeline.task.right(outputs, pipeline.task.decide(whole))
             return {"kept": kept[:, :-1].unflatten(1, (len(sizes), 2)), "empty": kept[:, -1]}
 
-        return of_images(self, evaluation, pipeline, self.images, {"method": applied.key}, make)
+        key = {"method": applied.key, "removal": removal_key(self.removal)}
+        return of_images(self, evaluation, pipeline, self.images, key, make)

@@ -39,10 +39,11 @@ class Randomization(Section):
     Args:
         mode: ``cascading``: each step adds a layer to those drawn; ``independent``: each draws one layer alone.
         seeds: Networks drawn in each step, whose similarities are averaged.
-        images: Of the judged ones, the first so many.
+        images: Of the evaluated ones, the first so many.
     """
 
     kind = "randomization"
+    uncounted = ("images",)
 
     def __init__(self, mode: Mode = "cascading", seeds: Count = 2, images: Count = 16) -> None:
         self.mode, self.seeds, self.images = mode, seeds, images
@@ -60,9 +61,9 @@ class Randomization(Section):
                 make = partial(self._similarity, evaluation, pipeline, applied, list(steps.values()))
                 kept = self.kept(evaluation, key | {"method": applied.key}, make)
                 similarity = kept["similarity"].nanmean(dim=1)  # (steps, B, columns)
-                judged = similarity[-1] if self.mode == "cascading" else similarity[1:].nanmean(dim=0)
+                final = similarity[-1] if self.mode == "cascading" else similarity[1:].nanmean(dim=0)
                 row: dict[str, str | float] = {"model": pipeline.name, "method": method}
-                columns = dict(zip(Similarity.columns, judged.unbind(dim=1), strict=True))
+                columns = dict(zip(Similarity.columns, final.unbind(dim=1), strict=True))
                 rows.append(row | with_intervals(columns, resamples))
                 for column, values in zip(Similarity.columns, similarity.unbind(dim=2), strict=True):
                     curves[column][method] = values.nanmean(dim=1).numpy()
@@ -99,7 +100,7 @@ class Randomization(Section):
             evaluation.classes(pipeline)[: self.images, 0],
         )
         drawn = list(accumulate(steps)) if self.mode == "cascading" else steps
-        original = applied.method.attribute(image, target)
+        original = evaluation.target_maps(pipeline, applied, slice(self.images))
 
         def similarity(names: list[str], seed: int) -> Tensor:
             metric = Similarity()

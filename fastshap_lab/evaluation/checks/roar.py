@@ -10,11 +10,13 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from skimage.filters import sobel
 from torch import Tensor
 
 from fastshap_lab.checkpoints import read_spec
 from fastshap_lab.components import Count, did_you_mean
+from fastshap_lab.config import EvaluateConfig
 from fastshap_lab.data.augment import Augment
 from fastshap_lab.data.base import SPLITS, Split
 from fastshap_lab.data.loader import ImageLoader
@@ -22,6 +24,7 @@ from fastshap_lab.data.splits import TensorImages
 from fastshap_lab.errors import UserError
 from fastshap_lab.evaluation.checks.by_method import Fraction, removed_first
 from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import with_uncalled
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import player_values, with_intervals
@@ -68,19 +71,18 @@ class ROAR(Section):
     ) -> None:
         self.methods, self.fractions, self.seeds, self.epochs = methods, fractions, seeds, epochs
 
-    def __call__(self, evaluation: Evaluation, name: str) -> None:
-        """Add a table and curves of the accuracy by method and fraction.
-
-        Raises:
-            UserError: A method is not among those chosen that apply.
-        """
-        found = {pipeline.name: _rankings(evaluation, pipeline) for pipeline in evaluation.pipelines}
-        known = {method for rankings in found.values() for method in rankings}
+    def check(self, settings: EvaluateConfig, name: str) -> None:
+        """Raise a ``UserError`` where a method is not among those of the evaluation."""
+        known = {_SOBEL, *with_uncalled(settings.methods)}
         for method in self.methods or []:
             if method not in known:
                 raise UserError(
-                    f"{name}: params.methods={method}: not among those that apply, {did_you_mean(method, known)}"
+                    f"evaluate.checks.{name}.params.methods={method}: not chosen, {did_you_mean(method, known)}"
                 )
+
+    def __call__(self, evaluation: Evaluation, name: str) -> None:
+        """Add a table and curves of the accuracy by method and fraction."""
+        found = {pipeline.name: _rankings(evaluation, pipeline) for pipeline in evaluation.pipelines}
         rows, panels, refused = [], {}, []
         for pipeline in evaluation.pipelines:
             if not self._epochs(pipeline):
@@ -132,7 +134,9 @@ class ROAR(Section):
             key = {"recipe": recipe, "removed": removed, "seed": seed, "version": self.version}
             unfinished = evaluation.store.folder / "unfinished" / key_digest("retrainings", key)[:32]
             make = partial(self._retrained, evaluation, pipeline, ranking, number, seed, unfinished)
-            right = evaluation.store.get("retrainings", key, make)["right"]
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{unfinished}.lock"):  # another evaluation may be at it, whose result then serves both
+                right = evaluation.store.get("retrainings", key, make)["right"]
             found.setdefault((name, share), []).append(right.double())
         return {key: torch.stack(right).mean(dim=0) for key, right in found.items()}
 
@@ -142,7 +146,8 @@ class ROAR(Section):
         """Return what one training gets right, on images without their ``number`` highest-ranking players."""
         values = None
         if number:
-            key = {"ranking": ranking.key, "data": evaluation.data.digest(), "players": pipeline.grid.shape}
+            key = {"ranking": ranking.key, "data": evaluation.data_key, "players": pipeline.grid.shape}
+            key["version"] = self.version
             make = partial(_player_values, evaluation, pipeline, ranking.explain)
             values = evaluation.store.get("rankings", key, make)
         data = _without(evaluation, pipeline, values, number)
@@ -153,7 +158,7 @@ class ROAR(Section):
     ) -> Tensor:
         """Train, going on from what is in a folder, and return which test images are right (N,)."""
         run, trainer = pipeline.runs["classifier"], evaluation.trainer
-        config = replace(run.config.classifier, epochs=self._epochs(pipeline))
+        config = replace(run.config.classifier, epochs=self._epochs(pipeline), freeze=False)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed("roar", seed))
             network = read_spec(run.model, ClassifierSpec).network.build()
@@ -164,7 +169,8 @@ class ROAR(Section):
         fit(module, loaders, config, folder, trainer, title=self.kind, key="classifier", quiet=True)
         asked, batches = frozen(network).to(data["test"].device), ImageLoader(data["test"], _BLOCK)
         with torch.inference_mode():
-            right = torch.cat([asked(batch["image"]).argmax(dim=-1) == batch["label"] for batch in batches])
+            answers = [(asked(batch["image"]).unsqueeze(1), batch["label"]) for batch in batches]
+        right = torch.cat([network.task.right(*one).squeeze(1) for one in answers])
         rmtree(folder)
         return right
 
@@ -204,7 +210,7 @@ def _player_values(
         for block in data.blocks(torch.arange(len(data)).split(_BLOCK)):
             image = block.float() / 255
             with torch.no_grad():
-                target = pipeline.classifier(image).argmax(dim=1)
+                target = pipeline.task.foremost(pipeline.classifier(image))
             parts.append(player_values(explain(image, target).unsqueeze(1), pipeline.grid)[..., 0].float())
         found[split] = torch.cat(parts)
     return found

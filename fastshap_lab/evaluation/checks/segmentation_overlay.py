@@ -1,7 +1,10 @@
 """Maps over the images they explain, and cut into object and ground."""
 
+import math
+
 from fastshap_lab.attribution import upsample
 from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import CHUNK
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.images import normalize_map
 from fastshap_lab.metrics.segmentation import foreground
@@ -19,12 +22,13 @@ class SegmentationOverlay(Section):
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add a figure per pipeline."""
         indices = evaluation.evaluated[: evaluation.settings.images_shown]
-        images, figures = evaluation.test.images_at(evaluation.evaluated), {}
+        shown, figures = math.ceil(len(indices) / CHUNK), {}  # in whole chunks, as they are kept
+        chunks = evaluation.chunks(evaluation.evaluated)[:shown]
         for pipeline in evaluation.pipelines:
-            classes = evaluation.classes(pipeline)
+            classes = evaluation.classes(pipeline)[: shown * CHUNK]
             targets, maps, cut = classes[: len(indices), 0], {}, {}
             for method, applied in evaluation.methods(pipeline).items():
-                found = applied.maps(images, classes)[: len(indices), 0]
+                found = applied.maps(chunks, classes)[: len(indices), 0]
                 large = normalize_map(upsample(found, pipeline.grid.image_size))
                 maps[method], cut[method] = large.numpy(), foreground(large).numpy()
             titles = [evaluation.class_names[target] for target in targets.tolist()]

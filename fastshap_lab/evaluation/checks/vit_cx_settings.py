@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from fastshap_lab.components import Component, Count, NotNegative, in_words
-from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, vit_cx_params, with_vit_cx
+from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, vit_cx_key, with_vit_cx
 from fastshap_lab.evaluation.cost import metered
 from fastshap_lab.evaluation.evaluation import Evaluation
-from fastshap_lab.evaluation.pipeline import Pipeline, check_removal
+from fastshap_lab.evaluation.pipeline import Pipeline, check_removal, removal_key
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import player_values, with_intervals
 from fastshap_lab.metrics import Deletion, Insertion
@@ -44,10 +44,11 @@ class ViTCXSettings(Section):
         step: Units at a time.
         deletion: One of ``maskings.removals``, which shows deleted units.
         insertion: The same of units that are yet to be inserted.
-        images: Most judged images.
+        images: Most evaluated images.
     """
 
     kind = "vit_cx_settings"
+    uncounted = ("images", "varied")
 
     def __init__(
         self,
@@ -85,8 +86,8 @@ class ViTCXSettings(Section):
         ]
         text = (
             f"Of {min(self.images, len(evaluation.evaluated))} test images, {self.step} of their {self.units} at a "
-            "time: areas under the curves of the predicted class's probability when they are deleted, lower is better, "
-            "and inserted, higher is better; masks, passes through the classifier and seconds per image. "
+            f"time: areas under the curves of the target's {evaluation.data.task.answer} when they are deleted, lower "
+            "is better, and inserted, higher is better; masks, passes through the classifier and seconds per image. "
             + ", ".join(f"{curve}: {in_words(removal).replace('_', ' ')}" for curve, removal in self.removals.items())
             + " where units are absent. δ: distance at which masks are no longer merged; σ: noise, in the model's "
             "normalized space. Intervals: 95 %, from resampling images."
@@ -114,16 +115,17 @@ class ViTCXSettings(Section):
                 with metered(pipeline.classifier) as cost:
                     maps = method.attribute_classes(image, target)
                 row: dict[str, float] = {}
-                for metric in (Deletion(self.step, most), Insertion(self.step, most)):
+                for metric in (Deletion(self.step, most, pipeline.task), Insertion(self.step, most, pipeline.task)):
                     curve = "insertion" if metric.insert else "deletion"
                     metric.update(games[curve].values, image, player_values(maps, grid), target.to(image.device))
-                    row[curve] = metric.compute()["probability"]
+                    row[curve] = metric.compute()[metric.columns[0]]
                 spent = {"passes": cost.forward, "seconds": cost.seconds}
                 masks = method.num_masks if method.masks == "random" else len(method.image_masks(image[0]))
                 rows.append(row | {"masks": masks} | spent)
             return {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in rows[0]}
 
-        key = {"vit_cx": vit_cx_params(evaluation) | changes}
+        key = {"vit_cx": vit_cx_key(evaluation, **changes)}
+        key["removals"] = {curve: removal_key(removal) for curve, removal in self.removals.items()}
         found = of_images(self, evaluation, pipeline, self.images, key, make)
         means = {key: found[key].mean().item() for key in ("masks", "passes", "seconds")}
         curves = {curve: found[curve] for curve in self.removals}

@@ -1,5 +1,6 @@
 """How far explainers are from true Shapley values, and how near evaluations of the game bring them."""
 
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -26,6 +27,7 @@ class ShapleyErrors(Section):
     """How far explainers are from true Shapley values, and how near evaluations of the game bring them."""
 
     kind = "shapley_errors"
+    tables = ("shapley_errors", "refinement")
 
     def __call__(self, evaluation: Evaluation, name: str) -> dict[str, float]:
         """Add the errors against reference values, and return those of each pipeline's explainer."""
@@ -42,14 +44,15 @@ class ShapleyErrors(Section):
         refinements: dict[str, pd.DataFrame] = {}
         image = evaluation.images(indices)
         for pipeline in evaluation.explained:
-            reference = evaluation.reference_values(pipeline, indices, pipeline.link)
+            in_units = pipeline.task.in_units  # a mean over classes wants like scales
+            found_values = evaluation.reference_values(pipeline, indices, pipeline.link)
+            reference = replace(found_values, phi=in_units(found_values.phi), stderr=in_units(found_values.stderr))
             kinds[reference.kind] = None
             truth = reference.phi
             noise.append(float(reference.stderr.square().mean() / (truth - truth.mean()).square().mean()))
-            phi = (
-                evaluation.explainer_maps(pipeline, evaluation.order, len(indices)).flatten(2).transpose(1, 2).double()
-            )
-            game = pipeline.game(pipeline.link)
+            maps = evaluation.explainer_maps(pipeline, evaluation.order, len(indices))
+            phi = in_units(maps.flatten(2).transpose(1, 2).double())
+            game = pipeline.game(pipeline.link).in_units(in_units)
             with torch.inference_mode():
                 grand, null = game.grand(image).cpu().double(), game.null(image).cpu().double()
             random = (
@@ -63,9 +66,11 @@ class ShapleyErrors(Section):
             found = {}
             for explanation, values in explanations.items():
                 metric = ShapleyError()
-                metric.update(values, truth, grand, null, pipeline.predictions[indices])
+                metric.update(values, truth, grand, null, pipeline.foremost[indices])
                 errors, intervals = metric.compute(), metric.intervals(evaluation.settings.bootstrap)
                 for classes in errors:
+                    if classes == "others" and truth.shape[2] == 1:
+                        continue
                     found[explanation, classes] = {}
                     for key, value in errors[classes].items():
                         low, high = intervals[classes][key]
@@ -81,13 +86,14 @@ class ShapleyErrors(Section):
                 truth.flatten().numpy(), phi.flatten().numpy(), pipeline.name
             )
             refinements[pipeline.name] = self._refinement(evaluation, pipeline, indices, phi, reference)
+        shared = evaluation.data.task
         known = "; ".join(kinds) + (f" and known but for {max(noise):.1%} of their variance" if any(noise) else "")
         report.add(
             title,
-            f"Over {len(indices)} test images, whose Shapley values are {known}. Target: the class that the classifier "
-            "predicts. R² is pooled over images, players and classes. Giving every player the same share scores high "
-            "already: R² beyond the equal split says how much of the rest is explained. Cosine and Spearman "
-            "correlation are means over images and classes. Intervals: 95 %, from resampling images.",
+            f"Over {len(indices)} test images, whose Shapley values are {known}.{shared.units_in_words} Target: "
+            f"{shared.target_in_words}. R² is pooled over images, players and classes. Giving every player the same "
+            "share scores high already: R² beyond the equal split says how much of the rest is explained. Cosine and "
+            "Spearman correlation are means over images and classes. Intervals: 95 %, from resampling images.",
             {("shapley_errors", "Errors of one forward pass, and of knowing nothing"): pd.DataFrame(rows)},
             figures,
         )
@@ -105,7 +111,7 @@ class ShapleyErrors(Section):
             "references": content_digest(reference.phi, reference.stderr),
             "estimators": [identity(ESTIMATORS, name, {}) for name in ("kernel_shap", "kriging")],
         }
-        target = pipeline.predictions[indices]
+        target = pipeline.foremost[indices]
         make = partial(_refined, pipeline, images.float() / 255, phi, reference, target)
         found = self.kept(evaluation, key, make)
         return pd.DataFrame({name: found[name].numpy() for name in _REFINED if name in found})
@@ -118,7 +124,7 @@ def _refined(
     assert pipeline.explainer is not None
     refine, truth = pipeline.explainer.refinement, reference.phi
     # Fewer evaluations than the references had, and other ones.
-    game = pipeline.game(pipeline.link)
+    game = pipeline.game(pipeline.link).in_units(pipeline.task.in_units)
     estimator, most = Kriging(game, image, seed=2), min(reference.evaluations // 4, MAX_REFINED)
     is_target = torch.nn.functional.one_hot(target, truth.shape[2]).bool().unsqueeze(1).expand_as(truth)
 
@@ -138,7 +144,7 @@ def _refined(
                 "kriging": r2(alone.phi),
                 "KernelSHAP": r2(kernel.phi) if kernel.stderr.isfinite().all() else float("nan"),
                 "coverage, target": inside[is_target].double().mean().item(),
-                "coverage, others": inside[~is_target].double().mean().item(),
+                **({"coverage, others": inside[~is_target].double().mean().item()} if truth.shape[2] > 1 else {}),
             }
         )
     names = rows[-1] if len(rows) > 1 else rows[0]
@@ -176,7 +182,7 @@ def _beside_exact(evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, p
     maps: dict[str, list[Tensor]] = {"explainer": [], "exact": []}
     texts, notes = [], []
     for place, index in enumerate(indices[: evaluation.settings.images_shown].tolist()):
-        target = int(pipeline.predictions[index])
+        target = int(pipeline.foremost[index])
         predicted, truth = phi[place, :, target], exact[place, :, target]
         maps["explainer"].append(predicted)
         maps["exact"].append(truth)

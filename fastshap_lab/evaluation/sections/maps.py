@@ -16,15 +16,26 @@ class Maps(Section):
             return
         number = evaluation.settings.images_shown
         indices = evaluation.order[:number]
-        labels = evaluation.test.labels[indices].cpu().numpy() if evaluation.labelled else None
+        labels, labelled, task = None, None, evaluation.data.task
+        if evaluation.labelled:
+            labels = evaluation.labels_of(indices)
+            named = task.label_classes(evaluation.test.labels.cpu()[indices], len(evaluation.class_names))
+            labelled = named.numpy()
         figures = {}
         for pipeline in evaluation.explained:
-            figures[f"maps-{pipeline.name}", f"{pipeline.name}: images and classes"] = class_maps(
+            predictions = pipeline.predictions[indices]
+            figures[f"maps-{pipeline.name}", f"{pipeline.name}: images and {task.nouns[1]}"] = class_maps(
                 evaluation.pictures(indices),
                 evaluation.explainer_maps(pipeline, evaluation.order, number).numpy(),
-                pipeline.probabilities[indices].numpy(),
+                predictions.numpy(),
                 evaluation.class_names,
                 labels,
+                labelled,
                 value_name=f"Shapley value ({pipeline.link})",
+                ranks=pipeline.task.ranks(predictions).numpy(),
+                marked=pipeline.task.marked(predictions).numpy(),
+                said=[pipeline.task.in_words(one, evaluation.class_names) for one in predictions],
+                answer_format=pipeline.task.answer_format,
             )
-        evaluation.report.add("Maps", "Under each map the classifier's probability of the class.", figures=figures)
+        text = f"Under each map the classifier's {task.answer} of the {task.nouns[0]}."
+        evaluation.report.add("Maps", text, figures=figures)

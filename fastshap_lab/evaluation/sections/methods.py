@@ -21,6 +21,7 @@ class Methods(Section):
     """The comparison of methods of attribution: cost, maps, and a table for each metric."""
 
     kind = "methods"
+    tables = ("methods", "methods-*")
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add the comparison, if methods were chosen."""
@@ -29,7 +30,7 @@ class Methods(Section):
         methods = {pipeline.name: evaluation.methods(pipeline) for pipeline in evaluation.pipelines}
         _add_costs(evaluation, methods)
         _add_gallery(evaluation, methods)
-        for metric in choose_metrics(evaluation.settings.metrics).values():
+        for metric in choose_metrics(evaluation.settings.metrics, evaluation.data.task).values():
             _add_metric(evaluation, metric, methods)
 
 
@@ -42,12 +43,12 @@ def _add_costs(evaluation: Evaluation, methods: Mapping[str, Mapping[str, Applie
     tables = {("methods", "What an image's explanation costs"): pd.DataFrame(rows)}
     if evaluation.refused:
         tables["methods-refused", "Not applicable"] = pd.DataFrame(evaluation.refused)
-    classes = min(evaluation.settings.classes, len(evaluation.class_names))
+    classes, task = min(evaluation.settings.classes, len(evaluation.class_names)), evaluation.data.task
     number = len(evaluation.evaluated)
     evaluation.report.add(
         "Methods",
-        f"Each explains {classes} classes of {number} test images, the most probable ones; the "
-        "first is the target. Per image: seconds, passes through the classifier, copies of the image counted each "
+        f"Each explains {classes} {task.nouns[classes > 1]} of {number} test images, {task.first} first, which is "
+        "the target. Per image: seconds, passes through the classifier, copies of the image counted each "
         "(the trained explainer: through itself and the surrogate), and the most memory that explaining "
         f"{min(CHUNK, number)} images took at once. Attributions are signed; scores are "
         "answers, which have a constant part; saliencies are not negative. Unit: the space of which a map's values are "
@@ -58,10 +59,9 @@ def _add_costs(evaluation: Evaluation, methods: Mapping[str, Mapping[str, Applie
 
 def _cost(evaluation: Evaluation, pipeline: Pipeline, method: AppliedMethod) -> dict[str, Any]:
     """Return the row of a method in the table of costs."""
-    images, classes = evaluation.test.images_at(evaluation.evaluated), evaluation.classes(pipeline)
-    chunks = zip(images.split(CHUNK), classes.split(CHUNK), strict=True)
-    costs = torch.stack([method.chunk(*chunk)["cost"] for chunk in chunks])
-    seconds, forward, backward = (costs[:, :3].sum(dim=0) / len(classes)).tolist()
+    chunks = evaluation.evaluated_chunks(pipeline)
+    costs = torch.stack([method.explain(chunk, classes)["cost"] for _, chunk, classes in chunks])
+    seconds, forward, backward = (costs[:, :3].sum(dim=0) / len(evaluation.evaluated)).tolist()
     return {
         "model": pipeline.name,
         "method": method.name,
@@ -77,13 +77,14 @@ def _cost(evaluation: Evaluation, pipeline: Pipeline, method: AppliedMethod) -> 
 
 def _add_gallery(evaluation: Evaluation, methods: Mapping[str, Mapping[str, AppliedMethod]]) -> None:
     shown = evaluation.evaluated[: min(evaluation.settings.images_shown, CHUNK)]
-    images, figures = evaluation.test.images_at(evaluation.evaluated[:CHUNK]), {}
+    figures = {}
     for pipeline in evaluation.pipelines:
-        found, classes = list(methods[pipeline.name].values()), evaluation.classes(pipeline)[:CHUNK]
-        texts = [evaluation.caption(index, int(pipeline.predictions[index])) for index in shown.tolist()]
+        found, (_, chunk, classes) = list(methods[pipeline.name].values()), next(evaluation.evaluated_chunks(pipeline))
+        targets = pipeline.foremost[shown].tolist()
+        texts = [evaluation.caption(*pair) for pair in zip(shown.tolist(), targets, strict=True)]
         for start in range(0, len(found), _COLUMNS):
             columns = {
-                method.name: (method.chunk(images, classes)["maps"][: len(shown), 0].numpy(), method.method.kind)
+                method.name: (method.explain(chunk, classes)["maps"][: len(shown), 0].numpy(), method.method.kind)
                 for method in found[start : start + _COLUMNS]
             }
             number = f"-{start // _COLUMNS + 1}" if len(found) > _COLUMNS else ""
@@ -98,7 +99,8 @@ def _add_metric(
 ) -> None:
     """Add a metric's table, tests between methods, and curves if it has any."""
     resamples, kind = evaluation.settings.bootstrap, chosen.kind
-    main, sign = kind.main_column or kind.columns[0], -1 if kind.higher_is_better is False else 1
+    main = kind.main_column or chosen.empty(evaluation.pipelines[0]).columns[0]
+    sign = -1 if kind.higher_is_better is False else 1
     rows, tests, refused, figures = [], [], [], {}
     for pipeline in evaluation.pipelines:
         reason = chosen.feeder.refusal(evaluation, pipeline)

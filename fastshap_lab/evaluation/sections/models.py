@@ -6,30 +6,42 @@ from fastshap_lab.components import in_words
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
+from fastshap_lab.models import Task
 from fastshap_lab.report import training_curves
 from fastshap_lab.runs.run import METRICS_FILE
 
-_PANELS = {
-    "pretrain": {"Reconstruction error": ["train/loss", "val/loss"]},
-    "classifier": {
-        "Cross-entropy": ["train/loss", "val/cross_entropy"],
-        "Accuracy": ["train/accuracy", "val/accuracy"],
-    },
-    "surrogate": {"KL divergence": ["train/kl", "val/kl"]},
-    "explainer": {
-        "Training loss": ["train/loss"],
-        "Validation loss": ["val/loss"],
-        "R² against true values": ["val/shapley_r2"],
-        "Additive R²": ["val/additive_r2"],
-        "Efficiency gap before normalization": ["train/efficiency_gap", "val/efficiency_gap"],
-    },
-}
+
+def _panels(task: Task) -> dict[str, dict[str, list[str]]]:
+    """Return the curves of each stage's training, by panel."""
+    right, minimized, imitation = task.measured[0], task.minimized, task.imitation
+    return {
+        "pretrain": {"Reconstruction error": ["train/loss", "val/loss"]},
+        "classifier": {
+            _capital(task.title(minimized)): ["train/loss", f"val/{minimized}"],
+            _capital(task.title(right)): [f"train/{right}", f"val/{right}"],
+        },
+        "surrogate": {
+            _capital(task.title(imitation, long=True)): [f"train/{imitation}", f"val/{imitation}"],
+        },
+        "explainer": {
+            "Training loss": ["train/loss"],
+            "Validation loss": ["val/loss"],
+            "R² against true values": ["val/shapley_r2"],
+            "Additive R²": ["val/additive_r2"],
+            "Efficiency gap before normalization": ["train/efficiency_gap", "val/efficiency_gap"],
+        },
+    }
+
+
+def _capital(title: str) -> str:
+    return title[:1].upper() + title[1:]
 
 
 class Models(Section):
     """What each stage measured of its own result on the test images."""
 
     kind = "models"
+    tables = ("classifiers", "surrogates", "explainers")
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add tables of classifiers, surrogates and explainers."""
@@ -47,15 +59,13 @@ class Trainings(Section):
 
 
 def _models(evaluation: Evaluation) -> None:
-    rows = []
+    rows, task = [], evaluation.data.task
     for pipeline in evaluation.distinct("classifier"):
         measured = pipeline.runs["classifier"].measures()
-        accuracy, cross_entropy = measured["test/accuracy"], measured["test/cross_entropy"]
         parameters = sum(parameter.numel() for parameter in pipeline.classifier.parameters())
         row = {
             "classifier": pipeline.classifier_name,
-            "accuracy": accuracy,
-            "cross-entropy": cross_entropy,
+            **{task.title(name): measured[f"test/{name}"] for name in task.measured},
             "parameters": parameters,
         }
         rows.append(row)
@@ -67,9 +77,9 @@ def _models(evaluation: Evaluation) -> None:
             "masking": in_words(pipeline.runs["surrogate"].config.surrogate.masking),
         }
         | {
-            f"{title_prefix}{title}": measured[f"test/{prefix}{name}"]
+            f"{title_prefix}{task.title(name)}": measured[f"test/{prefix}{name}"]
             for title_prefix, prefix in (("", ""), ("masked ", "masked_"))
-            for title, name in (("accuracy", "accuracy"), ("cross-entropy", "cross_entropy"), ("KL", "kl"))
+            for name in (*task.measured, task.imitation)
         }
         for pipeline in evaluation.pipelines
         if pipeline.surrogate is not None and (measured := pipeline.runs["surrogate"].measures())
@@ -78,19 +88,18 @@ def _models(evaluation: Evaluation) -> None:
     if evaluation.explained:
         tables["explainers", "Explainers"] = pd.DataFrame([_explainer(pipeline) for pipeline in evaluation.explained])
     text = (
-        "Accuracy and cross-entropy against the labels of the test images, and the KL divergence in nats from the "
-        "classifier's answer on the whole image. Masked: coalitions of uniformly drawn size, the same "
-        "for every surrogate.\n\n"
+        f"{evaluation.pipelines[0].task.measures_in_words()} Masked: coalitions of uniformly drawn size, the same for "
+        "every surrogate.\n\n"
         "An explainer's validation loss is in squared units of its game, which additive R² takes out: how much of the "
         "game's values the explanations account for, beyond giving every player the same share. Efficiency gap: "
-        "what the network's values miss of the total before they are normalized."
+        f"what the network's values miss of the total before they are normalized.{task.units_in_words}"
     )
     evaluation.report.add("Models", text, tables)
 
 
 def _trainings(evaluation: Evaluation) -> None:
     figures = {}
-    for stage, panels in _PANELS.items():
+    for stage, panels in _panels(evaluation.data.task).items():
         histories = {
             pipeline.classifier_name if stage in ("pretrain", "classifier") else pipeline.name: run.history()
             for pipeline in evaluation.pipelines

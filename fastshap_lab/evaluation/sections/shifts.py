@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.methods import ImageChunk
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import with_intervals
@@ -47,8 +48,8 @@ def _shifts(evaluation: Evaluation) -> None:
     evaluation.report.add(
         "Shifted pictures",
         "Do maps lie in the centre because objects do, or because the explainer looks there? Pictures are shifted by a "
-        "quarter of their side up, down, left and right, mirrored at the border, and explained for the class that the "
-        "classifier predicts on the unshifted one.\n\n"
+        "quarter of their side up, down, left and right, mirrored at the border, and explained for the target of the "
+        f"unshifted one: {evaluation.data.task.target_in_words}.\n\n"
         "How to read the table. Central share is how much of a map's absolute values lies in the middle half of rows "
         "and columns: 0.25 if it is spread evenly. Slope is how far the centroid of the absolute values moves, as a "
         "multiple of how far the picture does: 1 if the map follows the object, 0 if it stays where it was. What is "
@@ -108,10 +109,14 @@ def _mirrored(places: Tensor, side: int) -> Tensor:
 
 
 def _maps(evaluation: Evaluation, pipeline: Pipeline) -> dict[tuple[int, int], Tensor]:
-    """Return the maps (N, rows, columns) of the predicted class of the evaluated images, by shift."""
-    images = evaluation.test.images_at(evaluation.evaluated)
-    classes, explainer = pipeline.predictions[evaluation.evaluated].unsqueeze(1), evaluation.amortized(pipeline)
-    return {shift: explainer.maps(shifted(images, shift), classes)[:, 0] for shift in (_STILL, *_SHIFTS)}
+    """Return the maps (N, rows, columns) of the target of the evaluated images, by shift."""
+    classes, explainer = pipeline.foremost[evaluation.evaluated].unsqueeze(1), evaluation.amortized(pipeline)
+    chunks = evaluation.chunks(evaluation.evaluated)
+
+    def moved(shift: tuple[int, int]) -> list[ImageChunk]:
+        return [ImageChunk(lambda chunk=chunk: shifted(chunk.images, shift)) for chunk in chunks]
+
+    return {shift: explainer.maps(moved(shift), classes)[:, 0] for shift in (_STILL, *_SHIFTS)}
 
 
 def _figure(evaluation: Evaluation, shown: Mapping[str, Maps]) -> Figure:
@@ -130,7 +135,7 @@ def _figure(evaluation: Evaluation, shown: Mapping[str, Maps]) -> Figure:
             for shift in _SHOWN
             if shift != _STILL
         }
-        explained = [names[target] for target in pipeline.predictions[indices].tolist()]
+        explained = [names[target] for target in pipeline.foremost[indices].tolist()]
         captions[pipeline.name] = [
             explained[place] if shift == _STILL else f"slope {moved[shift][place]:.2f}"
             for place in range(len(indices))

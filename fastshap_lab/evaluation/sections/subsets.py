@@ -19,6 +19,7 @@ from fastshap_lab.report import subset_maps
 Found = Mapping[str, Mapping[tuple[str, ...], Mapping[str, Tensor]]]
 
 _REFERENCE = "both right"  # what other subsets are tested against
+_PREDICTED, _LABEL = "predicted", "label"
 _RELABELLINGS = 100  # of each test in a table, so that Holm's correction leaves p-values down to 1 %
 
 
@@ -26,6 +27,7 @@ class Subsets(Section):
     """How test images fall into those that both of two classifiers, one or none get right, and their maps."""
 
     kind = "subsets"
+    tables = ("subsets-*", "subset_maps-*", "subset_correlations-*")
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add a section for each two classifiers."""
@@ -37,8 +39,8 @@ class Subsets(Section):
 
 def _compare(evaluation: Evaluation, a: Pipeline, b: Pipeline) -> None:
     settings, labels = evaluation.settings, evaluation.test.labels.cpu()
-    members_of = correctness_subsets(a.predictions == labels, b.predictions == labels)
-    agree = a.predictions == b.predictions
+    members_of = correctness_subsets(*(_right(pipeline, labels) for pipeline in (a, b)))
+    agree = _right(a, b.task.decide(b.outputs))
     both = {pipeline.runs["classifier"].fingerprint for pipeline in (a, b)}
     explained = [pipeline for pipeline in evaluation.explained if pipeline.runs["classifier"].fingerprint in both]
     rows, figures = [], {}
@@ -58,28 +60,36 @@ def _compare(evaluation: Evaluation, a: Pipeline, b: Pipeline) -> None:
             evaluation, explained, members_in_order, settings.images_shown, labels
         )
         maps = {
-            pipeline.name: _maps(evaluation, pipeline, members_in_order, settings.images, labels).unbind(dim=1)
+            pipeline.name: dict(
+                zip(
+                    _explained(pipeline),
+                    _maps(evaluation, pipeline, members_in_order, settings.images, labels).unbind(dim=1),
+                    strict=True,
+                )
+            )
             for pipeline in explained
         }
         places[subset] = {
-            (name,): measured(MapStatistics(), ("central_share", "entropy"), predicted)
-            for name, (predicted, _) in maps.items()
+            (name,): measured(MapStatistics(), ("central_share", "entropy"), found[_PREDICTED])
+            for name, found in maps.items()
         }
         pairs[subset] = {
-            (f"{first} and {second}", kind): measured(MapAgreement(), ("pearson", "spearman"), left, right)
+            (f"{first} and {second}", kind): measured(
+                MapAgreement(), ("pearson", "spearman"), maps[first][kind], maps[second][kind]
+            )
             for first, second in combinations(maps, 2)
-            for kind, left, right in zip(("predicted", "label"), maps[first], maps[second], strict=True)
+            for kind in maps[first]
         }
     rows.append({"subset": "all", "images": len(labels), "share": 1.0, "agreement": agree.float().mean().item()})
     tables = {(f"subsets-{a.classifier_name}-{b.classifier_name}", "Correctness subsets"): pd.DataFrame(rows)}
     text = (
-        "Test images by which of the two classifiers is right. Agreement: the share on which both name the same class. "
-        "Each map in the figures explains the class that its own pipeline's classifier names; the label stands over "
-        "the image."
+        "Test images by which of the two classifiers is right. Agreement: the share on which the first would be right, "
+        "were the second's answer the label. Each map in the figures explains its own pipeline's target, under which "
+        f"the classifier's {a.task.answer} stands; the label stands over the image. Target: {a.task.target_in_words}."
     )
     if explained:
         name = f"subset_maps-{a.classifier_name}-{b.classifier_name}"
-        tables[name, "Maps of the predicted class"] = _table(places, ("pipeline",), settings.bootstrap)
+        tables[name, "Maps of the target"] = _table(places, ("pipeline",), settings.bootstrap)
         text += (
             f"\n\nDo maps differ between subsets? Over up to {settings.images} images of each. Of a map's absolute "
             "values: central share, how much lies in the middle half of rows and columns (0.25 if spread evenly), and "
@@ -91,25 +101,35 @@ def _compare(evaluation: Evaluation, a: Pipeline, b: Pipeline) -> None:
         name = f"subset_correlations-{a.classifier_name}-{b.classifier_name}"
         tables[name, "Correlation between maps"] = _table(pairs, ("pipelines", "class"), settings.bootstrap)
         text += (
-            "\n\nCorrelation is over players, of two pipelines' maps of one image: of the class that each pipeline's "
-            "own classifier predicts, and of the label. Finer grids are summed to the coarser one's players."
+            "\n\nCorrelation is over players, of two pipelines' maps of one image: of each pipeline's own target"
+            f"{', and of the label' * a.task.exclusive}. Finer grids are summed to the coarser one's players."
         )
     evaluation.report.add(f"{a.classifier_name} and {b.classifier_name}: who is right", text, tables, figures)
 
 
 def _maps(evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, number: int, labels: Tensor) -> Tensor:
-    """Return an explainer's maps (number, 2, rows, columns) of the first images of a list: prediction and label."""
-    classes = torch.stack([pipeline.predictions[indices], labels[indices]], dim=1)
-    return evaluation.explainer_maps(pipeline, indices, number, classes)
+    """Return an explainer's maps (number, E, rows, columns) of the first images of a list, of what is explained."""
+    classes = {_PREDICTED: pipeline.foremost, _LABEL: labels}
+    chosen = torch.stack([classes[kind][indices] for kind in _explained(pipeline)], dim=1)
+    return evaluation.explainer_maps(pipeline, indices, number, chosen)
+
+
+def _explained(pipeline: Pipeline) -> list[str]:
+    """Return of which classes there are maps: of the target and, where labels are classes, of the label."""
+    return [_PREDICTED, _LABEL] if pipeline.task.exclusive else [_PREDICTED]
+
+
+def _right(pipeline: Pipeline, labels: Tensor) -> Tensor:
+    """Return whether a classifier is right (N,) about all test images."""
+    return pipeline.task.right(pipeline.outputs.unsqueeze(1), labels).squeeze(1)
 
 
 def _figure(evaluation: Evaluation, explained: list[Pipeline], members: Tensor, number: int, labels: Tensor) -> Figure:
-    names, maps, captions, indices = evaluation.class_names, {}, {}, members[:number]
+    maps, captions, indices = {}, {}, members[:number]
     for pipeline in explained:
-        targets = pipeline.predictions[indices]
         maps[pipeline.name] = _maps(evaluation, pipeline, members, number, labels)[:, 0].numpy()
-        sure = pipeline.probabilities[indices, targets]
-        captions[pipeline.name] = [f"says {names[t]} ({p:.2f})" for t, p in zip(targets, sure, strict=True)]
+        targets, predictions = pipeline.foremost[indices], pipeline.predictions[indices]
+        captions[pipeline.name] = pipeline.in_words(targets, predictions, evaluation.class_names)
     return subset_maps(evaluation.pictures(indices), maps, captions, evaluation.labels_of(indices))
 
 

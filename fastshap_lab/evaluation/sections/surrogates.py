@@ -17,13 +17,12 @@ from fastshap_lab.report import relations, subset_maps
 
 _FEWEST = 3  # surrogates: any two are in some order
 
-_MEASURES = {"masked KL": "test/masked_kl", "cross-entropy": "test/cross_entropy", "accuracy": "test/accuracy"}
-
 
 class Surrogates(Section):
     """Explanations of one classifier by several surrogates, and the relation of measures over all surrogates."""
 
     kind = "surrogates"
+    tables = ("surrogate_similarity",)
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add a section for each of both."""
@@ -50,8 +49,9 @@ def _explanations(evaluation: Evaluation) -> None:
         return
     evaluation.report.add(
         "Explanations by different surrogates",
-        "Maps of the class that the classifier predicts, which is the same in every row. Under each map: the class, "
-        "and its probability according to the surrogate, whose game the map explains; over the image: the label.\n\n"
+        f"Maps of the target, which is the same in every row: {evaluation.data.task.target_in_words}. Under each map: "
+        f"its name, and the {evaluation.data.task.answer} according to the surrogate, whose game the map explains; "
+        "over the image: the label.\n\n"
         "How alike the maps of two pipelines are, over players: means over images, with 95 % intervals from resampling "
         "images. Finer grids are summed to the coarser one's players.",
         {("surrogate_similarity", "Similarity of explanations of the same predictions"): pd.DataFrame(rows)},
@@ -60,20 +60,19 @@ def _explanations(evaluation: Evaluation) -> None:
 
 
 def _maps(evaluation: Evaluation, pipeline: Pipeline, number: int) -> Tensor:
-    """Return maps (number, rows, columns) of the predicted classes of the first test images."""
-    classes = pipeline.predictions[evaluation.order].unsqueeze(1)
+    """Return maps (number, rows, columns) of the targets of the first test images."""
+    classes = pipeline.foremost[evaluation.order].unsqueeze(1)
     return evaluation.explainer_maps(pipeline, evaluation.order, number, classes)[:, 0]
 
 
 def _figure(evaluation: Evaluation, pipelines: list[Pipeline]) -> Figure:
-    names, number = evaluation.class_names, evaluation.settings.images_shown
+    number = evaluation.settings.images_shown
     indices = evaluation.order[:number]
-    targets, maps, captions = pipelines[0].predictions[indices], {}, {}
+    targets, maps, captions = pipelines[0].foremost[indices], {}, {}
     for pipeline in pipelines:
         maps[pipeline.name] = _maps(evaluation, pipeline, number).numpy()
-        answers = pipeline.game("softmax").grand(evaluation.images(indices)).cpu()
-        sure = answers[torch.arange(len(indices)), targets]
-        captions[pipeline.name] = [f"{names[t]} ({p:.2f})" for t, p in zip(targets, sure, strict=True)]
+        answers = pipeline.task.predict(pipeline.game("logits").grand(evaluation.images(indices)).cpu())
+        captions[pipeline.name] = pipeline.in_words(targets, answers, evaluation.class_names)
     return subset_maps(evaluation.pictures(indices), maps, captions, evaluation.labels_of(indices))
 
 
@@ -81,11 +80,11 @@ def _relations(evaluation: Evaluation) -> None:
     pipelines = evaluation.distinct("surrogate")  # which those share that differ in their explainers alone
     if len(pipelines) < _FEWEST:
         return
+    task = evaluation.data.task
+    named = {f"masked {task.title(task.imitation)}": f"test/masked_{task.imitation}"}
+    named |= {task.title(name): f"test/{name}" for name in reversed(task.measured)}
     measures = pd.DataFrame(
-        [
-            {name: pipeline.runs["surrogate"].measures()[key] for name, key in _MEASURES.items()}
-            for pipeline in pipelines
-        ],
+        [{name: pipeline.runs["surrogate"].measures()[key] for name, key in named.items()} for pipeline in pipelines],
         index=[pipeline.name for pipeline in pipelines],
     )
     values = {name: torch.tensor(measures[name].to_numpy()).view(1, -1, 1) for name in measures}
@@ -93,14 +92,17 @@ def _relations(evaluation: Evaluation) -> None:
         f"{first} and {second} {spearman(values[first], values[second]).item():.2f}"
         for first, second in combinations(values, 2)
     )
-    kl, *others = measures
+    imitation, *others = measures
     evaluation.report.add(
         "How measures of surrogates go together",
-        "Does a surrogate that is near its classifier under masks do well on whole images, too? KL divergence from "
-        "the classifier is over coalitions of uniformly drawn size, of each surrogate's own players; cross-entropy and "
-        "accuracy are against the labels of whole images. A colour is a classifier.\n\n"
+        "Does a surrogate that is near its classifier under masks do well on whole images, too? The "
+        f"{task.title(task.imitation, long=True)} from the classifier is over coalitions of uniformly drawn size, of "
+        f"each surrogate's own players; {' and '.join(others)} are against the labels of whole images. A colour is a "
+        "classifier.\n\n"
         f"Rank correlations over {len(pipelines)} surrogates: {ranks}.",
         figures={
-            ("surrogates", "Surrogates"): relations(measures, kl, others, [one.classifier_name for one in pipelines]),
+            ("surrogates", "Surrogates"): relations(
+                measures, imitation, others, [one.classifier_name for one in pipelines]
+            ),
         },
     )

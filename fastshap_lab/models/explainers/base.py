@@ -26,12 +26,15 @@ class Explainer(nn.Module, ABC):
 
     mean: Tensor
     std: Tensor
+    unit: Tensor | None
+    """What the network's outputs are multiplied by (K,): the spread of a regression's targets."""
 
     def __init__(self, grid: PlayerGrid, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.grid, self.num_classes = grid, num_classes
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("unit", None, persistent=False)
 
     @abstractmethod
     def predict(self, pixels: Tensor) -> Tensor:
@@ -39,7 +42,8 @@ class Explainer(nn.Module, ABC):
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P K"]:
         """Return raw values of images in [0, 1], before normalization."""
-        return self.predict((as_channels(image, len(self.mean)) - self.mean) / self.std)
+        raw = self.predict((as_channels(image, len(self.mean)) - self.mean) / self.std)
+        return raw if self.unit is None else raw * self.unit
 
     def start_from(self, surrogate_network: nn.Module) -> None:
         """Take what the surrogate's network has learned, where the explainer has a place for it."""

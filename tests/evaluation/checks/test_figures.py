@@ -93,7 +93,7 @@ def test_overdetermined_are_images_with_two_sufficient_parts(evaluation, needed,
     classifier = Classifier(Presence(needed), [0.0] * 3, [1.0] * 3, (16, 16), 3).eval()
     name = f"needs {len(needed)} of {len(needed[0])}"
     built = replace(evaluation.pipelines[0], name=name, classifier=classifier)
-    built.probabilities = torch.tensor([0.0, 1.0, 0.0]).expand(24, 3)
+    built.outputs = torch.tensor([0.0, 1.0, 0.0]).expand(24, 3)
     evaluation.pipelines = [built]
     Overdetermined(methods=["random", "vit_cx"], shares=[0.25, 0.5])(evaluation, "overdetermined")
     table = evaluation.report.tables["overdetermined"].set_index("share")
@@ -197,7 +197,7 @@ def test_what_a_recipe_publishes_has_a_place_in_our_tables(paper):
     rows = {f"{model}, {method}" for model in config.pipelines for method in config.methods}
     for table, published in config.published.items():
         name = table.removeprefix("methods-")
-        columns = METRICS[config.metrics[name].name].columns
+        columns = METRICS[config.metrics[name].name]().columns
         assert published.keys() <= rows
         assert {column for row in published.values() for column in row} <= set(columns)
     for name, chosen in config.checks.items():

@@ -185,7 +185,7 @@ def test_removing_what_counts_leaves_nothing_to_learn_and_removing_at_random_lea
     monkeypatch.setattr(evaluation.pipelines[0].runs["classifier"].config.classifier.optim, "lr", 1e-2)
     monkeypatch.setitem(METHODS, "colourful", Colourful)
     settings = replace(evaluation.settings, methods={"truth": ComponentConfig("colourful")})
-    pipeline = replace(evaluation.pipelines[0], probabilities=torch.ones(240, 3) / 3)
+    pipeline = replace(evaluation.pipelines[0], outputs=torch.ones(240, 3) / 3)
     evaluation = replace(evaluation, settings=settings, pipelines=[pipeline], store=Store(tmp_path))
     ROAR(methods=["truth"], fractions=(0.25,), seeds=1, epochs=16)(evaluation, "roar")
     table = evaluation.report.tables["roar"].set_index("method")

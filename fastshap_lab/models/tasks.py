@@ -1,0 +1,634 @@
+"""What a classifier's answers mean: which labels there are, what is minimized, reported, measured, and called right.
+
+A task belongs to the data and stands in the descriptions of the models that learn it. Nothing else knows which kind of
+classifier it deals with. Every task is called a classifier's, a regression, too, and its K outputs are called classes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
+from pydantic import Field
+from torch import Tensor, nn
+
+from fastshap_lab.components import Positive, build, did_you_mean, lookup, name_and_params
+from fastshap_lab.errors import UserError
+from fastshap_lab.models.heads import rescale_heads
+from fastshap_lab.shapley.game import log_odds
+from fastshap_lab.shapley.losses import (
+    bernoulli_kl,
+    constant_bernoulli_kl,
+    constant_kl,
+    imitation_error,
+    reverse_bernoulli_kl,
+    reverse_surrogate_kl,
+    surrogate_kl,
+)
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Task(ABC):
+    """What K outputs of a classifier mean.
+
+    Labels are int64 (N,) for ``multiclass`` and float32 (N, K) for the others.
+
+    Attributes:
+        name: Its entry in ``TASKS``.
+        links: Spaces that the values of a surrogate's game are determined in; the first is the default.
+        surrogate_losses: Names of what a surrogate may minimize; the first is the default.
+        measured: Names of what ``measures`` returns. The first says which share of the images is right.
+        minimized: That one of them that chooses a classifier's best epoch.
+        imitation: Name of the divergence that says how far a surrogate is from its classifier.
+        answers: What ``predict`` returns is called in files: probabilities or predictions.
+        answer: What a single one of them is called.
+        answer_format: How it is written.
+        first: What the foremost class is, for people.
+        target_in_words: The same, in a sentence.
+        nouns: What one of the K outputs is called, and several.
+        outputs: What a model must answer with, for people.
+        units_in_words: What values that ``in_units`` returns are measured in, a sentence where it has to be said.
+        exclusive: Whether a label is one class.
+        names_classes: Whether an answer names classes: a number names none.
+        class_measures: Names of what ``measures_of_classes`` returns.
+    """
+
+    name: ClassVar[str]
+    links: ClassVar[tuple[str, ...]]
+    surrogate_losses: ClassVar[tuple[str, ...]] = ("kl", "reverse_kl")
+    measured: ClassVar[tuple[str, ...]]
+    minimized: ClassVar[str] = "cross_entropy"
+    imitation: ClassVar[str] = "kl"
+    answers: ClassVar[str] = "probabilities"
+    answer: ClassVar[str] = "probability"
+    answer_format: ClassVar[str] = "p = {:.2f}"
+    first: ClassVar[str] = "most probable"
+    target_in_words: ClassVar[str] = "the most probable label"
+    nouns: ClassVar[tuple[str, str]] = ("label", "labels")
+    outputs: ClassVar[str] = "logits (images, labels)"
+    units_in_words: ClassVar[str] = ""
+    exclusive: ClassVar[bool] = False
+    names_classes: ClassVar[bool] = True
+    class_measures: ClassVar[tuple[str, ...]] = ("probability", "log_odds")
+
+    def to_json(self) -> str | dict[str, Any]:
+        """Return what ``build_task`` takes, as plain values."""
+        return self.name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Task) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @staticmethod
+    def title(measure: str, long: bool = False) -> str:
+        """Return what a measure is called in tables and figures; ``long`` where nothing beside it explains it."""
+        titles = {"kl": "KL divergence" if long else "KL", "cross_entropy": "cross-entropy"}
+        return titles.get(measure, measure.replace("_", " "))
+
+    # Labels
+
+    def check_classes(self, class_names: Sequence[str], where: str) -> None:
+        """Raise a ``UserError`` where there cannot be so many classes.
+
+        Args:
+            class_names: Names of the K outputs.
+            where: They come from, for the error line.
+        """
+        if not class_names:
+            raise UserError(f"{where}: needs one label or more for the task {self.name}, has none")
+
+    def check_size(self, num_classes: int) -> None:  # noqa: B027 - most tasks are not fitted
+        """Raise a ``UserError`` where the task was fitted to another number of classes."""
+
+    def fitted(self, labels: Tensor) -> "Task":
+        """Return the task with what it has to know of training labels."""
+        return self
+
+    @abstractmethod
+    def strata(self, labels: np.ndarray, most: int) -> np.ndarray:
+        """Return groups of images, whose proportions a split must keep: whole numbers (N,).
+
+        Args:
+            labels: Of all images.
+            most: Number of groups, at most, where it can be chosen.
+        """
+
+    def labelled(self, labels: Shaped[Tensor, "N *K"]) -> Bool[Tensor, " N"]:
+        """Return whether each image has a label."""
+        return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+
+    def meaningless(self, number: int, num_classes: int) -> Shaped[Tensor, "N *K"]:
+        """Return labels of images of noise."""
+        return torch.zeros(number, num_classes)
+
+    # The classifier
+
+    def prepare(self, network: nn.Module, num_classes: int) -> None:  # noqa: B027 - nor do most change anything
+        """Change a fresh network so that its outputs have the units of the task.
+
+        Raises:
+            UserError: The task is one of another number of classes, or the network does not allow it.
+        """
+
+    @abstractmethod
+    def loss(
+        self, outputs: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"], smoothing: float = 0.0
+    ) -> Float[Tensor, ""]:
+        """Return what the classifier minimizes, a mean over images.
+
+        Args:
+            outputs: The classifier's.
+            labels: The truth, or a teacher's ``decide``.
+            smoothing: Share of a label that is spread over all that it could be; of a regression nothing is.
+        """
+
+    @abstractmethod
+    def decide(self, outputs: Float[Tensor, "*shape K"]) -> Shaped[Tensor, "..."]:
+        """Return the labels that outputs stand for."""
+
+    @abstractmethod
+    def right(self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]) -> Bool[Tensor, "B M"]:
+        """Return whether answers to each image are right; false where it has no label."""
+
+    @abstractmethod
+    def measures(
+        self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
+    ) -> dict[str, Float[Tensor, "B M"]]:
+        """Return, by the names of ``measured``, how well answers fit the label of each image, NaN where it has none."""
+
+    @abstractmethod
+    def measures_in_words(self) -> str:
+        """Return what ``measures`` and the divergence from a classifier on whole images are, for reports."""
+
+    # What is reported
+
+    @abstractmethod
+    def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+        """Return what is reported of outputs: probabilities, or answers in the targets' units."""
+
+    @abstractmethod
+    def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
+        """Return, by the names of ``class_measures``, how much outputs say of each class, in units common to all."""
+
+    def ranks(self, predictions: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+        """Return what decides which classes are explained first: the largest."""
+        return predictions
+
+    def foremost(self, predictions: Float[Tensor, "*shape K"]) -> Int[Tensor, "*shape"]:
+        """Return the class that is explained where none is named: the most probable one, or the most unusual target.
+
+        Args:
+            predictions: From ``predict``, or the outputs themselves, which have the same order.
+        """
+        return self.ranks(predictions).argmax(dim=-1)
+
+    @abstractmethod
+    def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
+        """Return which classes a prediction names; for a regression none."""
+
+    def in_words(self, prediction: Float[Tensor, " K"], class_names: Sequence[str]) -> str:
+        """Return what the prediction for one image says."""
+        named = [name for name, mark in zip(class_names, self.marked(prediction).tolist(), strict=True) if mark]
+        return ", ".join(named) or "none"
+
+    @abstractmethod
+    def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
+        """Return which classes labels name; none where there is no label."""
+
+    @abstractmethod
+    def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
+        """Return what the label of one image says, nothing where there is none."""
+
+    # The surrogate and its game
+
+    @abstractmethod
+    def divergence(self, kind: str) -> Divergence:
+        """Return an entry of ``surrogate_losses``: how far a surrogate's answers are from its classifier's.
+
+        It takes the classifier's outputs for images (B, K) and the surrogate's for coalitions (B, M, K) to (B, M).
+        """
+
+    @abstractmethod
+    def constant_divergence(self, outputs: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+        """Return the first of ``surrogate_losses`` for the best answer that is the same for every image; float64."""
+
+    def in_units(self, values: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+        """Return values in units in which all classes count alike: as they are, or in spreads of the targets."""
+        return values
+
+    def unit(self) -> Float[Tensor, " K"] | None:
+        """Return what an explainer's raw values are multiplied by, if they have to be."""
+        return None
+
+    def check_link(self, link: str, key: str) -> None:
+        """Check that values are determined by what a surrogate learns.
+
+        Raises:
+            UserError: The task has no such link; says why where that is known, and which it has.
+        """
+        if link not in self.links:
+            raise UserError(f"{key}={link}: unknown to the task {self.name}, {did_you_mean(link, self.links)}")
+
+
+class Multiclass(Task):
+    """One of K classes, which exclude each other: softmax."""
+
+    name = "multiclass"
+    links = ("softmax", "log_softmax", "log_odds", "centred_logits")
+    measured = ("accuracy", "cross_entropy")
+    target_in_words = "the class that the classifier predicts"
+    nouns = ("class", "classes")
+    outputs = "logits (images, classes) of two or more classes"
+    exclusive = True
+
+    def check_classes(self, class_names: Sequence[str], where: str) -> None:
+        """Raise a ``UserError`` where there are fewer than two."""
+        if len(class_names) < 2:
+            raise UserError(f"{where}: needs two classes or more, has {list(class_names)}")
+
+    def strata(self, labels: np.ndarray, most: int) -> np.ndarray:
+        """Return the classes, however many there are."""
+        return labels
+
+    def labelled(self, labels: Shaped[Tensor, "N *K"]) -> Bool[Tensor, " N"]:
+        """Return whether each label is a class: negative ones are none."""
+        return labels >= 0
+
+    def meaningless(self, number: int, num_classes: int) -> Shaped[Tensor, "N *K"]:
+        """Return each class equally often."""
+        return torch.arange(number) % num_classes
+
+    def loss(
+        self, outputs: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"], smoothing: float = 0.0
+    ) -> Float[Tensor, ""]:
+        """Return the cross-entropy, in nats."""
+        return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+
+    def decide(self, outputs: Float[Tensor, "*shape K"]) -> Shaped[Tensor, "..."]:
+        """Return the most probable class."""
+        return outputs.argmax(dim=-1)
+
+    def right(self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]) -> Bool[Tensor, "B M"]:
+        """Return whether the most probable class is the label."""
+        return self.decide(outputs) == labels.unsqueeze(1)
+
+    def measures(
+        self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
+    ) -> dict[str, Float[Tensor, "B M"]]:
+        """Return accuracy and cross-entropy, in nats."""
+        label = labels.unsqueeze(1).expand(-1, outputs.shape[1])
+        correct = self.right(outputs, labels).to(outputs)
+        cross_entropy = F.cross_entropy(outputs.flatten(0, 1), label.flatten(), reduction="none").view_as(correct)
+        found = {"accuracy": correct, "cross_entropy": cross_entropy}
+        return {name: values.masked_fill(label < 0, torch.nan) for name, values in found.items()}
+
+    def measures_in_words(self) -> str:
+        """Return what is measured, for reports."""
+        return (
+            "Accuracy and cross-entropy against the labels of the test images, and the KL divergence in nats from the "
+            "classifier's answer on the whole image."
+        )
+
+    def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+        """Return the classes' probabilities."""
+        return outputs.softmax(dim=-1)
+
+    def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
+        """Return probability and log-odds."""
+        return {"probability": outputs.softmax(dim=-1), "log_odds": log_odds(outputs)}
+
+    def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
+        """Return the most probable class."""
+        return F.one_hot(predictions.argmax(dim=-1), predictions.shape[-1]).bool()
+
+    def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
+        """Return the class that each label is."""
+        return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)
+
+    def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
+        """Return the class's name."""
+        return class_names[int(label)] if label >= 0 else ""
+
+    def divergence(self, kind: str) -> Divergence:
+        """Return the KL divergence of softmax, or its reverse."""
+        return {"kl": surrogate_kl, "reverse_kl": reverse_surrogate_kl}[kind]
+
+    def constant_divergence(self, outputs: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+        """Return the KL divergence of the mean probabilities."""
+        return constant_kl(outputs)
+
+    def check_link(self, link: str, key: str) -> None:
+        """Raise a ``UserError`` where a link is unknown, or sees the constant that softmax leaves free."""
+        if link == "logits":
+            raise UserError(
+                f"{key}=logits: a surrogate's softmax leaves its logits free up to a constant for each image and "
+                "coalition; choose centred_logits, which are the logits less their mean over classes"
+            )
+        if link == "sigmoid":
+            raise UserError(
+                f"{key}=sigmoid: is for the tasks multilabel and binary; of one of several classes choose softmax"
+            )
+        super().check_link(link, key)
+
+
+class Multilabel(Task):
+    """Any of K labels, which do not exclude each other: a sigmoid each."""
+
+    name = "multilabel"
+    links = ("sigmoid", "logits")
+    measured: ClassVar[tuple[str, ...]] = ("exact_match", "label_accuracy", "cross_entropy")
+
+    def strata(self, labels: np.ndarray, most: int) -> np.ndarray:
+        """Return the combinations of labels, the rarer ones together with one that has most labels in common."""
+        combinations, group, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
+        frequent = np.flatnonzero(counts >= max(2, len(labels) / most))
+        if not len(frequent):
+            return np.zeros(len(labels), dtype=int)
+        nearest = (combinations[:, None] != combinations[None, frequent]).sum(axis=2).argmin(axis=1)
+        return nearest[group.reshape(-1)]
+
+    def loss(
+        self, outputs: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"], smoothing: float = 0.0
+    ) -> Float[Tensor, ""]:
+        """Return the binary cross-entropy, a mean over labels, in nats."""
+        return F.binary_cross_entropy_with_logits(outputs, labels * (1 - smoothing) + smoothing / 2)
+
+    def decide(self, outputs: Float[Tensor, "*shape K"]) -> Shaped[Tensor, "..."]:
+        """Return 1 for the labels that are more probable than not."""
+        return (outputs > 0).to(outputs)
+
+    def right(self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]) -> Bool[Tensor, "B M"]:
+        """Return whether all labels are right."""
+        return (self.decide(outputs) == labels.unsqueeze(1)).all(dim=-1)
+
+    def measures(
+        self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
+    ) -> dict[str, Float[Tensor, "B M"]]:
+        """Return exact match, the share of labels that are right, and the mean of their cross-entropies, in nats."""
+        labels = labels.unsqueeze(1).expand_as(outputs)
+        single = (self.decide(outputs) == labels).to(outputs)
+        cross_entropy = F.binary_cross_entropy_with_logits(outputs, labels, reduction="none")
+        found = (single.amin(dim=-1), single.mean(dim=-1), cross_entropy.mean(dim=-1))
+        return dict(zip(("exact_match", "label_accuracy", "cross_entropy"), found, strict=True))
+
+    def measures_in_words(self) -> str:
+        """Return what is measured, for reports."""
+        return (
+            "Exact match is the share of test images all labels of which are right, label accuracy the share of labels "
+            "that are. Cross-entropy against the labels, and the KL divergence from the classifier's answer on the "
+            "whole image, are in nats, means over labels."
+        )
+
+    def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+        """Return each label's own probability."""
+        return outputs.sigmoid()
+
+    def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
+        """Return probability and log-odds, which are the logits."""
+        return {"probability": outputs.sigmoid(), "log_odds": outputs}
+
+    def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
+        """Return the labels that are more probable than not."""
+        return predictions > 0.5
+
+    def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
+        """Return the labels that hold."""
+        return labels > 0.5
+
+    def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
+        """Return the names of the labels."""
+        return self.in_words(label, class_names)
+
+    def divergence(self, kind: str) -> Divergence:
+        """Return the KL divergence of Bernoullis, a mean over labels, or its reverse."""
+        return {"kl": bernoulli_kl, "reverse_kl": reverse_bernoulli_kl}[kind]
+
+    def constant_divergence(self, outputs: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+        """Return the KL divergence of the mean probabilities, a mean over labels."""
+        return constant_bernoulli_kl(outputs)
+
+    def check_link(self, link: str, key: str) -> None:
+        """Raise a ``UserError`` where a link is unknown, or one of classes that exclude each other."""
+        if link == "log_odds":
+            raise UserError(f"{key}=log_odds: of the task {self.name} they are the logits; choose logits")
+        super().check_link(link, key)
+
+
+class Binary(Multilabel):
+    """Whether one label holds: a single logit, which is its log-odds."""
+
+    name = "binary"
+    outputs = "logits (images, 1)"
+    target_in_words = "the label"
+    measured = ("accuracy", "cross_entropy")
+
+    def check_classes(self, class_names: Sequence[str], where: str) -> None:
+        """Raise a ``UserError`` where there is not exactly one."""
+        if len(class_names) != 1:
+            raise UserError(f"{where}: a binary task has one label, which holds or not, not {list(class_names)}")
+
+    def measures(
+        self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
+    ) -> dict[str, Float[Tensor, "B M"]]:
+        """Return accuracy and cross-entropy, in nats."""
+        found = super().measures(outputs, labels)
+        return {"accuracy": found["exact_match"], "cross_entropy": found["cross_entropy"]}
+
+    def measures_in_words(self) -> str:
+        """Return what is measured, for reports."""
+        return Multiclass().measures_in_words()
+
+    def in_words(self, prediction: Float[Tensor, " K"], class_names: Sequence[str]) -> str:
+        """Return the label's name, or that it does not hold."""
+        return class_names[0] if bool(self.marked(prediction)) else f"not {class_names[0]}"
+
+
+class Regression(Task):
+    """K numbers, in their own units.
+
+    The network learns them standardized, by mean and spread of the training targets, and its last layer gives them
+    their units (``heads.RescaledLinear``); so do explainers.
+
+    Args:
+        mean: Of the K training targets.
+        spread: Their standard deviations.
+        tolerance: How far a right answer may be off, in spreads.
+
+    Raises:
+        UserError: Means and spreads are not as many.
+    """
+
+    name = "regression"
+    links = ("identity",)
+    surrogate_losses = ("squared_error",)
+    measured = ("within_tolerance", "absolute_error", "squared_error")
+    minimized = "squared_error"
+    imitation = "imitation_error"
+    answers = "predictions"
+    answer = "answer"
+    answer_format = "{:.4g}"
+    first = "most unusual target"
+    target_in_words = "the number whose answer is furthest from its mean, in spreads"
+    nouns = ("target", "targets")
+    outputs = "numbers (images, targets)"
+    units_in_words = " Values are in spreads: standard deviations of the targets' training labels."
+    names_classes = False
+    class_measures = ("standardized_answer",)
+
+    def __init__(
+        self, mean: tuple[Finite, ...] = (), spread: tuple[Positive, ...] = (), tolerance: Positive = 0.5
+    ) -> None:
+        if len(mean) != len(spread) or not np.isfinite(spread).all():
+            raise UserError(f"params.mean={mean}, params.spread={spread}: a finite number each for every target wanted")
+        self.mean, self.spread, self.tolerance = mean, spread, tolerance
+
+    def to_json(self) -> str | dict[str, Any]:
+        """Return what ``build_task`` takes, as plain values."""
+        params = {"mean": list(self.mean), "spread": list(self.spread), "tolerance": self.tolerance}
+        return {"name": self.name, "params": params}
+
+    def check_size(self, num_classes: int) -> None:
+        """Raise a ``UserError`` where the task was fitted to another number of targets."""
+        if self.mean and len(self.mean) != num_classes:
+            raise UserError(f"task: mean and spread of {len(self.mean)} targets, where there are {num_classes}")
+
+    def fitted(self, labels: Tensor) -> "Regression":
+        """Return the task with mean and spread of the labels (N, K), where it has none."""
+        if self.mean:
+            return self
+        labels = labels.double()
+        spread = labels.std(dim=0, correction=0)
+        spread = torch.where(spread > 0, spread, 1.0)  # a constant target must not divide by zero
+        return Regression(tuple(labels.mean(dim=0).tolist()), tuple(spread.tolist()), self.tolerance)
+
+    def strata(self, labels: np.ndarray, most: int) -> np.ndarray:
+        """Return equally large parts of the images in the order of their first target."""
+        parts = max(1, min(10, most, len(labels) // 10))
+        return labels[:, 0].argsort(kind="stable").argsort(kind="stable") * parts // len(labels)
+
+    def prepare(self, network: nn.Module, num_classes: int) -> None:
+        """Let the network's last layer answer in the targets' units."""
+        self.check_size(num_classes)
+        rescale_heads(network, self.mean or [0.0] * num_classes, self.spread or [1.0] * num_classes)
+
+    def loss(
+        self, outputs: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"], smoothing: float = 0.0
+    ) -> Float[Tensor, ""]:
+        """Return the squared error in units of the spread, a mean over targets."""
+        return F.mse_loss(self.in_units(outputs), self.in_units(labels))
+
+    def decide(self, outputs: Float[Tensor, "*shape K"]) -> Shaped[Tensor, "..."]:
+        """Return the outputs."""
+        return outputs
+
+    def right(self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]) -> Bool[Tensor, "B M"]:
+        """Return whether all answers are within the tolerance."""
+        return (self._errors(outputs, labels).abs() <= self.tolerance).all(dim=-1)
+
+    def measures(
+        self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
+    ) -> dict[str, Float[Tensor, "B M"]]:
+        """Return whether answers are right, and means over targets.
+
+        They are of the absolute errors in the targets' units, and of the squared errors in units of the spread.
+        """
+        errors = self._errors(outputs, labels)
+        absolute = (outputs - labels.unsqueeze(1)).abs()
+        found = (self.right(outputs, labels).to(outputs), absolute.mean(dim=-1), errors.square().mean(dim=-1))
+        return dict(zip(self.measured, found, strict=True))
+
+    def measures_in_words(self) -> str:
+        """Return what is measured, for reports."""
+        return (
+            f"Within tolerance is the share of test images whose answers are off by {self.tolerance:g} spreads at "
+            "most; a target's spread is the standard deviation of its training labels. The absolute error is in the "
+            "targets' units. The squared error, and the imitation error, which is the squared difference from the "
+            "classifier's answer on the whole image, are in squared spreads. All are means over targets."
+        )
+
+    def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+        """Return the outputs, in the targets' units."""
+        return outputs
+
+    def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
+        """Return how many spreads the outputs are above the targets' means."""
+        return {"standardized_answer": self._standardized(outputs)}
+
+    def ranks(self, predictions: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+        """Return how far each prediction is from the target's mean, in units of its spread."""
+        return self._standardized(predictions).abs()
+
+    def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
+        """Return that none is: a number names nothing."""
+        return torch.zeros_like(predictions, dtype=torch.bool)
+
+    def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
+        """Return that they name none."""
+        return torch.zeros_like(labels, dtype=torch.bool)
+
+    def in_words(self, prediction: Float[Tensor, " K"], class_names: Sequence[str]) -> str:
+        """Return the numbers with their names."""
+        numbers = (self.answer_format.format(number) for number in prediction.tolist())
+        return ", ".join(f"{name} {number}" for name, number in zip(class_names, numbers, strict=True))
+
+    def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
+        """Return the numbers with their names."""
+        return self.in_words(label, class_names)
+
+    def divergence(self, kind: str) -> Divergence:
+        """Return the squared error in units of the spread, a mean over targets."""
+        error = {"squared_error": imitation_error}[kind]
+        return lambda target, answers: error(self.in_units(target), self.in_units(answers))
+
+    def constant_divergence(self, outputs: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
+        """Return the squared error of the mean answer, in units of the spread, a mean over targets."""
+        return self.in_units(outputs.double()).var(dim=0, correction=0).mean()
+
+    def in_units(self, values: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+        """Return values in units of the spread."""
+        return values / torch.tensor(self.spread).to(values) if self.spread else values
+
+    def unit(self) -> Float[Tensor, " K"] | None:
+        """Return the spread."""
+        return torch.tensor(self.spread) if self.spread else None
+
+    def check_link(self, link: str, key: str) -> None:
+        """Raise a ``UserError`` where a link is another one than ``identity``."""
+        if link not in self.links:
+            raise UserError(f"{key}={link}: a regression's values have its targets' units; choose identity")
+
+    def _standardized(self, outputs: Tensor) -> Tensor:
+        return self.in_units(outputs - torch.tensor(self.mean).to(outputs) if self.mean else outputs)
+
+    def _errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return self.in_units(outputs - labels.unsqueeze(1))
+
+
+TASKS: Mapping[str, type[Task]] = {kind.name: kind for kind in (Multiclass, Multilabel, Binary, Regression)}
+
+
+def build_task(component: str | Mapping[str, Any] | None, key: str = "task") -> Task:
+    """Return a task; none is ``multiclass``, of which descriptions say nothing.
+
+    Args:
+        component: Entry of ``TASKS``: its name, or ``{name: …, params: {…}}``.
+        key: Where it stands, for error lines.
+
+    Raises:
+        UserError: It is unknown, or its arguments are wrong.
+    """
+    name, params = name_and_params(component or Multiclass.name, key)
+    lookup(TASKS, key, name)
+    return build(TASKS, key, name, params)
+
+
+def described(task: Task) -> dict[str, Any]:
+    """Return what a description says about a task, nothing of ``multiclass``."""
+    return {} if task == Multiclass() else {"task": task.to_json()}
