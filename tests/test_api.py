@@ -1,5 +1,8 @@
 """Any module and any images become an explainer, by the stages of ``train.py``."""
 
+import re
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,7 +65,7 @@ def fitted(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> nn.M
     """Return a network whose answers say something."""
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     pixels = (images.float() / 255 - 0.5) / 0.25
-    for part in torch.arange(len(images)).repeat(6).split(32):
+    for part in torch.arange(len(images)).repeat(12).split(32):
         optimizer.zero_grad()
         answer = model(pixels[part])
         nn.functional.cross_entropy(getattr(answer, "logits", answer), labels[part]).backward()
@@ -74,7 +77,7 @@ def library(kind: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if kind == "timm":
-            return timm.create_model("test_resnet", num_classes=3)
+            return timm.create_model("test_vit", num_classes=3, img_size=2 * SIZE)
         if kind == "torchvision":
             return torchvision.models.shufflenet_v2_x0_5(num_classes=3)
         transformers = pytest.importorskip("transformers")
@@ -97,6 +100,8 @@ def error_beside_the_equal_split(explainer: AmortizedExplainer, images: torch.Te
 @pytest.mark.parametrize("kind", ["own", "logits", "timm", "torchvision", "transformers"])
 def test_values_are_nearer_to_the_exact_ones_than_the_equal_split(kind, synthetic, tmp_path, monkeypatch, capsys):
     images, labels = synthetic
+    if kind == "timm":  # whose patches are large
+        images = images.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     own = kind in ("own", "logits")
     model = Own(kind == "logits") if own else fitted(library(kind), images, labels)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -108,8 +113,8 @@ def test_values_are_nearer_to_the_exact_ones_than_the_equal_split(kind, syntheti
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     elsewhere = fsl.load_explainer(explainer.run)
     torch.testing.assert_close(elsewhere.explain(images[:4]).values, explainer.explain(images[:4]).values)
-    expected = {"timm": "timm", "torchvision": "torchvision"}.get(kind, "resnet")
-    assert f"-by-{expected}-" in explainer.run.name
+    surrogate, network = {"timm": ("timm", "vit"), "torchvision": ("torchvision", "unet")}.get(kind, ("resnet", "unet"))
+    assert f"-by-{surrogate}-{network}-" in explainer.run.name
     with torch.no_grad():  # probabilities are the model's own
         logits = model.eval()((images[:4].float() / 255 - 0.5) / 0.25)
     answer = getattr(logits, "logits", logits).softmax(dim=1)
@@ -145,25 +150,28 @@ def saved(images: torch.Tensor, folder, labels=None) -> list:
     return paths
 
 
-@pytest.mark.parametrize("kind", ["a tensor", "paths", "pictures", "a folder", "folders", "a data set", "floats"])
-def test_images_of_any_source_are_the_same_images(kind, synthetic, tmp_path, capsys):
-    images, labels = (each[:24] for each in synthetic)
-    labelled = kind in ("folders", "a data set")
-    given = {
-        "a tensor": lambda: images,
-        "floats": lambda: list(images.float() / 255),
-        "paths": lambda: saved(images, tmp_path / "images"),
-        "pictures": lambda: [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images],
-        "a folder": lambda: saved(images, tmp_path / "images")[0].parent,
-        "folders": lambda: str(saved(images, tmp_path / "images", labels.tolist())[0].parents[1]),
-        "a data set": lambda: TensorDataset(images, labels),
-    }[kind]()
+def test_folders_name_the_classes_and_measure_accuracy(synthetic, tmp_path, capsys):
+    saved(synthetic[0][:24], tmp_path / "images", synthetic[1][:24].tolist())
     settings = {"normalized": True, "players": (2, 2), "runs_dir": tmp_path / "runs", "device": "cpu"}
-    explainer = train_explainer(Own(), given, overrides=FASTEST, **settings)
-    words = capsys.readouterr().out
-    assert ("accuracy unknown" in words) is not labelled
-    assert explainer.class_names == ([f"class {k}" for k in range(3)] if kind == "folders" else ["0", "1", "2"])
-    assert explainer.explain(images[:2]).values.shape == (2, 3, 2, 2)
+    explainer = train_explainer(Own(), str(tmp_path / "images"), overrides=FASTEST, **settings)
+    assert explainer.class_names == ["class 0", "class 1", "class 2"]
+    assert "accuracy 0." in capsys.readouterr().out
+
+
+def test_the_readme_runs(synthetic, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    program = re.search(r"## Your own model\n\n```python\n(.*?)```", text, re.DOTALL)[1]
+    assert program.count("\n") <= 15
+    saved(synthetic[0][:12], tmp_path / "photos")
+    (tmp_path / "photos" / "0.png").rename(tmp_path / "photos" / "cat.png")
+    monkeypatch.chdir(tmp_path)
+    for found, instead in (('weights="DEFAULT"', "weights=None"), ("(224, 224)", "(32, 32)"), ("(7, 7)", "(2, 2)")):
+        assert program.count(found) == 1  # nothing is downloaded here, and large pictures take long
+        program = program.replace(found, instead)
+    short = [*SHORT, "surrogate.epochs=1", "explainer.epochs=1"]
+    monkeypatch.setattr(fsl, "train_explainer", partial(train_explainer, overrides=short), raising=False)
+    exec(program, {})
+    assert (tmp_path / "cat.svg").is_file()
 
 
 def test_a_surrogate_may_be_the_model_itself(synthetic, tmp_path):
