@@ -52,7 +52,8 @@ def _add_costs(evaluation: Evaluation, methods: Mapping[str, Mapping[str, Applie
         "(the trained explainer: through itself and the surrogate), and the most memory that explaining "
         f"{min(CHUNK, number)} images took at once. Attributions are signed; scores are "
         "answers, which have a constant part; saliencies are not negative. Unit: the space of which a map's values are "
-        "differences that add up, if they are. Settings: those that are not the method's defaults.",
+        "differences that add up, if they are. Settings: those that are not the method's defaults. Costs are those of "
+        "when the maps were made, which may have been an earlier evaluation, on other hardware.",
         tables,
     )
 
