@@ -357,10 +357,10 @@ def _choices(
     else:
         words.append(f"explainer={'unet_slim' if side <= _TINY else 'unet_small'}")
     batch = 32 if number < _FEW else 128
-    steps = max(1, number // batch)
-    for stage, wanted in (("surrogate", 200 if warm else 1500), ("explainer", 400 if side > _SMALL else 1000)):
-        epochs = max(3, math.ceil(wanted / steps))
-        words += [f"{stage}.batch_size={min(batch, number)}", f"{stage}.epochs={epochs}"]
     copies = 0 if side > _SMALL else min(8, 1000 // number)
+    explained = number * (1 + copies), 400 if side > _SMALL else 1000
+    for stage, (images, steps) in {"surrogate": (number, 200 if warm else 1500), "explainer": explained}.items():
+        epochs = max(3, math.ceil(steps / max(1, images // batch)))
+        words += [f"{stage}.batch_size={min(batch, number)}", f"{stage}.epochs={epochs}"]
     words += [f"explainer.labels.copies={copies}", "explainer.labels.evaluations=128"]
     return [*words, "references.val=16", "references.val_evaluations=512"]
