@@ -98,7 +98,13 @@ def error_beside_the_equal_split(explainer: AmortizedExplainer, images: torch.Te
     return float((found - truth).square().sum() / (equal - truth).square().sum())
 
 
-@pytest.mark.parametrize("kind", ["own", "logits", "timm", "torchvision", "transformers"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "own",
+        *(pytest.param(kind, marks=pytest.mark.extended) for kind in ("logits", "timm", "torchvision", "transformers")),
+    ],
+)
 def test_values_are_nearer_to_the_exact_ones_than_the_equal_split(kind, synthetic, tmp_path, monkeypatch, capsys):
     images = synthetic[0]
     if kind in ("timm", "torchvision"):  # of which the smallest networks have large patches and strides
@@ -159,6 +165,7 @@ def test_folders_name_the_classes_and_measure_accuracy(synthetic, tmp_path, caps
     assert "accuracy 0." in capsys.readouterr().out
 
 
+@pytest.mark.extended
 def test_the_readme_runs(synthetic, tmp_path, monkeypatch):
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     program = re.search(r"## Your own model\n\n```python\n(.*?)```", text, re.DOTALL)[1]

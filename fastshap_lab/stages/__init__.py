@@ -1,6 +1,5 @@
 """One stage per file, which ends in its declaration."""
 
-from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning
 from fastshap_lab.stages import classifier, evaluate, explainer, labels, pretrain, surrogate
 
 # In the order in which they are made.
