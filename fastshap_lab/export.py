@@ -50,7 +50,7 @@ class ExplainerGraph(nn.Module):
         self.network, self.surrogate, self.classifier = explainer.network, explainer.surrogate, explainer.classifier
         self.grid, self.dtype = explainer.grid, dtype
         self.link, self.normalization = LINKS[explainer.link], NORMALIZATIONS[explainer.normalization]
-        self.to_probability = LINKS["sigmoid" if explainer.link == "sigmoid" else "softmax"]
+        self.predict = explainer.task.predict
         null = None
         if explainer.surrogate.masking.null_ignores_image:  # a constant of the graph, and a pass less for each image
             null = explainer.game().null(torch.zeros(1, 3, *self.grid.image_size, device=explainer.device))
@@ -64,7 +64,7 @@ class ExplainerGraph(nn.Module):
         null = self.link(self._logits(image, present=False)) if self.null is None else self.null
         logits = full if self.classifier is None else self.classifier(image).float()
         values = self.grid.to_grid(self.normalization(raw, grand, null))
-        return dict(zip(OUTPUTS, (self.to_probability(logits), values, efficiency_gap(raw, grand, null)), strict=True))
+        return dict(zip(OUTPUTS, (self.predict(logits), values, efficiency_gap(raw, grand, null)), strict=True))
 
     def _logits(self, image: Tensor, present: bool) -> Tensor:
         """Return the surrogate's logits (B, K) of everyone, or of nobody."""
@@ -82,8 +82,10 @@ def exported(explainer: "AmortizedExplainer", dtype: torch.dtype = torch.float32
         dtype: As for ``ExplainerGraph``.
 
     Raises:
-        UserError: A network is no graph to PyTorch.
+        UserError: A network is no graph to PyTorch, or the task has no probabilities.
     """
+    if explainer.task.answers != "probabilities":
+        raise UserError(f"export: an explainer of the task {explainer.task.name} cannot be exported so far")
     graph = frozen(ExplainerGraph(explainer, dtype)).to("cpu", memory_format=torch.contiguous_format)
     for part in graph.children():  # the networks, and not the null value
         part.to(dtype)

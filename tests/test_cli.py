@@ -122,7 +122,7 @@ TIMM = "classifier=timm classifier.params.model"
             "surrogate.masking.params.widht: unknown to blur, did you mean width?",
         ),
         ("surrogate.masking.params.width=3", "surrogate.masking={'params': {'width': 3}}: must be a name, or {name: …"),
-        ("explainer.link=tanh", "explainer.link=tanh: unknown, known: softmax"),
+        ("explainer.link=tanh", "explainer.link=tanh: unknown to the task multiclass, known: softmax"),
         ("explainer.link=logits", "explainer.link=logits: a surrogate's softmax leaves its logits free"),
         ("stage=labels explainer.link=logits", "explainer.link=logits: a surrogate's softmax leaves its logits free"),
         ("explainer.normalization=add", "explainer.normalization=add: unknown, did you mean additive?"),

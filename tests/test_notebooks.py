@@ -20,6 +20,7 @@ def model(tmp_path_factory):
     return folder
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda path: path.stem)
 def test_notebook_runs(path, model, monkeypatch):
     monkeypatch.setenv("FASTSHAP_LAB_MODEL", str(model))

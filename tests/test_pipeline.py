@@ -19,10 +19,11 @@ import pytest
 import torch
 import yaml
 
+from fastshap_lab.choices import CONFIGS
 from fastshap_lab.cli import main
 from fastshap_lab.inference import load_explainer
 from fastshap_lab.stages import STAGES as DECLARED
-from tests.small_runs import CONFIGS, RESNET, TINY, TRAIN, UNET
+from tests.small_runs import RESNET, TINY, TRAIN, UNET
 
 STAGES = [stage.name for stage in DECLARED]
 TRAINED = [stage.name for stage in DECLARED if stage.trains]

@@ -15,6 +15,7 @@ from fastshap_lab.models.classifier import as_channels
 from fastshap_lab.models.foreign import Logits
 from fastshap_lab.models.freezing import frozen
 from fastshap_lab.models.heads import heads_of
+from fastshap_lab.models.specs import ExplainerSpec
 from tests import small
 
 HALF = [0.5] * 3
@@ -83,7 +84,7 @@ def test_surrogates_explainers_and_methods_work_on_networks_of_other_channels(ch
     for part in (description["network"], description["surrogate"]["classifier"], description["classifier"]):
         part |= pixels
     description["surrogate"]["masking"] = masking
-    explainer = small.scrambled(lambda: build_amortized(description))
+    explainer = small.scrambled(lambda: build_amortized(ExplainerSpec.from_json(description)))
     image = small.images()
     explanation = explainer.explain(image)
     game = explainer.game()

@@ -112,7 +112,10 @@ def test_an_interrupted_stage_goes_on_from_its_step_to_the_same_end(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "plateau", "constant"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["one_cycle", "plateau", *(pytest.param(one, marks=pytest.mark.extended) for one in ("cosine", "constant"))],
+)
 def test_a_training_interrupted_at_every_step_ends_the_same(tmp_path, monkeypatch, schedule):
     settings = ["stage=classifier", f"classifier.optim.schedule={schedule}"]
     undisturbed = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder

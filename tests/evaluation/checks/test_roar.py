@@ -139,7 +139,7 @@ def test_a_training_goes_on_where_it_was_interrupted_and_says_when_it_diverges(e
 
 def test_unknown_methods_and_classifiers_without_a_recipe_are_told(evaluation, count, monkeypatch):
     with pytest.raises(UserError, match=r"params\.methods=salience: .* did you mean saliency"):
-        ROAR(methods=["salience"])(evaluation, "roar")
+        ROAR(methods=["salience"]).check(evaluation.settings, "roar")
     for pipeline in evaluation.pipelines:
         monkeypatch.setattr(pipeline.runs["classifier"].config.classifier, "path", "somewhere")
     ROAR()(evaluation, "roar")
