@@ -22,9 +22,9 @@ from fastshap_lab.stages import STAGES
 from fastshap_lab.training.trainer import device_of
 
 
-def factor(said: float, found: float) -> str:
+def factor(estimated: float, measured: float) -> str:
     """Return by how much an estimate is off."""
-    return f"{said / found:.2f}"
+    return f"{estimated / measured:.2f}"
 
 
 def main(words: list[str]) -> None:

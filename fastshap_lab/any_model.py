@@ -17,7 +17,7 @@ from fastshap_lab.inference import Explanation
 from fastshap_lab.models import Classifier, ModelGame, Task, build_task
 from fastshap_lab.models.foreign import Logits
 from fastshap_lab.models.freezing import evaluating, frozen, takes_channels_last
-from fastshap_lab.models.inspection import pixels_of
+from fastshap_lab.models.inspection import outputs_of, pixels_of
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.progress import Progress
 from fastshap_lab.shapley import PlayerGrid, Players, PlayersLike, as_players
@@ -195,21 +195,7 @@ def _classifier(
         return classifier
 
     classifier = model if isinstance(model, Classifier) else behind(Logits(model), 0)
-    try:
-        logits = classifier(image)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"model: does not take images of {size[0]}×{size[1]}: {reason}") from error
-    try:
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise UserError("no outputs")
-        task.check_classes([str(k) for k in range(logits.shape[1])], "model")
-    except UserError:
-        shape = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"model: answers with {shape}; {task.outputs} are wanted") from None
-    if not logits.isfinite().all():
-        raise UserError("model: answers with numbers that are not finite")
-    num_classes = logits.shape[1]
+    num_classes = outputs_of(classifier, image, task).shape[1]
     if not takes_channels_last(model):
         return classifier, num_classes
     if isinstance(model, Classifier):

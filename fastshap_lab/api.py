@@ -29,7 +29,8 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.inference import AmortizedExplainer, load_explainer
 from fastshap_lab.models import IMPORT, LIBRARIES, Classifier, build_classifier
 from fastshap_lab.models.foreign import hand_over, own_network, take_back
-from fastshap_lab.models.inspection import logits_of, pixels_of
+from fastshap_lab.models.inspection import outputs_of, pixels_of
+from fastshap_lab.models.tasks import Multiclass
 from fastshap_lab.models.tokens import is_token_network, token_grid
 from fastshap_lab.runs.execute import conclude, execute
 from fastshap_lab.runs.plan import plan, show
@@ -118,7 +119,7 @@ def train_explainer(
     shown = torch.tensor(np.stack([pictures.pixels(index, size, "stretch") for index in (0, 1)])).float() / 255
     own = _copied(model)
     with torch.no_grad():
-        logits = logits_of(Classifier(own_network(own).eval(), *pixels, size, 0), shown)
+        logits = outputs_of(Classifier(own_network(own).eval(), *pixels, size, 0), shown, Multiclass())
         found = _found(own, pixels, shown, logits)
     names = _class_names(model, found, class_names, pictures, logits.shape[1])
     grid = players or _default_players(own, size)

@@ -39,6 +39,7 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 
 
+@cache
 def code(module: str) -> str:
     """Return a module's code without comments, docstrings, layout and imports, which change no result by themselves."""
     spec = find_spec(module)

@@ -83,6 +83,7 @@ class ImageDataModule(ABC):
         self.class_names, self.num_classes, self.image_size = class_names, len(class_names), image_size
         self.device = torch.device("cpu")
         self._splits: dict[Split, ImageSplit] = {}
+        self._digest: str | None = None
 
     @abstractmethod
     def load(self, split: Split) -> ImageSplit:
@@ -100,12 +101,14 @@ class ImageDataModule(ABC):
         return None
 
     def digest(self) -> str:
-        """Return the SHA-256 of the content: equal for equal data, wherever its files lie."""
-        digest = hashlib.sha256()
-        for part in self._all_content():
-            digest.update(len(part).to_bytes(8))
-            digest.update(part)
-        return digest.hexdigest()
+        """Return the SHA-256 of the content: equal for equal data, wherever its files lie; computed once."""
+        if self._digest is None:
+            digest = hashlib.sha256()
+            for part in self._all_content():
+                digest.update(len(part).to_bytes(8))
+                digest.update(part)
+            self._digest = digest.hexdigest()
+        return self._digest
 
     def dataset(self, split: Split) -> ImageSplit:
         """Return a split, on ``device``."""

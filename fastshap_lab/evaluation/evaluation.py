@@ -81,7 +81,7 @@ class Evaluation:
     def classes(self, pipeline: Pipeline) -> Tensor:
         """Return the classes (N, E) that methods explain of each evaluated image: the foremost ones, in turn."""
         number = min(self.settings.classes, len(self.class_names))
-        return pipeline.task.ranks(pipeline.predictions[self.evaluated]).topk(number, dim=1).indices
+        return pipeline.task.ranks(pipeline.predictions(self.evaluated)).topk(number, dim=1).indices
 
     @property
     def explained(self) -> list[Pipeline]:

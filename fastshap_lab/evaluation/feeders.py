@@ -342,7 +342,7 @@ class RegionFeeder(Feeder):
     def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs:
         """Return ``maps`` of the target at image size, ``regions``, ``labels``, ``target`` and ``probability``."""
         regions, right = self._regions(batch)
-        sure = batch.pipeline.predictions[batch.indices].amax(dim=1).to(maps.device)
+        sure = batch.pipeline.predictions(batch.indices).amax(dim=1).to(maps.device)
         return {
             "maps": batch.to_image(maps)[:, 0],
             "regions": (regions == _OBJECT) & right[:, None, None],

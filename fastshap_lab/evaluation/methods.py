@@ -49,16 +49,14 @@ class AppliedMethod:
     Attributes:
         name: What it is called in tables and figures.
         method: On the pipeline's classifier.
-        given: The arguments that were given.
-        params: The same, as the constructor takes them.
+        component: Its entry of ``METHODS``, and the arguments that were given.
         key: What its maps depend on beside images and classes.
         store: Keeps them.
     """
 
     name: str
     method: AttributionMethod
-    given: Mapping[str, Any]
-    params: Mapping[str, Any]
+    component: ComponentConfig
     key: dict[str, Any]
     store: Store
 
@@ -69,7 +67,7 @@ class AppliedMethod:
 
     def on(self, model: nn.Module) -> AttributionMethod:
         """Return the method, with its arguments, on another network of the classifier's kind."""
-        return type(self.method)(model=model, **self.params)
+        return _build(self.name, self.component, model=model)
 
     def map_key(self, chunk: ImageChunk, classes: Tensor | None) -> dict[str, Any]:
         """Return what maps of these images depend on."""
@@ -137,15 +135,17 @@ def apply_method(name: str, component: ComponentConfig, pipeline: Pipeline, stor
         for key, value in (("model", pipeline.classifier), ("explainer", pipeline.explainer))
         if key in inputs
     }
-    method = build(METHODS, f"evaluate.methods.{name}", component.name, component.params, **given)
-    checked = arguments(METHODS, f"evaluate.methods.{name}", component.name, component.params, *inputs)
     digests = {
         stage: pipeline.digests[stage]
         for stage in ("classifier", "explainer")
         if stage == "classifier" or stage in inputs
     }
     key = {"method": identity(METHODS, component.name, component.params), "models": digests}
-    return AppliedMethod(name, method, component.params, checked, key, store)
+    return AppliedMethod(name, _build(name, component, **given), component, key, store)
+
+
+def _build(name: str, component: ComponentConfig, **given: Any) -> AttributionMethod:
+    return build(METHODS, f"evaluate.methods.{name}", component.name, component.params, **given)
 
 
 def with_uncalled(chosen: Mapping[str, ComponentConfig]) -> dict[str, ComponentConfig]:

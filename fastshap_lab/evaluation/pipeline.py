@@ -125,10 +125,9 @@ class Pipeline:
         """What the classifier's outputs mean."""
         return self.classifier.task
 
-    @property
-    def predictions(self) -> Tensor:
-        """What the classifier predicts of all test images (N, K): probabilities, or a regression's answers."""
-        return self.task.predict(self.outputs)
+    def predictions(self, indices: Tensor) -> Tensor:
+        """Return what the classifier predicts of test images (N, K): probabilities, or a regression's answers."""
+        return self.task.predict(self.outputs[indices])
 
     @property
     def foremost(self) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import CHANNELS, Classifier
 from fastshap_lab.models.foreign import stated_by
+from fastshap_lab.models.tasks import Task
 
 
 def pixels_of(
@@ -46,23 +47,26 @@ def pixels_of(
     return mean, std
 
 
-def logits_of(classifier: Classifier, image: Tensor) -> Tensor:
-    """Return the answer to some images (B, 3, H, W), which is checked to be logits (B, K).
+def outputs_of(classifier: Classifier, image: Tensor, task: Task) -> Tensor:
+    """Return the answer to some images (B, 3, H, W), which is checked to be a task's outputs (B, K).
 
     Raises:
         UserError: The model does not take such images, or answers with something else.
     """
     height, width = image.shape[2:]
     try:
-        logits: Tensor = classifier(image)
+        outputs = classifier(image)
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"model: does not take images of {height}×{width}: {reason}") from error
-    if logits.ndim != 2 or len(logits) != len(image) or logits.shape[1] < 2:
-        raise UserError(
-            f"model: answers with a tensor of shape {tuple(logits.shape)}; logits (images, classes) of two or more "
-            "classes are wanted"
-        )
-    if not logits.isfinite().all():
+    try:
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(image):
+            raise UserError("no outputs")
+        task.check_classes([str(k) for k in range(outputs.shape[1])], "model")
+    except UserError:
+        tensor = isinstance(outputs, Tensor)
+        found = f"a tensor of shape {tuple(outputs.shape)}" if tensor else type(outputs).__name__
+        raise UserError(f"model: answers with {found}; {task.outputs} are wanted") from None
+    if not outputs.isfinite().all():
         raise UserError("model: answers with numbers that are not finite")
-    return logits
+    return outputs

@@ -89,7 +89,8 @@ def show(runs: list[Run], console: Console) -> None:
     known: dict[str, Cost | None] = {}
     costs: list[Cost | None] = []
     for run in runs:
-        line, plan = f"{run.stage.name:<10}  {run.plan:<7}  {run.folder}", run.plan
+        plan = run.plan
+        line = f"{run.stage.name:<10}  {plan:<7}  {run.folder}"
         if plan != "reuse":
             costs.append(run.cost(known))
             line += f"  {in_words(costs[-1])}"

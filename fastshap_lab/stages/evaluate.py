@@ -130,18 +130,19 @@ def _classifier_names(run: Run) -> dict[str, str]:
     Raises:
         UserError: Two classifiers have one name.
     """
-    prints = {name: end.parents.get("classifier", end).fingerprint for name, end in run.parents.items()}
-    chosen = {name: one.classifier_name for name, one in run.config.evaluate.pipelines.items()}
-    names: dict[str, str] = {}
-    for name, fingerprint in prints.items():
-        names.setdefault(fingerprint, chosen.get(name) or name)
-    found = {name: chosen.get(name) or names[fingerprint] for name, fingerprint in prints.items()}
-    owners: dict[str, str] = {}
-    for name, called in found.items():
-        if owners.setdefault(called, prints[name]) != prints[name]:
+    first: dict[str, str] = {}  # names by fingerprint
+    owner: dict[str, str] = {}  # and fingerprints by name
+    found: dict[str, str] = {}
+    for name, end in run.parents.items():
+        fingerprint = end.parents.get("classifier", end).fingerprint
+        chosen = run.config.evaluate.pipelines.get(name)
+        called = (chosen and chosen.classifier_name) or first.get(fingerprint, name)
+        first.setdefault(fingerprint, called)
+        if owner.setdefault(called, fingerprint) != fingerprint:
             raise UserError(
                 f"evaluate.pipelines.{name}.classifier_name={called}: another classifier's; give it its own"
             )
+        found[name] = called
     return found
 
 

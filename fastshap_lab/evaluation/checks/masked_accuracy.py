@@ -95,9 +95,9 @@ class MaskedAccuracy(Section):
     ) -> dict[str, Tensor]:
         """Return whether the surrogate is right (N, 2, shares) in deletion and insertion, NaN without a label."""
         numbers, parts = [round(share * pipeline.grid.num_players) for share in shares], []
-        for place, chunk, classes in evaluation.evaluated_chunks(pipeline):
-            maps = evaluation.target_maps(pipeline, applied, slice(place, place + len(classes)))
-            values = player_values(maps.unsqueeze(1), pipeline.grid)[..., 0]
+        for _, chunk, classes in evaluation.evaluated_chunks(pipeline):
+            maps = applied.explain(chunk, classes)["maps"][:, :1].to(evaluation.device)  # of the target
+            values = player_values(maps, pipeline.grid)[..., 0]
             first = torch.stack([removed_first(values, number) for number in numbers], dim=1)  # (B, shares, P)
             image = chunk.images.float() / 255
             parts.append(pipeline.game("logits").values(image, torch.cat([~first, first], dim=1)))

@@ -23,7 +23,7 @@ class Maps(Section):
             labelled = named.numpy()
         figures = {}
         for pipeline in evaluation.explained:
-            predictions = pipeline.predictions[indices]
+            predictions = pipeline.predictions(indices)
             figures[f"maps-{pipeline.name}", f"{pipeline.name}: images and {task.nouns[1]}"] = class_maps(
                 evaluation.pictures(indices),
                 evaluation.explainer_maps(pipeline, evaluation.order, number).numpy(),

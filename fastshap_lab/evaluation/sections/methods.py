@@ -68,7 +68,7 @@ def _cost(evaluation: Evaluation, pipeline: Pipeline, method: AppliedMethod) -> 
         "method": method.name,
         "kind": method.method.kind,
         "unit": method.method.unit or "",
-        "settings": ", ".join(f"{name}={value}" for name, value in method.given.items()),
+        "settings": ", ".join(f"{name}={value}" for name, value in method.component.params.items()),
         "seconds": seconds,
         "forward passes": forward,
         "backward passes": backward,

@@ -128,7 +128,7 @@ def _figure(evaluation: Evaluation, explained: list[Pipeline], members: Tensor, 
     maps, captions, indices = {}, {}, members[:number]
     for pipeline in explained:
         maps[pipeline.name] = _maps(evaluation, pipeline, members, number, labels)[:, 0].numpy()
-        targets, predictions = pipeline.foremost[indices], pipeline.predictions[indices]
+        targets, predictions = pipeline.foremost[indices], pipeline.predictions(indices)
         captions[pipeline.name] = pipeline.in_words(targets, predictions, evaluation.class_names)
     return subset_maps(evaluation.pictures(indices), maps, captions, evaluation.labels_of(indices))
 
