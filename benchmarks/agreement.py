@@ -20,7 +20,7 @@ import torch
 from fastshap_lab.data import DATASETS
 from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.inference import load_surrogate
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.shapley import shapley_values
 
 TRAIN = Path(__file__).parents[1] / "train.py"
@@ -71,7 +71,7 @@ if __name__ == "__main__":
             train("stage=surrogate", *chosen, *overrides)
             surrogate = newest(runs, "surrogate")
             divergences.append(pd.read_json(surrogate / "metrics.json", typ="series")["test/masked_kl"])
-            game = frozen(load_surrogate(surrogate / "model")).game()
+            game = frozen_copy(load_surrogate(surrogate / "model")).game()
             found.append(shapley_values(game, image, budget=given.evaluations, seed=10**6).phi)
         half = given.seeds // 2
         averaged = [torch.stack(part).mean(dim=0) for part in (found[:half], found[half:])]

@@ -27,7 +27,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from fastshap_lab.models import ModelGame, build_surrogate
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.shapley import ESTIMATORS, exact_shapley_values, shapley_values
 
 try:
@@ -88,7 +88,7 @@ def vit_game(grid: int, num_classes: int, scale: float, seed: int) -> ModelGame:
     for parameter in surrogate.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=scale / math.sqrt(parameter[0].numel()))
-    return frozen(surrogate).game()
+    return frozen_copy(surrogate).game()
 
 
 def with_shapiq(approximator: Callable[[int, int], shapiq.approximator.Approximator]) -> Single:

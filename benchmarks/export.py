@@ -23,7 +23,7 @@ from tabulate import tabulate
 from fastshap_lab.export import PRECISIONS, ExplainerGraph
 from fastshap_lab.images import images_in, to_tensor
 from fastshap_lab.inference import AmortizedExplainer, build_amortized, load_explainer
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.models.specs import ExplainerSpec
 
 RESNET = {"name": "resnet", "params": {"channels": [32, 64, 128, 256], "depths": [1] * 4, "strides": [2, 1, 2, 2, 2]}}
@@ -71,7 +71,7 @@ def per_second(variants: dict[str, Callable[[], object]], images: int, seconds: 
 def compiled(explainer: AmortizedExplainer) -> Callable[[torch.Tensor], object] | None:
     """Return the compiled graph; none where compiling does not work, as without a C++ compiler."""
     torch.compiler.reset()  # or the explainers before count as recompilations of this one
-    graph = torch.compile(frozen(ExplainerGraph(explainer)), dynamic=False)
+    graph = torch.compile(frozen_copy(ExplainerGraph(explainer)), dynamic=False)
     try:
         with torch.inference_mode():
             graph(torch.rand(1, 3, *explainer.grid.image_size))

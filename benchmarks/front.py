@@ -70,7 +70,7 @@ from fastshap_lab.files import read_tensors, sha256, write_tensors
 from fastshap_lab.images import to_tensor
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import ModelGame, build_surrogate
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.models.specs import SurrogateSpec
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import ESTIMATORS, shapley_values
@@ -277,7 +277,7 @@ def trained(source: str, images: int, device: str) -> Case:
     test = data.dataset("test")
     image = test.images_at(reference_order(len(test))[:images]).float() / 255
     name = f"{config.data.name}, asked about other players" if grid else config.data.name
-    return network(name, frozen(surrogate).game(), image, device)
+    return network(name, frozen_copy(surrogate).game(), image, device)
 
 
 def efficientnet(weights: Path, images: int, device: str) -> Case:
@@ -288,7 +288,7 @@ def efficientnet(weights: Path, images: int, device: str) -> Case:
     fill(surrogate.classifier.network, read_state(weights), weights)
     photographs = [Image.fromarray(getattr(skimage.data, name)()) for name in names[:images]]
     image = to_tensor(photographs, (224, 224)).float()
-    return network("EfficientNet-Lite0", frozen(surrogate).game(max_batch=64), image, device)
+    return network("EfficientNet-Lite0", frozen_copy(surrogate).game(max_batch=64), image, device)
 
 
 def truth(case: Case, folder: Path, evaluations: int) -> tuple[Tensor, Tensor]:
@@ -536,7 +536,7 @@ def interval(draws: np.ndarray) -> str:
 
 def tables(frame: pd.DataFrame) -> Iterator[str]:
     """Yield Markdown: each game's errors and own times, then who is first where."""
-    firsts = []
+    first_rows = []
     frame = frame.drop_duplicates([name for name in KEY if name != "batch"], keep="last")
     for (game, players, classes), lines in frame.groupby(["game", "players", "classes"], sort=False):
         images, budgets = sorted(lines["image"].unique()), sorted(lines["budget"].unique())
@@ -576,7 +576,7 @@ def tables(frame: pd.DataFrame) -> Iterator[str]:
                 ratio = relative(other[drawn]) / relative(mine[drawn])
                 row["its error over kriging's"] = f"{relative(other) / relative(mine):.2f} {interval(ratio)}"
             row["truth's error over the first's"] = f"{known[best[1], budget][1]:.2g}"
-            firsts.append(row)
+            first_rows.append(row)
         said = f"{game}, {players} players, {classes} {'class' if classes == 1 else 'classes'}"
         noted = f"{len(images)} images, {lines['seed'].nunique()} seeds"
         columns = ["method", *budgets]
@@ -587,7 +587,7 @@ def tables(frame: pd.DataFrame) -> Iterator[str]:
         yield "\nSeconds of own time for each image (ours: as a share of the game's own)\n"
         yield pd.DataFrame([seconds[method] for method in order], columns=columns).fillna("").to_markdown(index=False)
     yield "\n### Who is first\n"
-    yield pd.DataFrame(firsts).to_markdown(index=False)
+    yield pd.DataFrame(first_rows).to_markdown(index=False)
 
 
 def main() -> None:

@@ -104,12 +104,12 @@ def of_grad_cam(model: nn.Module, x: Tensor, target: int | None) -> Runs:
     import pytorch_grad_cam as theirs
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    def lay_out(tokens: Tensor) -> Tensor:
+    def to_feature_map(tokens: Tensor) -> Tensor:
         return tokens[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
 
     theirs.score_cam.tqdm = SimpleNamespace(tqdm=iter)  # it is not to be charged for drawing a bar
     targets = None if target is None else [ClassifierOutputTarget(target)]
-    given = {"target_layers": find_layers(model)[:1], "reshape_transform": lay_out if on_tokens(model) else None}
+    given = {"target_layers": find_layers(model)[:1], "reshape_transform": to_feature_map if on_tokens(model) else None}
 
     def run(method: Any) -> Any:
         with method(model=model, **given) as cam:

@@ -24,7 +24,7 @@ from fastshap_lab.inference import load_surrogate
 from fastshap_lab.metrics.shapley_error import shapley_error_sums, shapley_errors
 from fastshap_lab.models import ModelGame
 from fastshap_lab.models.explainers import UNetExplainer
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.shapley import (
     SAMPLERS,
     Sampler,
@@ -154,7 +154,7 @@ def main() -> None:
     arguments = parser.parse_args()
     noise, ends = [], []
     for folder in arguments.surrogates:
-        game = frozen(load_surrogate(folder)).game()
+        game = frozen_copy(load_surrogate(folder)).game()
         data = DATASETS["digits"](image_size=game.masking.players.image_size)
         images = {split: data.load(split).images.float() / 255 for split in ("train", "val", "test")}
         if arguments.draws:

@@ -12,7 +12,7 @@ import torch
 from tabulate import tabulate
 
 from fastshap_lab.models import ModelGame, build_explainer, build_surrogate
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.shapley import ShapleyKernelSampler, additive_normalization, shapley_regression_loss
 from fastshap_lab.shapley.coalitions import random_coalitions
 
@@ -73,7 +73,7 @@ def main() -> None:
         described = {**network, "image_size": [size, size], "num_classes": num_classes, **half}
         surrogates = {masking: build_surrogate(described, masking, grid) for masking in ("attention", "token_drop")}
         surrogates["token_drop"].load_state_dict(surrogates["attention"].state_dict())
-        games = {masking: frozen(surrogate).game() for masking, surrogate in surrogates.items()}
+        games = {masking: frozen_copy(surrogate).game() for masking, surrogate in surrogates.items()}
         explainer = build_explainer("vit", {"backbone": network}, [size, size], num_classes, **half, grid=grid)
         explainer.start_from(surrogates["attention"].classifier.network)
         optimizer = torch.optim.AdamW(explainer.parameters(), lr=1e-5)

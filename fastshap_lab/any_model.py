@@ -16,7 +16,7 @@ from fastshap_lab.images import Images, to_tensor
 from fastshap_lab.inference import Explanation
 from fastshap_lab.models import Classifier, ModelGame, Task, build_task
 from fastshap_lab.models.foreign import Logits
-from fastshap_lab.models.freezing import evaluating, frozen, takes_channels_last
+from fastshap_lab.models.freezing import evaluating, frozen_copy, takes_channels_last
 from fastshap_lab.models.inspection import outputs_of, pixels_of
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.progress import Progress
@@ -199,9 +199,9 @@ def _classifier(
     if not takes_channels_last(model):
         return classifier, num_classes
     if isinstance(model, Classifier):
-        return frozen(model), num_classes
+        return frozen_copy(model), num_classes
     plain = isinstance(classifier.network, Logits) and classifier.network.dtype == torch.float32
-    return (frozen(behind(model, num_classes)) if plain else classifier), num_classes
+    return (frozen_copy(behind(model, num_classes)) if plain else classifier), num_classes
 
 
 def _image_size(images: Images, given: tuple[int, int] | None, stated: Mapping[str, Any]) -> tuple[int, int]:

@@ -39,9 +39,9 @@ from fastshap_lab.stages import STAGES
 from fastshap_lab.training.trainer import device_of
 
 _DATA = "images"  # what the images that were handed over are called, while this runs
-_MOST_PLAYERS = 8  # each way, by default
+_MAX_PLAYERS = 8  # each way, by default
 _TINY, _SMALL = 24, 96  # pixels a side, at most, that networks of the tables are made for
-_FEW = 2048  # training images, below which batches are smaller
+_FEW_IMAGES = 2048  # training images, below which batches are smaller
 _AGREES = 1e-3  # logits of a network that is built anew, relative to the largest
 
 
@@ -306,12 +306,12 @@ def _default_players(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]
     """Return rows and columns: the most of 8 or fewer that divide the image and, of a ViT, its patches."""
     patches = token_grid(model) if is_token_network(model) else size
     rows, columns = (
-        max(number for number in range(1, _MOST_PLAYERS + 1) if not (side % number or each % number))
+        max(number for number in range(1, _MAX_PLAYERS + 1) if not (side % number or each % number))
         for side, each in zip(size, patches, strict=True)
     )
     if min(rows, columns) == 1:
         raise UserError(
-            f"players: no grid of 2 to {_MOST_PLAYERS} rows and columns divides {size[0]}×{size[1]} pixels: name one, "
+            f"players: no grid of 2 to {_MAX_PLAYERS} rows and columns divides {size[0]}×{size[1]} pixels: name one, "
             "or another image_size"
         )
     return rows, columns
@@ -357,7 +357,7 @@ def _choices(
         words += ["explainer=unet_small", "explainer.params.channels=[8,16,32,64,128,128]"]
     else:
         words.append(f"explainer={'unet_slim' if side <= _TINY else 'unet_small'}")
-    batch = 32 if number < _FEW else 128
+    batch = 32 if number < _FEW_IMAGES else 128
     copies = 0 if side > _SMALL else min(8, 1000 // number)
     explained = number * (1 + copies), 400 if side > _SMALL else 1000
     for stage, (images, steps) in {"surrogate": (number, 200 if warm else 1500), "explainer": explained}.items():

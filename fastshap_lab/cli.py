@@ -114,9 +114,9 @@ def _run(words: Sequence[str], folder: Path | None) -> None:
     from fastshap_lab.training.trainer import device_of
 
     def again(choices: dict[str, str], overrides: list[str]) -> Config:
-        kept = [word for word in words if word.lstrip("+").partition("=")[0] not in choices]
+        others = [word for word in words if word.lstrip("+").partition("=")[0] not in choices]
         chosen = [f"{group}={choice}" for group, choice in choices.items()]
-        found = compose([*chosen, *overrides, *kept], folder)
+        found = compose([*chosen, *overrides, *others], folder)
         check_typed(found, words)
         return found
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastshap_lab.inference import AmortizedExplainer, Explanation
 
 _PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "safetensors", "datasets", "matplotlib")
-_MOST_CLASSES = 10  # listed and drawn, if the user names none
+_MAX_CLASSES = 10  # listed and drawn, if the user names none
 # Largest error of the self-test, as a share of the largest value. Rounding makes 1e-6 of it on a CPU, and up to some
 # thousandths on a GPU, whose convolutions take 10 bits of each factor (TF32).
 _EXACT = 1e-2
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--refine", metavar="N", type=int, default=0, help="model calls to spend on each picture")
     spread = "fewer where no standard error is above this share of the values' spread"
     explain.add_argument("--tolerance", metavar="SHARE", type=float, help=spread)
-    default = f"names or numbers to draw and list; default: all, of more than {_MOST_CLASSES} the most probable"
+    default = f"names or numbers to draw and list; default: all, of more than {_MAX_CLASSES} the most probable"
     explain.add_argument("--classes", metavar="CLASS", nargs="+", help=default)
     explain.add_argument("--batch", metavar="N", type=int, default=32, help="pictures at once; default: 32")
     explain.add_argument("--device", help="such as cpu or cuda:1; default: a CUDA device if there is one")
@@ -237,7 +237,7 @@ def _written(explanation: "Explanation", target: Path, classes: list[int] | None
     task, predictions = explanation.task, explanation.predictions[0]
     order = task.ranks(predictions).argsort(descending=True, stable=True).tolist()
     if classes is None:
-        classes = sorted(order) if len(order) <= _MOST_CLASSES else order[:_MOST_CLASSES]
+        classes = sorted(order) if len(order) <= _MAX_CLASSES else order[:_MAX_CLASSES]
     figure, values = (target.with_name(f"{target.name}.{suffix}") for suffix in ("png", "npz"))
     explanation.plot(figure, classes)
     explanation.save(values)

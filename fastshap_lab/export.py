@@ -15,7 +15,7 @@ from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import refuse_folder, replacing
 from fastshap_lab.images import Images, to_tensor
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, efficiency_gap
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "int8": torch.
 
 _NEEDED: dict[str, tuple[str, ...]] = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".pt2": ()}
 _CALIBRATED = 16  # images at once: all that a network computes of them is kept in memory
-_MOST_BYTES = 2**31 - 2**24  # of weights in one ONNX file, which is a protobuf: less than 2 GiB as a whole
+_MAX_BYTES = 2**31 - 2**24  # of weights in one ONNX file, which is a protobuf: less than 2 GiB as a whole
 
 
 class ExplainerGraph(nn.Module):
@@ -86,7 +86,7 @@ def exported(explainer: "AmortizedExplainer", dtype: torch.dtype = torch.float32
     """
     if explainer.task.answers != "probabilities":
         raise UserError(f"export: an explainer of the task {explainer.task.name} cannot be exported so far")
-    graph = frozen(ExplainerGraph(explainer, dtype)).to("cpu", memory_format=torch.contiguous_format)
+    graph = frozen_copy(ExplainerGraph(explainer, dtype)).to("cpu", memory_format=torch.contiguous_format)
     for part in graph.children():  # the networks, and not the null value
         part.to(dtype)
     pixels, batch = torch.rand(2, 3, *graph.grid.image_size), torch.export.Dim("batch", min=1)
@@ -155,7 +155,7 @@ def export(
 
 def _to_onnx(program: torch.export.ExportedProgram, description: str) -> torch.onnx.ONNXProgram:
     size = sum(tensor.nbytes for tensor in (*program.state_dict.values(), *program.constants.values()))
-    if size > _MOST_BYTES:
+    if size > _MAX_BYTES:
         raise UserError(f"{size / 2**30:.1f} GiB of weights, and an ONNX file has room for 2; choose .pt2, or float16")
     onnx = torch.onnx.export(
         program,

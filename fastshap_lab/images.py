@@ -65,11 +65,12 @@ def max_pixels() -> int:
     Raises:
         UserError: The variable is no number, or above Pillow's own limit.
     """
-    most = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)  # beyond which Pillow opens nothing
+    max_pixels = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)  # beyond which Pillow opens nothing
     given = os.environ.get("FASTSHAP_LAB_MAX_PIXELS") or str(MAX_PIXELS)
-    if not given.isdecimal() or not 1 <= int(given) <= most:
+    if not given.isdecimal() or not 1 <= int(given) <= max_pixels:
         raise UserError(
-            f"FASTSHAP_LAB_MAX_PIXELS={given}: must be a number from 1 to {most} (twice PIL.Image.MAX_IMAGE_PIXELS)"
+            f"FASTSHAP_LAB_MAX_PIXELS={given}: must be a number from 1 to {max_pixels} "
+            "(twice PIL.Image.MAX_IMAGE_PIXELS)"
         )
     return int(given)
 
@@ -168,7 +169,7 @@ def _fitted(original: tuple[int, int], size: tuple[int, int]) -> tuple[int, int,
     """Return width and height of the whole image where it fits in, then left and top to crop at, which are negative."""
     (width, height), (rows, columns) = original, size
     scale = min(columns / width, rows / height)
-    wide, high = (min(most, max(1, round(side * scale))) for side, most in ((width, columns), (height, rows)))
+    wide, high = (min(limit, max(1, round(side * scale))) for side, limit in ((width, columns), (height, rows)))
     return wide, high, -((columns - wide) // 2), -((rows - high) // 2)
 
 

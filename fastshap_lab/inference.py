@@ -29,7 +29,7 @@ from fastshap_lab.models import (
     Task,
     build_task,
 )
-from fastshap_lab.models.freezing import evaluating, frozen
+from fastshap_lab.models.freezing import evaluating, frozen_copy
 from fastshap_lab.models.specs import ClassifierSpec, ExplainerSpec, SurrogateSpec
 from fastshap_lab.models.targets import Classes, Targets, chosen_classes, class_of_each
 from fastshap_lab.models.tasks import Multiclass
@@ -319,7 +319,7 @@ class AmortizedExplainer(nn.Module):
         tensors = [*self.surrogate.parameters(), *self.surrogate.buffers()]
         state = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
         if self._frozen is None or self._frozen[0] != state:
-            self._frozen = state, frozen(self.surrogate)
+            self._frozen = state, frozen_copy(self.surrogate)
         return self._frozen[1].game(self.link, max_batch).to(self.device)
 
     @property

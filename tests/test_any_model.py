@@ -1,6 +1,5 @@
 """Shapley values of anybody's module: against exact ones, whatever the module is made of; and mistakes in one line."""
 
-import doctest
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import fastshap_lab as fsl
-from fastshap_lab import any_model
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import Classifier, ModelGame
 from fastshap_lab.models.maskings import MASKINGS
@@ -177,10 +175,6 @@ def test_each_image_may_have_its_own_segments_and_as_many_as_it_likes(removal, t
         replace(found, segments=broken).save(tmp_path / "broken.npz")
         with pytest.raises(UserError, match="its segments"):
             fsl.Explanation.load(tmp_path / "broken.npz")
-
-
-def test_examples():
-    assert doctest.testmod(any_model).failed == 0
 
 
 @pytest.mark.parametrize(

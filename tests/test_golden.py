@@ -33,7 +33,7 @@ def test_explainers_answer_as_they_did(folder):
 
 def test_runs_are_reused_and_tables_are_what_they_were(folder):
     settings = f"runs_dir={folder / 'runs'}", *OVERRIDES
-    assert [run.plan for run in planned(*settings, base=TINY)] == ["reuse"] * 8 + ["make"]
+    assert [run.action for run in planned(*settings, base=TINY)] == ["reuse"] * 8 + ["make"]
     *_, evaluation = executed(*settings, base=TINY)
     found = {path.name: pd.read_csv(path) for path in (evaluation.folder / "tables").glob("*.csv")}
     expected = {path.name: pd.read_csv(path) for path in (folder / "tables").glob("*.csv")}

@@ -19,7 +19,7 @@ from fastshap_lab.checkpoints import save_model
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import AmortizedExplainer, Explanation, load_classifier, load_explainer, load_surrogate
 from fastshap_lab.metrics.value_function import coalition_values
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.shapley import LINKS, exact_shapley_values
 from tests import small
 
@@ -229,7 +229,7 @@ def test_the_game_of_an_explainer_is_its_surrogates():
 
 def test_a_surrogate_is_frozen_once_until_its_weights_change_or_move(monkeypatch):
     explainer, coalitions, copies = small.explainer(), small.coalitions(5, 2, 6), []
-    monkeypatch.setattr(inference, "frozen", lambda surrogate: copies.append(0) or frozen(surrogate))
+    monkeypatch.setattr(inference, "frozen_copy", lambda surrogate: copies.append(0) or frozen_copy(surrogate))
 
     def follows(image: torch.Tensor = IMAGE) -> None:
         expected = LINKS["softmax"](explainer.surrogate.eval()(image, coalitions))
@@ -247,7 +247,7 @@ def test_a_surrogate_is_frozen_once_until_its_weights_change_or_move(monkeypatch
     explainer.double()
     follows(IMAGE.double())
     assert len(copies) == 4
-    assert not any("frozen" in name for name in explainer.state_dict())
+    assert not any("frozen_copy" in name for name in explainer.state_dict())
 
 
 def test_plot_writes_a_picture(tmp_path):

@@ -163,10 +163,10 @@ def test_ten_ends_at_any_moment_change_nothing(tmp_path, record_property, stage,
 
     train_to_the_end()
     (folder,) = (path for path in (tmp_path / "runs" / stage).iterdir() if path.is_dir())
-    seconds, undisturbed = record()["seconds"], folder.rename(tmp_path / "undisturbed")
+    seconds, uninterrupted = record()["seconds"], folder.rename(tmp_path / "uninterrupted")
     references = list((tmp_path / "runs").glob("surrogate/*/references/test-*"))  # of the evaluation, that is
     for path in references:
-        path.rename(undisturbed / "references")
+        path.rename(uninterrupted / "references")
     hits, finished = 0, 0
     while hits < 10:
         before, process = written(), start()
@@ -191,11 +191,11 @@ def test_ten_ends_at_any_moment_change_nothing(tmp_path, record_property, stage,
         assert record()["status"] in {"running", "interrupted", "finished"}
     train_to_the_end()
     for name in ("metrics.json", "metrics.csv", "model/*", "tables/*", "labels/*"):
-        for path in undisturbed.glob(name):
-            assert (folder / path.relative_to(undisturbed)).read_bytes() == path.read_bytes(), path.name
+        for path in uninterrupted.glob(name):
+            assert (folder / path.relative_to(uninterrupted)).read_bytes() == path.read_bytes(), path.name
     for again in references:
-        for path in undisturbed.glob("references/*"):
-            assert (again / path.relative_to(undisturbed / "references")).read_bytes() == path.read_bytes(), path.name
+        for path in uninterrupted.glob("references/*"):
+            assert (again / path.relative_to(uninterrupted / "references")).read_bytes() == path.read_bytes(), path.name
     assert not list(folder.rglob(".*"))  # leftovers
     record_property("hits", hits)
     record_property("finished_before", finished)

@@ -20,7 +20,7 @@ from fastshap_lab.models.tasks import Multiclass, Task
 Kind = Literal["attribution", "score", "saliency"]
 Choice = TypeVar("Choice", bound=str)
 
-_FEW = 4  # images, below which it makes them slower on a processor
+_MIN_CHANNELS_LAST = 4  # images, below which it makes them slower on a processor
 
 
 class AttributionMethod(ABC):
@@ -135,7 +135,7 @@ class AttributionMethod(ABC):
 
     @contextmanager
     def _asking(self, classes: Tensor | None = None) -> Iterator[None]:
-        """Leave the model undisturbed, and see to it that its answers are logits, of these classes among others."""
+        """Leave the model restoring, and see to it that its answers are logits, of these classes among others."""
         highest = int(classes.max()) if classes is not None and classes.numel() else 0
 
         def see(module: nn.Module, args: tuple[Any, ...], answer: Any) -> None:
@@ -143,7 +143,7 @@ class AttributionMethod(ABC):
             if highest >= answer.shape[1]:
                 raise UserError(f"target={highest}: classes are numbered 0 to {answer.shape[1] - 1}")
 
-        with undisturbed(self.model), hooked([partial(self.model.register_forward_hook, see)]):
+        with restoring(self.model), hooked([partial(self.model.register_forward_hook, see)]):
             yield
 
     def _check_answer(self, answer: Any) -> None:
@@ -262,7 +262,7 @@ def baseline_colour(
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def restoring(model: nn.Module) -> Iterator[None]:
     """Run a model in evaluation mode with frozen parameters and gradients on, and leave it as it came.
 
     Frozen, its parameters get no gradients and cost none. Recomputation of activations is off: it would call hooks
@@ -306,6 +306,6 @@ def hooked(register: Sequence[Callable[[], Any]]) -> Iterator[None]:
 
 def _channels_last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     image, *others = args
-    if image.device.type == "cpu" and len(image) < _FEW:
+    if image.device.type == "cpu" and len(image) < _MIN_CHANNELS_LAST:
         return None
     return image.contiguous(memory_format=torch.channels_last), *others

@@ -7,7 +7,7 @@ from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind
-from fastshap_lab.attribution.features import look
+from fastshap_lab.attribution.features import forward_with_features
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.heads import affine
 
@@ -41,8 +41,8 @@ class CAM(AttributionMethod):
         found = _head(self.model)
         assert found is not None  # or the constructor had refused
         pooling, linear = found
-        logits, features, lay_out = look(self.model, [pooling], image, entering=True)
-        planes = lay_out(features)
+        logits, features, to_feature_map = forward_with_features(self.model, [pooling], image, entering=True)
+        planes = to_feature_map(features)
         if planes.shape[1] != linear.in_features:
             raise UserError(f"CAM: {planes.shape[1]} features are pooled, {linear.in_features} enter the linear layer")
         weight, bias = affine(linear)

@@ -69,7 +69,7 @@ def find_layers(model: nn.Module, name: str | None = None) -> list[nn.Module]:
     return _last_convolutions(model)
 
 
-def look(
+def forward_with_features(
     model: nn.Module, modules: Sequence[nn.Module], image: Tensor, entering: bool = False
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
     """Return logits, what a module computes on the way, and the function that lays out this, or its gradient.
@@ -88,18 +88,18 @@ def look(
     """
     for module in modules:
         try:
-            logits, features, lay_out = _look(model, module, image, entering)
+            logits, features, to_feature_map = _forward_with_features(model, module, image, entering)
         except UserError:
             if module is modules[-1]:
                 raise
             continue
-        if lay_out(features)[0, 0].numel() > 1:
-            return logits, features, lay_out
+        if to_feature_map(features)[0, 0].numel() > 1:
+            return logits, features, to_feature_map
     height, width = image.shape[2:]
     raise UserError(f"on images of {height}×{width}, features have a single place here, of which there is no map")
 
 
-def _look(
+def _forward_with_features(
     model: nn.Module, module: nn.Module, image: Tensor, entering: bool
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
     network, swin = find_token_network(model), find_swin(model)
@@ -111,7 +111,7 @@ def _look(
             f"the layer {type(module).__name__} takes no part in the model's answer, or its own is no tensor"
         )
 
-    def lay_out(features: Tensor) -> Tensor:
+    def to_feature_map(features: Tensor) -> Tensor:
         if network is not None and features.ndim == 3:
             rows, columns = pixels[network.patch_embed].shape[-2:]
             grid = token_grid(network)
@@ -131,7 +131,7 @@ def _look(
         )
         return features.permute(0, 3, 1, 2) if channels_last and (swin or not channels_first) else features
 
-    return logits, recorded[module], lay_out
+    return logits, recorded[module], to_feature_map
 
 
 def _like(rows_and_columns: torch.Size, size: torch.Size) -> bool:

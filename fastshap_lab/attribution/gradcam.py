@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod
 from fastshap_lab.attribution.base import AttributionMethod, Kind, gradients, task_of
-from fastshap_lab.attribution.features import find_layers, look
+from fastshap_lab.attribution.features import find_layers, forward_with_features
 from fastshap_lab.components import Count
 
 
@@ -50,10 +50,10 @@ class SignedGradCAM(AttributionMethod):
 
     def _explain(self, image: Tensor, target: Tensor | None) -> Tensor:
         """Return the maps of each image's class, or of the top one."""
-        logits, features, lay_out = look(self.model, find_layers(self.model, self.layer), image)
+        logits, features, to_feature_map = forward_with_features(self.model, find_layers(self.model, self.layer), image)
         target = task_of(self.model).foremost(logits) if target is None else target
         (by_features,) = gradients(logits, target, [features])
-        return grad_cam(lay_out(features), lay_out(by_features))
+        return grad_cam(to_feature_map(features), to_feature_map(by_features))
 
 
 class GradCAM(SignedGradCAM):

@@ -14,8 +14,8 @@ from fastshap_lab.attribution.base import (
     baseline_colour,
     colour_scale,
     one_of,
+    restoring,
     target_logits,
-    undisturbed,
 )
 from fastshap_lab.attribution.gradients import pixel_gradients
 from fastshap_lab.components import Count
@@ -79,7 +79,7 @@ class IntegratedGradients(AttributionMethod):
             maps: Its maps, from ``attribute``.
             target: The class they explain, of all images or of each.
         """
-        with undisturbed(self.model), torch.no_grad():
+        with restoring(self.model), torch.no_grad():
             start = baseline_colour(self.model, image, self.baseline).expand_as(image[:1])
             classes = class_of_each(target, len(image)).to(image.device)
             ends = torch.cat([self.model(part) for part in image.split(self.max_batch)])

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.perturbation_method import MOST, Classes, PerturbationMethod, PlayersMethod, finest_grid
+from fastshap_lab.attribution.perturbation_method import (
+    MAX_GRID_SIDE,
+    Classes,
+    PerturbationMethod,
+    PlayersMethod,
+    finest_grid,
+)
 from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.game import ModelGame
@@ -65,7 +71,7 @@ class Occlusion(PerturbationMethod):
         grid = finest_grid(self.model, size)
         # Windows need not divide the image: where no fine grid does, they start at as many places as on one that would.
         stride = self.stride or tuple(
-            n // g if g > 2 else max(1, round(n / MOST)) for n, g in zip(size, grid, strict=True)
+            n // g if g > 2 else max(1, round(n / MAX_GRID_SIDE)) for n, g in zip(size, grid, strict=True)
         )
         window = self.window or (2 * stride[0], 2 * stride[1])
         if min(stride) < 1 or window[0] < stride[0] or window[1] < stride[1]:

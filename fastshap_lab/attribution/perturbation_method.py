@@ -23,7 +23,7 @@ from fastshap_lab.shapley.game import LINKS
 from fastshap_lab.shapley.players import PlayerGrid, Players, Segments, as_players
 
 # Rows and columns of a grid that nothing else determines, at most: those of patches of 16 on 224 pixels.
-MOST = 14
+MAX_GRID_SIDE = 14
 
 Classes = slice | Tensor
 """Which classes: a slice or their numbers."""
@@ -187,7 +187,7 @@ def finest_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int
             rows, columns = network.patch_embed.dynamic_feat_size(image_size)
         if image_size[0] % rows == 0 and image_size[1] % columns == 0:
             return rows, columns
-    finest = [max(n for n in range(1, min(side, MOST) + 1) if side % n == 0) for side in image_size]
+    finest = [max(n for n in range(1, min(side, MAX_GRID_SIDE) + 1) if side % n == 0) for side in image_size]
     return finest[0], finest[1]
 
 
@@ -201,6 +201,6 @@ def default_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, in
     if min(grid) == 1:
         height, width = image_size
         raise UserError(
-            f"no grid of 2 to {MOST} rows and columns divides {height}×{width} pixels: name one with players=…"
+            f"no grid of 2 to {MAX_GRID_SIDE} rows and columns divides {height}×{width} pixels: name one with players=…"
         )
     return grid

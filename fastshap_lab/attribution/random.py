@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import AttributionMethod, Kind
-from fastshap_lab.attribution.perturbation_method import MOST, finest_grid
+from fastshap_lab.attribution.perturbation_method import MAX_GRID_SIDE, finest_grid
 from fastshap_lab.components import Count
 from fastshap_lab.seeding import derive_seed
 
@@ -35,7 +35,7 @@ class Random(AttributionMethod):
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
         sides = image.shape[2:]
         fitting = finest_grid(self.model, (sides[0], sides[1]))
-        grid = self.grid or [min(side, MOST) if n == 1 else n for n, side in zip(fitting, sides, strict=True)]
+        grid = self.grid or [min(side, MAX_GRID_SIDE) if n == 1 else n for n, side in zip(fitting, sides, strict=True)]
         return torch.stack([torch.randn(grid, generator=self._generator(one)) for one in image]).to(image)
 
     def _generator(self, image: Tensor) -> torch.Generator:

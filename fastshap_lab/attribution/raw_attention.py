@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
-from fastshap_lab.attribution.base import undisturbed
+from fastshap_lab.attribution.base import restoring
 from fastshap_lab.attribution.recording import attention_modules
 from fastshap_lab.components import Count
 from fastshap_lab.errors import UserError
@@ -40,7 +40,7 @@ class RawAttention(AttentionMethod):
 
     def all_heads(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L A rows columns"]:
         """Return the maps of every head of every block; their mean over heads is that of every block."""
-        with undisturbed(self.model):
+        with restoring(self.model):
             return torch.cat([self._heads(part.detach().clone()) for part in image.split(self.max_batch)])
 
     def _heads(self, image: Tensor) -> Tensor:

@@ -30,13 +30,13 @@ class RandomMasks:
         generator = torch.Generator().manual_seed(seed)
         self.image_size = image_size
         self.cell = math.ceil(image_size[0] / cells), math.ceil(image_size[1] / cells)
-        self.kept = torch.rand(number, cells, cells, generator=generator) < keep
+        self.present = torch.rand(number, cells, cells, generator=generator) < keep
         self.shifts = [torch.randint(side, (number,), generator=generator).tolist() for side in self.cell]
 
     def __call__(self, like: Tensor, start: int, stop: int) -> Float[Tensor, "M H W"]:
         """Return masks ``start … stop-1``, of the device and dtype of a tensor."""
-        (height, width), cells = self.image_size, self.kept.shape[1]
-        large = upsample(self.kept[start:stop].to(like), ((cells + 1) * self.cell[0], (cells + 1) * self.cell[1]))
+        (height, width), cells = self.image_size, self.present.shape[1]
+        large = upsample(self.present[start:stop].to(like), ((cells + 1) * self.cell[0], (cells + 1) * self.cell[1]))
         shifts = zip(*(each[start:stop] for each in self.shifts), strict=True)
         return torch.stack([m[y : y + height, x : x + width] for m, (y, x) in zip(large, shifts, strict=True)])
 
@@ -54,11 +54,11 @@ class RandomPlayers:
     def __init__(self, number: int, players: Players, keep: float, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.players = players
-        self.kept = torch.rand(1, number, players.num_players, generator=generator) < keep
+        self.present = torch.rand(1, number, players.num_players, generator=generator) < keep
 
     def __call__(self, like: Tensor, start: int, stop: int) -> Float[Tensor, "M H W"]:
         """Return masks ``start … stop-1``, of the device and dtype of a tensor."""
-        return self.players.to_pixels(self.kept[:, start:stop].to(like.device))[0, :, 0].to(like)
+        return self.players.to_pixels(self.present[:, start:stop].to(like.device))[0, :, 0].to(like)
 
 
 class RISE(PerturbationMethod):

@@ -43,10 +43,10 @@ def discard_smallest(matrix: Float[Tensor, "B T T"], ratio: float, keep_first: b
     """
     flat = matrix.flatten(1)
     smallest = flat.argsort(dim=1, stable=True)[:, : int(ratio * flat.shape[1])]
-    kept = torch.ones_like(flat, dtype=torch.bool).scatter_(1, smallest, False)
+    remaining = torch.ones_like(flat, dtype=torch.bool).scatter_(1, smallest, False)
     if keep_first:
-        kept[:, 0] = True
-    return torch.where(kept, flat, 0).view_as(matrix)
+        remaining[:, 0] = True
+    return torch.where(remaining, flat, 0).view_as(matrix)
 
 
 class Rollout(AttentionMethod):
@@ -82,8 +82,8 @@ class Rollout(AttentionMethod):
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
         record = self._look(image)
         fused = [_fuse(attention, self.fusion) for attention in record.attention[self.start_layer :]]
-        kept = [discard_smallest(layer, self.discard_ratio, keep_first=True) for layer in fused]
-        return self._map(rollout(kept), record.grid)
+        remaining = [discard_smallest(layer, self.discard_ratio, keep_first=True) for layer in fused]
+        return self._map(rollout(remaining), record.grid)
 
 
 class GradientRollout(AttentionMethod):
@@ -117,8 +117,8 @@ class GradientRollout(AttentionMethod):
         record, by_attention = self._differentiate(image, target)
         pairs = list(zip(record.attention, by_attention, strict=True))[self.start_layer :]
         fused = [(attention * gradient).mean(dim=1).clamp_min(0) for attention, gradient in pairs]
-        kept = [discard_smallest(layer, self.discard_ratio, keep_first=False) for layer in fused]
-        return self._map(rollout(kept), record.grid)
+        remaining = [discard_smallest(layer, self.discard_ratio, keep_first=False) for layer in fused]
+        return self._map(rollout(remaining), record.grid)
 
 
 def _fuse(attention: Float[Tensor, "B A T T"], fusion: Fusion) -> Float[Tensor, "B T T"]:

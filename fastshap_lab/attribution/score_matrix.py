@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.attention_method import AttentionMethod, Rows
-from fastshap_lab.attribution.base import one_of, undisturbed
+from fastshap_lab.attribution.base import one_of, restoring
 from fastshap_lab.components import Count
 
 Reading = Literal["key", "query", "head"]
@@ -55,7 +55,7 @@ class ScoreMatrix(AttentionMethod):
 
     def all_layers(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L rows columns"]:
         """Return the maps of every block."""
-        with undisturbed(self.model):
+        with restoring(self.model):
             parts = [self._look(part.detach().clone()) for part in image.split(self.max_batch)]
         return torch.cat([torch.stack([self._of(a, p.grid) for a in p.attention], dim=1) for p in parts])
 

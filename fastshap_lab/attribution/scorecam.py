@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.attribution.base import Kind, one_of, upsample
-from fastshap_lab.attribution.features import find_layers, look
+from fastshap_lab.attribution.features import find_layers, forward_with_features
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
 from fastshap_lab.components import Count
 from fastshap_lab.images import normalize_map
@@ -54,8 +54,10 @@ class ScoreCAM(PerturbationMethod):
         return self.supports(model, self.layer)
 
     def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
-        _, features, lay_out = look(self.model, find_layers(self.model, self.layer), image.unsqueeze(0))
-        planes, size = lay_out(features)[0], (image.shape[1], image.shape[2])
+        _, features, to_feature_map = forward_with_features(
+            self.model, find_layers(self.model, self.layer), image.unsqueeze(0)
+        )
+        planes, size = to_feature_map(features)[0], (image.shape[1], image.shape[2])
         if self.weights == "softmax":
             # Corners on corners, as this weighting's usual implementation has it.
             corners = nn.UpsamplingBilinear2d(size)

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import Kind, colour_scale, one_of, undisturbed, upsample
-from fastshap_lab.attribution.features import find_swin, last_block, look
+from fastshap_lab.attribution.base import Kind, colour_scale, one_of, restoring, upsample
+from fastshap_lab.attribution.features import find_swin, forward_with_features, last_block
 from fastshap_lab.attribution.perturbation_method import Classes, PerturbationMethod, faded
 from fastshap_lab.attribution.rise import RandomMasks
 from fastshap_lab.components import Count
@@ -119,7 +119,7 @@ class ViTCX(PerturbationMethod):
 
     def image_masks(self, image: Float[Tensor, "C H W"]) -> Float[Tensor, "M H W"]:
         """Return the masks of an image, in [0, 1]."""
-        with undisturbed(self.model), torch.no_grad():
+        with restoring(self.model), torch.no_grad():
             number, made = self._masks(image.detach().clone())
             return made(0, number)
 
@@ -159,10 +159,10 @@ class ViTCX(PerturbationMethod):
         assert block is not None  # or the constructor had refused
         # What enters the residual sum has its places in order, other than what leaves a Swin's windowed attention.
         entering = self.features == "attn_out"
-        _, found, lay_out = look(
+        _, found, to_feature_map = forward_with_features(
             self.model, [block.drop_path1 if entering else block.norm1], image.unsqueeze(0), entering
         )
-        masks = plane_masks(lay_out(found)[0], size)
+        masks = plane_masks(to_feature_map(found)[0], size)
         if self.masks == "features":
             return masks
         groups = cluster(masks, self.threshold, self.linkage)

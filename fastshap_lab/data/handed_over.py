@@ -16,7 +16,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
 from fastshap_lab.images import EXTENSIONS, Resize, images_in, read_rgb, resized, size_of, to_rgb, to_tensor
 
-FEWEST = 10
+MIN_IMAGES = 10
 """Images that can be split."""
 
 _TEST, _VAL = 0.2, 0.1
@@ -56,9 +56,9 @@ class Pictures:
                 f"images: a {type(images).__name__}; a folder, a list of paths or images, a tensor (N, 3, H, W), or a "
                 "data set by index is wanted"
             )
-        if len(self.given) < FEWEST:
+        if len(self.given) < MIN_IMAGES:
             raise UserError(
-                f"images: {len(self.given)} of them; {FEWEST} are the fewest, to train on, to validate and to test"
+                f"images: {len(self.given)} of them; {MIN_IMAGES} are the fewest, to train on, to validate and to test"
             )
         first = self.item(0)
         if isinstance(first, tuple) and len(first) > 1 and not isinstance(images, list | tuple | Tensor):
@@ -92,7 +92,7 @@ class Pictures:
     def size(self) -> tuple[int, int] | None:
         """Return height and width, if they are the same for all images; of a data set those of its first ten count."""
         listed = isinstance(self.given, list | tuple)
-        looked_at = range(len(self)) if listed else range(FEWEST)
+        looked_at = range(len(self)) if listed else range(MIN_IMAGES)
         sizes = {self.original_size(index) for index in looked_at}
         return next(iter(sizes)) if len(sizes) == 1 else None
 

@@ -17,7 +17,7 @@ class ImageLoader:
     """Batches of a split: ``image`` (B, 3, H, W) in [0, 1], ``label`` (B,) or (B, K), ``index`` (B,) in the split.
 
     The order follows from seed and epoch, the augmentation from seed, epoch, batch and rank, and nothing else, so that
-    a resumed run sees what an undisturbed one would. All ranks give the same number of batches, as collective
+    a resumed run sees what an uninterrupted one would. All ranks give the same number of batches, as collective
     operations want: in training the last incomplete batch is left out (unless it is the only one); in evaluation
     nothing is, and if the images do not share out evenly, fewer of them than there are ranks come twice.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 NO_LABEL = -100  # which cross-entropy leaves out
 VOID = 255  # pixels that may or may not be the object's
-MOST_IN_STATISTICS = 50_000  # images; the means of so many are off by a thousandth at most
+MAX_IN_STATISTICS = 50_000  # images; the means of so many are off by a thousandth at most
 
 
 class ImageSplit(ABC):
@@ -75,7 +75,7 @@ class ImageSplit(ABC):
 
         Of all images, or of the first 50,000: training images come shuffled, so that these are a fair sample.
         """
-        indices = torch.arange(min(len(self), MOST_IN_STATISTICS)).split(256)
+        indices = torch.arange(min(len(self), MAX_IN_STATISTICS)).split(256)
         counts = torch.zeros(3, 256, dtype=torch.float64)
         for images in self.blocks(indices):
             counts += torch.stack(

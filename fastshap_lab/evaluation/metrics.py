@@ -71,7 +71,7 @@ class ChosenMetric:
                 found["link"] = " or ".join(f"{space} ({pipeline})" for pipeline, space in spaces.items())
         return ", ".join(f"{name}={value}" for name, value in found.items()) or "no settings"
 
-    def measure(
+    def evaluate(
         self, evaluation: Evaluation, pipeline: Pipeline, methods: Mapping[str, AppliedMethod]
     ) -> dict[str, PerImage]:
         """Return the metric of each method over all evaluated images, in parts that are kept.
@@ -105,7 +105,7 @@ class ChosenMetric:
             if metric.needs_units and not inputs["in_units"]:
                 inputs["phi"] = torch.full_like(inputs["phi"], torch.nan)
             metric.update(**{name: inputs[name] for name in _taken(self.kind)})
-        return {f"{number:03d}": part for number, part in enumerate(metric.kept)}
+        return {f"{number:03d}": part for number, part in enumerate(metric.rows)}
 
 
 def choose_metrics(chosen: Mapping[str, ComponentConfig], task: Task) -> dict[str, ChosenMetric]:

@@ -12,7 +12,7 @@ from fastshap_lab.components import arguments, lookup, name_and_params
 from fastshap_lab.data import ImageDataModule
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_explainer, load_surrogate
 from fastshap_lab.models import Classifier, ModelGame, Surrogate, Task
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.models.maskings import build_masking, removals
 from fastshap_lab.runs.run import Run
 from fastshap_lab.runs.sources import identity, source
@@ -159,9 +159,9 @@ class Pipeline:
 
     @cached_property
     def _frozen_classifier(self) -> Classifier:
-        return frozen(self.classifier)
+        return frozen_copy(self.classifier)
 
     @cached_property
     def _frozen_surrogate(self) -> Surrogate:
         assert self.surrogate is not None
-        return frozen(self.surrogate)
+        return frozen_copy(self.surrogate)

@@ -14,8 +14,8 @@ from fastshap_lab.runs.sources import source
 class Section(ABC):
     """A part of the report: tables, figures and text about the evaluated pipelines.
 
-    Arguments of the constructor are its ``params``. What takes long it keeps (``Section.kept``), so that an evaluation
-    which asks for more finds it.
+    Arguments of the constructor are its ``params``. It stores what takes long (``Section.stored``), so that an
+    evaluation which asks for more finds it.
     """
 
     kind: ClassVar[str] = ""
@@ -50,7 +50,7 @@ class Section(ABC):
         """Return the title of the section, which says its name where that is not its kind's."""
         return title if name == self.kind else f"{title}: {name}"
 
-    def kept(
+    def stored(
         self, evaluation: Evaluation, key: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Return tensors of the section, from the evaluation's store where it holds them.

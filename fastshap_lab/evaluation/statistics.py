@@ -16,7 +16,7 @@ def player_values(maps: Tensor, grid: PlayerGrid) -> Tensor:
     return grid.pool(maps)
 
 
-def measured(metric: PerImage, columns: tuple[str, ...], *maps: Tensor) -> dict[str, Tensor]:
+def columns_of(metric: PerImage, columns: tuple[str, ...], *maps: Tensor) -> dict[str, Tensor]:
     """Return some columns of an empty metric, per image (N,), by readable name, once it has seen the maps."""
     metric.update(*maps)
     values = metric.per_image()

@@ -21,11 +21,11 @@ class AdditiveFit(Metric):
 
     higher_is_better = True
     full_state_update = False
-    kept: list[Tensor]
+    rows: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("kept", [], dist_reduce_fx="cat")
+        self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -39,7 +39,7 @@ class AdditiveFit(Metric):
         equal = equal_split(grand, null, phi.shape[1])
         residuals = [additive_residuals(each, coalitions, values, null) for each in (phi, equal)]
         sums = [_pair_differences(each).square().sum(dim=(1, 2)) for each in residuals]
-        self.kept.append(torch.stack(sums, dim=1))
+        self.rows.append(torch.stack(sums, dim=1))
 
     def compute(self) -> Tensor:
         """Return the R², at most 1."""
@@ -55,7 +55,7 @@ class AdditiveFit(Metric):
         return low.item(), high.item()
 
     def _sums(self) -> Float[Tensor, "N 2"]:
-        return torch.as_tensor(dim_zero_cat(self.kept))
+        return torch.as_tensor(dim_zero_cat(self.rows))
 
 
 def _fit(sums: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape"]:

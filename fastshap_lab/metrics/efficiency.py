@@ -31,4 +31,4 @@ class EfficiencyGap(PerImage):
         gaps = torch.stack([gap, gap.abs()], dim=1)  # (B, 2, K)
         others = torch.nn.functional.one_hot(target, gap.shape[1]).unsqueeze(1) == 0
         parts = [gaps.masked_fill(absent, torch.nan).nanmean(dim=2) for absent in (others, ~others)]
-        self.kept.append(torch.cat(parts, dim=1))
+        self.rows.append(torch.cat(parts, dim=1))

@@ -69,7 +69,7 @@ class SensitivityN(PerImage):
         parts = [agreement[:, :1]]
         if agreement.shape[1] > 1:
             parts.append(agreement[:, 1:].nanmean(dim=1, keepdim=True))
-        self.kept.append(torch.cat(parts, dim=1))
+        self.rows.append(torch.cat(parts, dim=1))
 
 
 class FaithfulnessCorrelation(SensitivityN):
@@ -134,4 +134,4 @@ class Infidelity(PerImage):
         parts = [errors[:, 0]]
         if errors.shape[1] > 1:
             parts.append(errors[:, 1:].nanmean(dim=1))
-        self.kept.append(torch.cat(parts, dim=1))
+        self.rows.append(torch.cat(parts, dim=1))

@@ -23,7 +23,7 @@ class Imitation(PerImage):
     def __init__(self, task: Task | None = None) -> None:
         super().__init__()
         self.task = task or Multiclass()
-        self.columns = (*self.task.measured, self.task.imitation)
+        self.columns = (*self.task.measure_names, self.task.imitation)
 
     def update(
         self, outputs: Float[Tensor, "B M K"], label: Shaped[Tensor, "B *K"], classifier_outputs: Float[Tensor, "B K"]
@@ -31,7 +31,7 @@ class Imitation(PerImage):
         """Add images, each with the outputs for M coalitions of it, over which it is averaged."""
         divergence = self.task.divergence(self.task.surrogate_losses[0])
         measures = (*self.task.measures(outputs, label).values(), divergence(classifier_outputs, outputs))
-        self.kept.append(torch.stack([each.double().mean(dim=1) for each in measures], dim=1))
+        self.rows.append(torch.stack([each.double().mean(dim=1) for each in measures], dim=1))
 
     def compute(self) -> dict[str, float]:
         """Return the mean of each column; NaN stays: no label, or a broken model."""

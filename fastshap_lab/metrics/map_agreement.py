@@ -35,4 +35,4 @@ class MapAgreement(PerImage):
         """Add pairs of maps, a value per player."""
         shape = gcd(first.shape[1], second.shape[1]), gcd(first.shape[2], second.shape[2])
         left, right = (coarsened(maps.double(), shape).flatten(1).unsqueeze(2) for maps in (first, second))
-        self.kept.append(torch.cat([measure(left, right) for measure in (pearson, spearman, cosine)], dim=1))
+        self.rows.append(torch.cat([measure(left, right) for measure in (pearson, spearman, cosine)], dim=1))

@@ -44,7 +44,7 @@ class MapStatistics(PerImage):
     def update(self, maps: Float[Tensor, "B rows columns"]) -> None:
         """Add maps at any resolution."""
         measures = [central_share(maps).unsqueeze(1), map_entropy(maps).unsqueeze(1), centroid(maps)]
-        self.kept.append(torch.cat(measures, dim=1))
+        self.rows.append(torch.cat(measures, dim=1))
 
 
 def _shares(maps: Float[Tensor, "B rows columns"]) -> Float[Tensor, "B rows columns"]:

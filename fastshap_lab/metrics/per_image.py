@@ -41,11 +41,11 @@ class PerImage(Metric):
     version: ClassVar[int] = 1
     """Raised when a change of the code changes results: those that were kept are then made again."""
 
-    kept: list[Tensor]
+    rows: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("kept", [], dist_reduce_fx="cat")
+        self.add_state("rows", [], dist_reduce_fx="cat")
 
     def compute(self) -> dict[str, float]:
         """Return the mean of each column over the images where it is defined; NaN if there are none."""
@@ -57,7 +57,7 @@ class PerImage(Metric):
 
     def extend(self, rows: Iterable[Tensor]) -> None:
         """Add what another metric of this kind has kept."""
-        self.kept += list(rows)
+        self.rows += list(rows)
         self._update_count += 1  # torchmetrics warns of a compute without an update
 
     @property
@@ -84,4 +84,4 @@ class PerImage(Metric):
 
     def _kept(self) -> Tensor:
         # A list while updating, one tensor once gathered from several processes.
-        return torch.as_tensor(dim_zero_cat(self.kept)).cpu()
+        return torch.as_tensor(dim_zero_cat(self.rows)).cpu()

@@ -49,4 +49,4 @@ class PointingGame(PerImage):
         skipped = (cover == 0) | ~maps.isfinite().all(dim=(1, 2))
         if self.most_cover is not None:
             skipped |= cover >= self.most_cover
-        self.kept.append(rows.masked_fill(skipped.unsqueeze(1), torch.nan))
+        self.rows.append(rows.masked_fill(skipped.unsqueeze(1), torch.nan))

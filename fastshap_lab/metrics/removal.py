@@ -105,7 +105,7 @@ class Deletion(PerImage):
         parts = [curves[:, 0]]
         if curves.shape[1] > 1:
             parts.append(curves[:, 1:, :-1].nanmean(dim=1))
-        self.kept.append(torch.cat(parts, dim=1))
+        self.rows.append(torch.cat(parts, dim=1))
 
     def curves(self) -> dict[str, Float[Tensor, " points"]]:
         """Return the mean curves over images."""

@@ -85,4 +85,4 @@ class Segmentation(PerImage):
         scores = scores.masked_fill(~maps.isfinite().all(dim=(1, 2), keepdim=True).squeeze(2), torch.nan)
         everything = segmentation_scores(torch.ones_like(truth), truth, valid)
         unsure = ~(probability > self.confidence)
-        self.kept.append(torch.cat([scores, everything], dim=1).masked_fill(unsure.unsqueeze(1), torch.nan))
+        self.rows.append(torch.cat([scores, everything], dim=1).masked_fill(unsure.unsqueeze(1), torch.nan))

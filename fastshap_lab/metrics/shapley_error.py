@@ -139,7 +139,7 @@ class ShapleyCorrelation(PerImage):
         parts = [measures[:, :, 0]]
         if measures.shape[2] > 1:
             parts.append(measures[:, :, 1:].nanmean(dim=2))
-        self.kept.append(torch.cat(parts, dim=1))
+        self.rows.append(torch.cat(parts, dim=1))
 
 
 class ShapleyDistance(PerImage):
@@ -162,4 +162,4 @@ class ShapleyDistance(PerImage):
         parts = [distances[:, :, 0]]
         if distances.shape[2] > 1:
             parts.append(distances[:, :, 1:].nanmean(dim=2))
-        self.kept.append(torch.cat(parts, dim=1))
+        self.rows.append(torch.cat(parts, dim=1))

@@ -46,4 +46,4 @@ class Similarity(PerImage):
     def update(self, first: Float[Tensor, "B H W"], second: Float[Tensor, "B H W"]) -> None:
         """Add pairs of maps at their native resolution."""
         measures = [rank_similarity(first, second), rank_similarity(first.abs(), second.abs())]
-        self.kept.append(torch.stack([*measures, structure_similarity(first, second)], dim=1))
+        self.rows.append(torch.stack([*measures, structure_similarity(first, second)], dim=1))

@@ -30,7 +30,7 @@ def takes_channels_last(model: nn.Module) -> bool:
     return {kind.__module__.partition(".")[0] for kind in {type(module) for module in model.modules()}} <= _FLEXIBLE
 
 
-def frozen(module: M) -> M:
+def frozen_copy(module: M) -> M:
     """Return a copy for inference: evaluation mode, no gradients, BatchNorm folded into convolutions, channels-last.
 
     Answers differ from the original's by rounding alone. The original stays as it is. Of a foreign network nothing is

@@ -29,8 +29,8 @@ _LEFT_OUT = {  # of a configuration: what says nothing of the architecture, or w
     "torch_dtype", "problem_type", "return_dict", "output_hidden_states", "output_attentions", "use_cache",
 }  # fmt: skip
 # What the library does for each layer and place of a window takes time and memory before there is any weight.
-_COUNTED, _MOST_COUNTED, _MOST = ("depth", "layer", "block", "window", "repeat", "stage"), 1000, 2**15
-_MOST_CLASSES = 100_000  # each of which the library's configurations name
+_COUNTED, _MAX_COUNTED, _MAX_VALUE = ("depth", "layer", "block", "window", "repeat", "stage"), 1000, 2**15
+_MAX_CLASSES = 100_000  # each of which the library's configurations name
 
 
 def transformers_model(
@@ -47,8 +47,8 @@ def transformers_model(
     Raises:
         UserError: The library is not there, or the configuration is none that this builds.
     """
-    if num_classes > _MOST_CLASSES:
-        raise UserError(f"num_classes={num_classes}: {_MOST_CLASSES:,} are the most")
+    if num_classes > _MAX_CLASSES:
+        raise UserError(f"num_classes={num_classes}: {_MAX_CLASSES:,} are the most")
     config = _plain(config)
     transformers = _library()
     arguments = {"architectures": [], **config, "num_channels": in_chans, "num_labels": max(num_classes, 1)}
@@ -151,20 +151,20 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(config, Mapping) or (kind := config.get("model_type")) not in _TYPES:
         kind = config.get("model_type") if isinstance(config, Mapping) else config
         raise UserError(f"params.config: model_type={kind}: not supported, {did_you_mean(str(kind), _TYPES)}")
-    kept = {key: value for key, value in config.items() if key not in _LEFT_OUT}
-    for key, value in kept.items():
+    settings = {key: value for key, value in config.items() if key not in _LEFT_OUT}
+    for key, value in settings.items():
         if not isinstance(key, str) or key.startswith("_") or "auto_map" in key or "backbone" in key:
             raise UserError(f"params.config.{key}: no part of an architecture")
-        most = _MOST_COUNTED if any(word in key for word in _COUNTED) else _MOST
-        if not _is_plain(value, most):
-            raise UserError(f"params.config.{key}: words and numbers to {most}, or lists of them, are wanted")
-    return kept
+        limit = _MAX_COUNTED if any(word in key for word in _COUNTED) else _MAX_VALUE
+        if not _is_plain(value, limit):
+            raise UserError(f"params.config.{key}: words and numbers to {limit}, or lists of them, are wanted")
+    return settings
 
 
-def _is_plain(value: Any, most: int) -> bool:
+def _is_plain(value: Any, limit: int) -> bool:
     if isinstance(value, list | tuple):
-        return len(value) <= _MOST_COUNTED and all(_is_plain(item, most) for item in value)
-    return value is None or isinstance(value, str) or (isinstance(value, bool | int | float) and abs(value) <= most)
+        return len(value) <= _MAX_COUNTED and all(_is_plain(item, limit) for item in value)
+    return value is None or isinstance(value, str) or (isinstance(value, bool | int | float) and abs(value) <= limit)
 
 
 def _library() -> ModuleType:

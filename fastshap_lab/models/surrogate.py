@@ -32,7 +32,7 @@ class Surrogate(nn.Module):
         return self.masking(self.classifier, image, coalitions)
 
     def game(self, link: str | None = None, max_batch: int = 512) -> ModelGame:
-        """Return the game it defines; of a ``frozen`` surrogate one that is quicker, and that no training reaches.
+        """Return the game it defines; of a ``frozen_copy`` surrogate one that is quicker, and that no training reaches.
 
         Args:
             link: Entry of ``shapley.game.LINKS``; the first of the task's if None.

@@ -42,7 +42,7 @@ class Task(ABC):
         name: Its entry in ``TASKS``.
         links: Spaces that the values of a surrogate's game are determined in; the first is the default.
         surrogate_losses: Names of what a surrogate may minimize; the first is the default.
-        measured: Names of what ``measures`` returns. The first says which share of the images is right.
+        measure_names: Names of what ``measures`` returns. The first says which share of the images is right.
         minimized: That one of them that chooses a classifier's best epoch.
         imitation: Name of the divergence that says how far a surrogate is from its classifier.
         answers: What ``predict`` returns is called in files: probabilities or predictions.
@@ -61,7 +61,7 @@ class Task(ABC):
     name: ClassVar[str]
     links: ClassVar[tuple[str, ...]]
     surrogate_losses: ClassVar[tuple[str, ...]] = ("kl", "reverse_kl")
-    measured: ClassVar[tuple[str, ...]]
+    measure_names: ClassVar[tuple[str, ...]]
     minimized: ClassVar[str] = "cross_entropy"
     imitation: ClassVar[str] = "kl"
     answers: ClassVar[str] = "probabilities"
@@ -112,12 +112,12 @@ class Task(ABC):
         return self
 
     @abstractmethod
-    def strata(self, labels: np.ndarray, most: int) -> np.ndarray:
+    def strata(self, labels: np.ndarray, max_groups: int) -> np.ndarray:
         """Return groups of images, whose proportions a split must keep: whole numbers (N,).
 
         Args:
             labels: Of all images.
-            most: Number of groups, at most, where it can be chosen.
+            max_groups: Largest number of groups, where it can be chosen.
         """
 
     def labelled(self, labels: Shaped[Tensor, "N *K"]) -> Bool[Tensor, " N"]:
@@ -161,7 +161,7 @@ class Task(ABC):
     def measures(
         self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
     ) -> dict[str, Float[Tensor, "B M"]]:
-        """Return, by the names of ``measured``, how well answers fit the label of each image, NaN where it has none."""
+        """Return, by ``measure_names``, how well answers fit the label of each image, NaN where it has none."""
 
     @abstractmethod
     def measures_in_words(self) -> str:
@@ -242,7 +242,7 @@ class Multiclass(Task):
 
     name = "multiclass"
     links = ("softmax", "log_softmax", "log_odds", "centred_logits")
-    measured = ("accuracy", "cross_entropy")
+    measure_names = ("accuracy", "cross_entropy")
     target_in_words = "the class that the classifier predicts"
     nouns = ("class", "classes")
     outputs = "logits (images, classes) of two or more classes"
@@ -253,7 +253,7 @@ class Multiclass(Task):
         if len(class_names) < 2:
             raise UserError(f"{where}: needs two classes or more, has {list(class_names)}")
 
-    def strata(self, labels: np.ndarray, most: int) -> np.ndarray:
+    def strata(self, labels: np.ndarray, max_groups: int) -> np.ndarray:
         """Return the classes, however many there are."""
         return labels
 
@@ -343,12 +343,12 @@ class Multilabel(Task):
 
     name = "multilabel"
     links = ("sigmoid", "logits")
-    measured: ClassVar[tuple[str, ...]] = ("exact_match", "label_accuracy", "cross_entropy")
+    measure_names: ClassVar[tuple[str, ...]] = ("exact_match", "label_accuracy", "cross_entropy")
 
-    def strata(self, labels: np.ndarray, most: int) -> np.ndarray:
+    def strata(self, labels: np.ndarray, max_groups: int) -> np.ndarray:
         """Return the combinations of labels, the rarer ones together with one that has most labels in common."""
         combinations, group, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
-        frequent = np.flatnonzero(counts >= max(2, len(labels) / most))
+        frequent = np.flatnonzero(counts >= max(2, len(labels) / max_groups))
         if not len(frequent):
             return np.zeros(len(labels), dtype=int)
         nearest = (combinations[:, None] != combinations[None, frequent]).sum(axis=2).argmin(axis=1)
@@ -427,7 +427,7 @@ class Binary(Multilabel):
     name = "binary"
     outputs = "logits (images, 1)"
     target_in_words = "the label"
-    measured = ("accuracy", "cross_entropy")
+    measure_names = ("accuracy", "cross_entropy")
 
     def check_classes(self, class_names: Sequence[str], where: str) -> None:
         """Raise a ``UserError`` where there is not exactly one."""
@@ -468,7 +468,7 @@ class Regression(Task):
     name = "regression"
     links = ("identity",)
     surrogate_losses = ("squared_error",)
-    measured = ("within_tolerance", "absolute_error", "squared_error")
+    measure_names = ("within_tolerance", "absolute_error", "squared_error")
     minimized = "squared_error"
     imitation = "imitation_error"
     answers = "predictions"
@@ -508,9 +508,9 @@ class Regression(Task):
         spread = torch.where(spread > 0, spread, 1.0)  # a constant target must not divide by zero
         return Regression(tuple(labels.mean(dim=0).tolist()), tuple(spread.tolist()), self.tolerance)
 
-    def strata(self, labels: np.ndarray, most: int) -> np.ndarray:
+    def strata(self, labels: np.ndarray, max_groups: int) -> np.ndarray:
         """Return equally large parts of the images in the order of their first target."""
-        parts = max(1, min(10, most, len(labels) // 10))
+        parts = max(1, min(10, max_groups, len(labels) // 10))
         return labels[:, 0].argsort(kind="stable").argsort(kind="stable") * parts // len(labels)
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
@@ -542,7 +542,7 @@ class Regression(Task):
         errors = self._errors(outputs, labels)
         absolute = (outputs - labels.unsqueeze(1)).abs()
         found = (self.right(outputs, labels).to(outputs), absolute.mean(dim=-1), errors.square().mean(dim=-1))
-        return dict(zip(self.measured, found, strict=True))
+        return dict(zip(self.measure_names, found, strict=True))
 
     def measures_in_words(self) -> str:
         """Return what is measured, for reports."""

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-_MOST_IN_PANEL = 5  # runs whose names a panel has room for
+_MAX_IN_PANEL = 5  # runs whose names a panel has room for
 LINE_STYLES = ("-", "--", ":", "-.")
 COUNTS = LinearSegmentedColormap.from_list("counts", ["#b5d0ea", "#08306b"])  # one point is seen on white
 
@@ -32,7 +32,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame], panels: Mapping[str, 
 
     num_columns = max(1, min(3, len(panels)))
     num_rows = max(1, ceil(len(panels) / num_columns))
-    many = len(histories) > _MOST_IN_PANEL
+    many = len(histories) > _MAX_IN_PANEL
     size = 4.4 * num_columns + 2.6 * many, max(3.3 * num_rows, 0.19 * len(histories) * many)
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     for index, (title, names) in enumerate(panels.items()):

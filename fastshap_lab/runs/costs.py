@@ -30,13 +30,13 @@ class Work:
     Attributes:
         kind: What decides over the cost of one unit of it, as plain values: units of equal kinds cost the same.
         amount: Number of units.
-        measured: Returns the cost of all of it from a measurement of about a second, or None where that cannot be told.
+        trial: Returns the cost of all of it from a measurement of about a second, or None where that cannot be told.
         grows: Whether the disk that it takes grows with the amount.
     """
 
     kind: Mapping[str, Any]
     amount: int
-    measured: Callable[[], Cost | None]
+    trial: Callable[[], Cost | None]
     grows: bool = False
 
     @property

@@ -96,7 +96,7 @@ def _make(run: Run) -> tuple[str, float] | None:
     except Timeout:
         return None
     with lock:
-        action, start = run.plan, time.perf_counter()
+        action, start = run.action, time.perf_counter()
         if action == "reuse":
             return "reused", 0.0
         run.begin()

@@ -89,9 +89,9 @@ def show(runs: list[Run], console: Console) -> None:
     known: dict[str, Cost | None] = {}
     costs: list[Cost | None] = []
     for run in runs:
-        plan = run.plan
-        line = f"{run.stage.name:<10}  {plan:<7}  {run.folder}"
-        if plan != "reuse":
+        action = run.action
+        line = f"{run.stage.name:<10}  {action:<7}  {run.folder}"
+        if action != "reuse":
             costs.append(run.cost(known))
             line += f"  {in_words(costs[-1])}"
         console.print(line, soft_wrap=True)

@@ -58,9 +58,9 @@ def prune(runs_dir: Path, console: Console, dry_run: bool) -> None:
         say(f"{'would go' if dry_run else 'deleted':<10}", " " * 11, str(path), in_bytes(size_of(path)))
         if not dry_run:
             remove(path)
-    kept = _size([store, *runs]) - (deleted if dry_run else 0)
+    left = _size([store, *runs]) - (deleted if dry_run else 0)
     verb = "would delete" if dry_run else "deleted"
-    say(f"{verb} {in_bytes(deleted)} in {len(useless)} files; {len(runs)} runs and the store hold {in_bytes(kept)}")
+    say(f"{verb} {in_bytes(deleted)} in {len(useless)} files; {len(runs)} runs and the store hold {in_bytes(left)}")
 
 
 def _size(paths: Iterable[Path]) -> int:

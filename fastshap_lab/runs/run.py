@@ -171,7 +171,7 @@ class Run:
         return None
 
     @property
-    def plan(self) -> str:
+    def action(self) -> str:
         """What making the run will do: reuse, resume, train or, where nothing is trained, make.
 
         Raises:
@@ -207,11 +207,11 @@ class Run:
             if key not in known:
                 try:
                     with torch.random.fork_rng(devices=[]):
-                        known[key] = work.measured()
+                        known[key] = work.trial()
                 except Exception:  # as above
                     known[key] = None
             cost = known[key]
-        if cost is None or self.plan != "resume":
+        if cost is None or self.action != "resume":
             return cost
         return Cost(max(cost.seconds - self.record().get("seconds", 0.0), _LEFT * cost.seconds), cost.size)
 

@@ -12,7 +12,7 @@ from fastshap_lab.files import read_tensors, sha256, write_tensors
 Make = Callable[[], Mapping[str, Tensor]]
 
 
-def kept(path: Path, identity: str, make: Make) -> dict[str, Tensor]:
+def stored(path: Path, identity: str, make: Make) -> dict[str, Tensor]:
     """Return the tensors of a file; made, and written there, where it is missing, changed or another's.
 
     Args:
@@ -55,7 +55,7 @@ class Store:
         digest = key_digest(kind, key)
         name = f"{kind}/{digest[:32]}"
         self.used.add(name)
-        return kept(self.folder / f"{name}.safetensors", digest, make)
+        return stored(self.folder / f"{name}.safetensors", digest, make)
 
 
 def key_digest(kind: str, key: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from fastshap_lab.shapley.estimators.base import Estimate
 from fastshap_lab.shapley.estimators.kriging import Kriging
 
 # Evaluations beyond which an explainer's answer changes little, so that nothing more is told about it.
-_MOST_EVALUATIONS = 2048
+_MAX_EVALUATIONS = 2048
 
 # Candidates for the variance of an explainer's error, relative to its values' spread.
 _ERRORS = (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 3.0)
@@ -69,26 +69,27 @@ def calibrated_refinement(
     answer: Float[Tensor, "B P K"],
     reference: Estimate,
     target: Int[Tensor, " B"],
-    most: int,
+    max_evaluations: int,
 ) -> Refinement:
     """Return the refinement that comes closest to references, with intervals that hold for them.
 
-    For every power of two up to ``most`` evaluations, and 2,048: the error of the explainer with the least squared
-    error of the refined values over inputs, players and classes; then, for the predicted class and the others apart,
-    the factor with which 95 % of the references lie within 1.96 standard errors, the references' own counted in.
+    It has an entry for every power of two up to ``max_evaluations``, at most 2,048. An entry holds the explainer's
+    error with which the refined values have the least squared error over inputs, players and classes. It also holds,
+    for the predicted class and for the others, the factor by which standard errors are multiplied so that 95 % of the
+    references lie within 1.96 of them; the references' own errors are counted in.
 
     Args:
         estimator: Fresh, of the reference inputs; a seed other than the references', or its errors were theirs.
         answer: The explainer's values of them.
         reference: Exact values, or much better known than those to be refined.
         target: The predicted class of each input.
-        most: Evaluations of each input to spend.
+        max_evaluations: Largest number of evaluations to spend on each input.
     """
     truth, noise = reference.phi, reference.stderr.square()
     is_target = _is_target(target, answer).expand_as(truth)
     rows = []
     # Of all pairs, nothing is left to learn.
-    highest = min(most, 2 * num_pairs(estimator.num_players) - 1, _MOST_EVALUATIONS)
+    highest = min(max_evaluations, 2 * num_pairs(estimator.num_players) - 1, _MAX_EVALUATIONS)
     for budget in (2**power for power in range(1, max(2, highest).bit_length())):
         estimator.advance(budget - estimator.granted)
         estimates = estimator.refine(answer, _ERRORS)

@@ -189,7 +189,7 @@ def training_work(
     train, val, test = (run.data.count(split) for split in SPLITS)
     number = number or train
 
-    def measured() -> Cost:
+    def trial() -> Cost:
         training, size = module(), settings.batch_size
         if images is None:
             augment = Augment(**asdict(settings.augment))
@@ -204,7 +204,7 @@ def training_work(
         weights = sum(tensor.nbytes for tensor in training.network.state_dict().values())
         return Cost(spent, weights * (_COPIES if settings.epochs else 1) + more())
 
-    return Work(kind_of(run, "epochs") | {"trains": settings.epochs > 0}, max(settings.epochs, 1), measured)
+    return Work(kind_of(run, "epochs") | {"trains": settings.epochs > 0}, max(settings.epochs, 1), trial)
 
 
 def kind_of(run: Run, *free: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
 from fastshap_lab.models import IMPORT, LIBRARIES, TASKS, Classifier, build_classifier, build_task
 from fastshap_lab.models.foreign import bare
-from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.models.freezing import frozen_copy, load_matching
 from fastshap_lab.models.heads import heads_of, in_heads, take_over_heads
 from fastshap_lab.models.libraries import PRETRAINED
 from fastshap_lab.models.specs import ClassifierSpec, EncoderSpec
@@ -158,12 +158,12 @@ def make(run: Run) -> dict[str, float]:
             teacher = None if config.teacher is None else load_classifier(config.teacher)
             fit_run(run, ClassifierTraining(network, config, run.config.seed, teacher), config, "classifier")
     save_model(run.model, network, ClassifierSpec(description, run.data.class_names).to_json())
-    metric, classifier = Imitation(network.task), frozen(network).to(run.data.device)
+    metric, classifier = Imitation(network.task), frozen_copy(network).to(run.data.device)
     for image, label in run.data.batches("test"):
         logits = classifier(image)
         metric.update(logits.unsqueeze(1).cpu(), label.cpu(), logits.cpu())
     measures = metric.compute()
-    return {f"test/{name}": measures[name] for name in network.task.measured}
+    return {f"test/{name}": measures[name] for name in network.task.measure_names}
 
 
 def work(run: Run) -> Work:
@@ -299,6 +299,6 @@ STAGE = Stage(
     classes=own_classes,
     trains=True,
     work=work,
-    headline={f"test/{task.measured[0]}": ".4f" for task in TASKS.values()},
+    headline={f"test/{task.measure_names[0]}": ".4f" for task in TASKS.values()},
     warnings=_warnings,
 )

@@ -93,7 +93,7 @@ def work(run: Run) -> Work:
     config, test = run.config, run.data.count("test")
     explained = [end for end in run.parents.values() if end.stage.name == "explainer"]
 
-    def measured() -> Cost | None:
+    def trial() -> Cost | None:
         if config.evaluate.methods or config.evaluate.checks:
             return None
         seconds = _PAGE + _PIPELINE * len(run.parents)
@@ -103,7 +103,7 @@ def work(run: Run) -> Work:
             seconds += passes * seconds_of_pass(untrained_game(end, end.config.explainer.link), end)
         return Cost(seconds, _BYTES * (1 + len(run.parents)))
 
-    return Work(kind_of(run, "images_shown", "bootstrap", "published"), 1, measured)
+    return Work(kind_of(run, "images_shown", "bootstrap", "published"), 1, trial)
 
 
 def make(run: Run) -> dict[str, float]:

@@ -15,7 +15,7 @@ from fastshap_lab.evaluation.references import check_references, reference_order
 from fastshap_lab.inference import AmortizedExplainer, load_classifier, load_surrogate
 from fastshap_lab.metrics import AdditiveFit
 from fastshap_lab.models import ModelGame, takes_backbone
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.models.specs import ClassifierSpec, ExplainerNetworkSpec, ExplainerSpec, NetworkSpec, SurrogateSpec
 from fastshap_lab.models.tasks import Task
 from fastshap_lab.runs.costs import Work
@@ -92,7 +92,7 @@ def train(run: Run) -> tuple[AmortizedExplainer, ExplainerSpec]:
     )
     network, loaded = spec.network.build(), load_surrogate(surrogate.model)
     network.start_from(loaded.classifier.network)
-    game, task = frozen(loaded).game(config.link, run.config.trainer.max_batch).to(run.data.device), loaded.task
+    game, task = frozen_copy(loaded).game(config.link, run.config.trainer.max_batch).to(run.data.device), loaded.task
     references, game = _references(run, game, task), game.in_units(task.in_units)
     labels = load_labels(run.parents["labels"], run.data.device) if "labels" in run.parents else None
     training = ExplainerTraining(network, game, config, run.config.seed, labels, references, task)
@@ -137,7 +137,7 @@ def make(run: Run) -> dict[str, float]:
     """Train, export, and return measures on the test images."""
     explainer, spec = train(run)
     save_model(run.model, explainer, spec.to_json())
-    return measure(run, explainer)
+    return error_measures(run, explainer)
 
 
 def work(run: Run) -> Work:
@@ -191,7 +191,7 @@ def _describe(run: Run, network: NetworkSpec) -> ExplainerNetworkSpec:
 
 
 @torch.inference_mode()
-def measure(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
+def error_measures(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
     """Return how much of the game the explanations of test images account for, and what they missed of its total.
 
     And how much their maps differ between images: which share of the mean square of what they are beyond the equal

@@ -38,7 +38,7 @@ def far_surrogate(measures: Mapping[str, float], classifier: Mapping[str, float]
         classifier: Those of its classifier.
         task: Of both.
     """
-    name, right = task.imitation, task.measured[0]
+    name, right = task.imitation, task.measure_names[0]
     ignorant = measures.get(f"test/{name}_constant", math.inf)  # of an older run it is not known
     for images, key, share in (("whole", f"test/{name}", _OF_WHOLE), ("masked", f"test/masked_{name}", _OF_MASKED)):
         if not measures[key] <= max(share * ignorant, _NOTICED):

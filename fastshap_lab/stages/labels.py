@@ -15,11 +15,11 @@ from fastshap_lab.data.splits import ImageSplit, TensorImages
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import ModelGame
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.progress import track
 from fastshap_lab.runs.costs import Cost, Work
 from fastshap_lab.runs.run import Run, Stage
-from fastshap_lab.runs.store import kept
+from fastshap_lab.runs.store import stored
 from fastshap_lab.seeding import derive_seed
 from fastshap_lab.shapley import pair_design
 from fastshap_lab.stages.base import kind_of, seconds_of_pass, settings_of
@@ -68,14 +68,14 @@ def work(run: Run) -> Work:
     """Return what there is to do."""
     config, data = run.config.explainer, run.data
 
-    def measured() -> Cost:
+    def trial() -> Cost:
         game, pairs = untrained_game(run, config.link), config.labels.evaluations // 2
         of_image = 3 * math.prod(data.image_size) + 2 * pairs * data.num_classes + 4 * data.num_classes
         of_block = pairs * (game.num_players + 4)
         size = data.count("train") * (1 + config.labels.copies) * (of_image + of_block / _BLOCK)
         return Cost(_passes(run) * seconds_of_pass(game, run), round(size))
 
-    return Work(kind_of(run, "evaluations", "copies"), _passes(run), measured, grows=True)
+    return Work(kind_of(run, "evaluations", "copies"), _passes(run), trial, grows=True)
 
 
 def _passes(run: Run) -> int:
@@ -103,7 +103,7 @@ def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
     @cache
     def game() -> ModelGame:
         surrogate = load_surrogate(run.parents["surrogate"].model)
-        found = frozen(surrogate).game(config.link, run.config.trainer.max_batch).to(run.data.device)
+        found = frozen_copy(surrogate).game(config.link, run.config.trainer.max_batch).to(run.data.device)
         return found.in_units(surrogate.task.in_units)  # half precision, and a mean over classes, want like scales
 
     def make(copy: int, blocks: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
 
     for name, copy, blocks in track(list(_files(run, len(train))), "labels"):
         path = run.folder / "labels" / f"{name}.safetensors"
-        yield kept(path, f"{run.fingerprint}/labels/{name}", partial(make, copy, blocks))
+        yield stored(path, f"{run.fingerprint}/labels/{name}", partial(make, copy, blocks))
 
 
 def _files(run: Run, number: int) -> Iterator[tuple[str, int, list[tuple[int, Tensor]]]]:
@@ -138,7 +138,7 @@ def _labelled(
     asked = torch.cat([design.coalitions, ~design.coalitions]).to(images.device).expand(len(images), -1, -1)
     values, grand, null = game(images.float() / 255, asked)
     in_favour, against = values.chunk(2, dim=1)
-    kept = {
+    tensors = {
         "images": images,
         "differences": (in_favour - against).half(),
         "total": grand - null,
@@ -146,7 +146,7 @@ def _labelled(
         "weights": design.relative_weights.float().unsqueeze(0),
         "size": torch.tensor([len(images)]),
     }
-    return {name: tensor.cpu() for name, tensor in kept.items()}
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 STAGE = Stage(

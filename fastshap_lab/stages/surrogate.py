@@ -12,7 +12,7 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_classifier
 from fastshap_lab.metrics import Imitation
 from fastshap_lab.models import IMPORT, TASKS, Classifier, ModelGame, Surrogate
-from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.models.freezing import frozen_copy, load_matching
 from fastshap_lab.models.specs import ClassifierSpec, NetworkSpec, SurrogateNetworkSpec, SurrogateSpec
 from fastshap_lab.runs.costs import Work
 from fastshap_lab.runs.run import Run, Stage
@@ -92,7 +92,7 @@ def untrained_surrogate(run: Run) -> Surrogate:
 
 def untrained_game(run: Run, link: str) -> ModelGame:
     """Return its game."""
-    return frozen(untrained_surrogate(run)).game(link, run.config.trainer.max_batch)
+    return frozen_copy(untrained_surrogate(run)).game(link, run.config.trainer.max_batch)
 
 
 def _describe(run: Run, network: NetworkSpec) -> SurrogateNetworkSpec:
@@ -107,8 +107,8 @@ def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str
     """
     task, device, targets = surrogate.task, run.data.device, []
     whole, masked = Imitation(task), Imitation(task)
-    classifier = frozen(classifier).to(device)
-    game = frozen(surrogate).game("logits", run.config.trainer.max_batch).to(device)
+    classifier = frozen_copy(classifier).to(device)
+    game = frozen_copy(surrogate).game("logits", run.config.trainer.max_batch).to(device)
     sampler, generator = UniformSizeSampler(game.num_players), torch.Generator().manual_seed(0)
     for image, label in run.data.batches("test"):
         coalitions, _ = sampler(len(image), 4, generator, device)
@@ -137,7 +137,7 @@ STAGE = Stage(
     trains=True,
     work=work,
     headline={
-        **{f"test/{task.measured[0]}": ".4f" for task in TASKS.values()},
+        **{f"test/{task.measure_names[0]}": ".4f" for task in TASKS.values()},
         **{f"test/{masked}{task.imitation}": ".4f" for task in TASKS.values() for masked in ("", "masked_")},
     },
     warnings=_warnings,

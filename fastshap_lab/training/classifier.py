@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fastshap_lab.config import ClassifierConfig
 from fastshap_lab.models import Classifier
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.models.heads import freeze_features, keep_features_still
 from fastshap_lab.training.training import Training
 
@@ -26,7 +26,7 @@ class ClassifierTraining(Training):
     ) -> None:
         super().__init__(network, config.optim, seed, monitor=f"val/{network.task.minimized}")
         self.label_smoothing = config.label_smoothing
-        self._teacher = [] if teacher is None else [frozen(teacher)]  # neither trained nor saved with this module
+        self._teacher = [] if teacher is None else [frozen_copy(teacher)]  # neither trained nor saved with this module
         self.two_heads = teacher is not None and hasattr(network.network, "set_distilled_training")
         self.freeze = config.freeze
         if config.freeze:
@@ -74,4 +74,4 @@ class ClassifierTraining(Training):
 
     def _right(self, split: str, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
         task = self.network.task
-        return {f"{split}/{task.measured[0]}": task.right(logits.unsqueeze(1), label).float().mean()}
+        return {f"{split}/{task.measure_names[0]}": task.right(logits.unsqueeze(1), label).float().mean()}

@@ -24,9 +24,9 @@ from fastshap_lab.training.training import Training
 
 # Coalitions per image of the validation loss: always the same, so that all trainings' losses can be compared.
 _VALIDATED = 32
-_KEPT = 2**28  # bytes of these and their values, which are asked for once, instead of after every epoch
+_KEPT = 2**28  # bytes of these and their values, which are game_values for once, instead of after every epoch
 
-Asked = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+GameValues = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Coalitions (B, M, P), their weights (B, M), values (B, M, K), grand and null."""
 
 
@@ -96,7 +96,7 @@ class ExplainerTraining(Training):
         self.penalty = config.efficiency_penalty
         self.labels, self.references, self.task = labels, references, task or Multiclass()
         self.fit_of_validation = AdditiveFit()
-        self._validated: dict[int, Asked] = {}
+        self._validated: dict[int, GameValues] = {}
 
     def on_fit_start(self) -> None:
         """Bring the game along."""
@@ -105,8 +105,10 @@ class ExplainerTraining(Training):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss against the labels, or of each image under fresh coalitions."""
         if self.labels is None:
-            asked = self._ask(batch["image"], self.sampler, self.num_coalitions, self.step_generator(batch_idx))
-            return self._step("train", batch["image"], asked)
+            game_values = self._evaluate_game(
+                batch["image"], self.sampler, self.num_coalitions, self.step_generator(batch_idx)
+            )
+            return self._step("train", batch["image"], game_values)
         labels, index, raw = self.labels, batch["index"], self._raw(batch["image"])
         total, block = labels.total[index], labels.block[index]
         nothing = torch.zeros_like(total[:1])
@@ -118,14 +120,14 @@ class ExplainerTraining(Training):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the loss over pairs of coalitions that are the same every epoch, so that epochs can be compared."""
-        image, asked = batch["image"], self._validated.get(batch_idx)
-        if asked is None:
+        image, game_values = batch["image"], self._validated.get(batch_idx)
+        if game_values is None:
             generator = torch.Generator(self.device).manual_seed(batch_idx)
-            asked = self._ask(image, self.paired, _VALIDATED, generator)
-            kept = [*self._validated.values(), asked]
-            if sum(tensor.nbytes for one in kept for tensor in one) <= _KEPT:
-                self._validated[batch_idx] = asked
-        self._step("val", image, asked)
+            game_values = self._evaluate_game(image, self.paired, _VALIDATED, generator)
+            every = [*self._validated.values(), game_values]
+            if sum(tensor.nbytes for one in every for tensor in one) <= _KEPT:
+                self._validated[batch_idx] = game_values
+        self._step("val", image, game_values)
 
     def on_validation_epoch_end(self) -> None:
         """Log how far the values are from true ones."""
@@ -139,12 +141,14 @@ class ExplainerTraining(Training):
     def _raw(self, image: Tensor) -> Tensor:
         return self.task.in_units(self.network(image))
 
-    def _ask(self, image: Tensor, sampler: Sampler, num_coalitions: int, generator: torch.Generator) -> Asked:
+    def _evaluate_game(
+        self, image: Tensor, sampler: Sampler, num_coalitions: int, generator: torch.Generator
+    ) -> GameValues:
         coalitions, weights = sampler(len(image), num_coalitions, generator, self.device)
         return coalitions, weights, *self.game(image, coalitions)
 
-    def _step(self, split: str, image: Tensor, asked: Asked) -> Tensor:
-        coalitions, weights, values, grand, null = asked
+    def _step(self, split: str, image: Tensor, game_values: GameValues) -> Tensor:
+        coalitions, weights, values, grand, null = game_values
         raw = self._raw(image)
         phi = self.normalize(raw, grand, null)
         if split == "val":

@@ -14,7 +14,7 @@ from fastshap_lab.training.training import Training
 
 _PROBED = 8  # images of the first two steps, which say whether there is time for whole batches
 _LONG = 8.0  # seconds: where a step seems to take longer, which small batches exaggerate, it is not tried
-_SECONDS, _STEPS, _FEWEST = 0.7, 10, 3  # of the steps with whole batches
+_SECONDS, _STEPS, _MIN_STEPS = 0.7, 10, 3  # of the steps with whole batches
 
 
 class _Enough(Exception):
@@ -44,7 +44,7 @@ class _Timed:
             yield next(iter(probe))
             self.seconds = (_now() - start) * whole / min(_PROBED, whole)
         end, steps = _now() + _SECONDS, list[float]()
-        while self.seconds < _LONG and len(steps) < _STEPS and (_now() < end or len(steps) < _FEWEST):
+        while self.seconds < _LONG and len(steps) < _STEPS and (_now() < end or len(steps) < _MIN_STEPS):
             start = _now()
             yield next(iter(self.loader))
             steps.append(_now() - start)

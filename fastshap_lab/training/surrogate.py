@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fastshap_lab.config import SurrogateConfig
 from fastshap_lab.models import Classifier, Surrogate
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.shapley import UniformSizeSampler
 from fastshap_lab.training.training import Training
 
@@ -22,7 +22,7 @@ class SurrogateTraining(Training):
         # The first is logged whatever is minimized, so that runs can be compared.
         self.divergence, self.loss = task.divergence(imitation), task.divergence(config.loss or imitation)
         self.sampler = UniformSizeSampler(network.grid.num_players)
-        self._classifier = [frozen(classifier)]  # in a list: neither trained nor saved with this module
+        self._classifier = [frozen_copy(classifier)]  # in a list: neither trained nor saved with this module
 
     def on_fit_start(self) -> None:
         """Bring the classifier along."""

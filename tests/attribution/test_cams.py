@@ -168,12 +168,12 @@ def test_they_are_those_of_pytorch_grad_cam(name, kind):
     network, x = getattr(model, "network", model), images(2)
     prefix = getattr(network, "num_prefix_tokens", 0)
 
-    def lay_out(tokens: Tensor) -> Tensor:
+    def to_feature_map(tokens: Tensor) -> Tensor:
         return tokens if tokens.ndim == 4 else tokens[:, prefix:].transpose(1, 2).unflatten(2, GRID)
 
     found = METHODS[name](network).attribute(x, TARGETS)
     makes = {"grad_cam": other.GradCAM, "score_cam": other.ScoreCAM}[name]
-    with makes(network, [find_layers(network)[0]], lay_out) as cam:
+    with makes(network, [find_layers(network)[0]], to_feature_map) as cam:
         theirs = torch.from_numpy(cam(x, [ClassifierOutputTarget(target) for target in TARGETS.tolist()]))
     # As theirs are: stretched, resized, and stretched again.
     found = nn.functional.interpolate(normalize_map(found).unsqueeze(1), x.shape[2:], mode="bilinear")[:, 0]

@@ -110,7 +110,9 @@ def test_random_masks_are_coarse_cells_interpolated_and_shifted():
     masks = drawn(torch.zeros((), dtype=torch.float64), 1, 4)
     assert drawn.cell == (2, 2)
     down, across = interpolation(3, 8), interpolation(3, 8)
-    for mask, kept, top, left in zip(masks, drawn.kept[1:4], drawn.shifts[0][1:4], drawn.shifts[1][1:4], strict=True):
+    for mask, kept, top, left in zip(
+        masks, drawn.present[1:4], drawn.shifts[0][1:4], drawn.shifts[1][1:4], strict=True
+    ):
         for y, x in itertools.product(range(4), range(6)):
             terms = [down[y + top][i] * across[x + left][j] * kept[i, j] for i in range(3) for j in range(3)]
             assert mask[y, x].item() == pytest.approx(float(sum(terms)))

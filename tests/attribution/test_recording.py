@@ -10,7 +10,7 @@ import torch
 from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import gradients, hooked, undisturbed
+from fastshap_lab.attribution.base import gradients, hooked, restoring
 from fastshap_lab.attribution.recording import (
     find_token_network,
     recorded_activations,
@@ -61,7 +61,7 @@ def test_scores_and_attention_are_those_of_the_fused_pass(name, fused_calls):
 @pytest.mark.parametrize("detached", [False, True])
 def test_gradients_are_those_after_the_softmax(name, detached):
     model, network, normalize = model_and_network(name)
-    with undisturbed(model), recorded_attention(network, detach_inputs=detached) as record:
+    with restoring(model), recorded_attention(network, detach_inputs=detached) as record:
         found = gradients(model(IMAGES), TARGETS, record.attention)
     for i, (image, target) in enumerate(zip(normalize(IMAGES), TARGETS.tolist(), strict=True)):
         done = forward_by_hand(network, image)
@@ -152,7 +152,7 @@ def test_recorders_leave_the_model_as_it_came(fails):
     model = unsettle(family("vit"))
     before, raised = state(model), False
     try:
-        with undisturbed(model), recorded_attention(find_token_network(model), True) as record:
+        with restoring(model), recorded_attention(find_token_network(model), True) as record:
             assert not any(module.training for module in model.modules())
             with recorded_activations(list(model.network.blocks)), recorded_inputs([model.network.head]):
                 gradients(model(images()), torch.tensor([0, 1, 2]), record.attention)

@@ -65,8 +65,8 @@ def test_training_leaves_out_the_last_incomplete_batch_unless_it_is_the_only_one
 
 
 def test_a_training_batch_is_a_function_of_seed_and_epoch_alone(data):
-    undisturbed = ImageLoader(data, 16, training=True, augment=AUGMENT, seed=3)
-    epochs = [epoch(undisturbed, number) for number in range(3)]
+    uninterrupted = ImageLoader(data, 16, training=True, augment=AUGMENT, seed=3)
+    epochs = [epoch(uninterrupted, number) for number in range(3)]
     resumed = ImageLoader(data, 16, training=True, augment=AUGMENT, seed=3)
     resumed.set_epoch(1)
     next(iter(resumed))  # how far an earlier iteration went must not matter, nor the global state

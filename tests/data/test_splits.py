@@ -130,7 +130,7 @@ def test_pixel_statistics():
 
 
 def test_pixel_statistics_of_many_images_are_those_of_the_first(monkeypatch):
-    monkeypatch.setattr(splits, "MOST_IN_STATISTICS", 20)
+    monkeypatch.setattr(splits, "MAX_IN_STATISTICS", 20)
     images = torch.cat([halves(20), torch.full((500, 3, 2, 4), 9, dtype=torch.uint8)])
     decoded = []
 

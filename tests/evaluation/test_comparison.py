@@ -15,7 +15,7 @@ from fastshap_lab.evaluation.metrics import comparable_metrics
 from fastshap_lab.evaluation.references import reference_order
 from fastshap_lab.inference import load_classifier, load_surrogate
 from fastshap_lab.metrics import METRICS, Deletion
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.runs.store import Store
 from fastshap_lab.stages import evaluate
 from tests.small_runs import TINY, UNET, executed, planned
@@ -110,7 +110,7 @@ def test_a_number_is_that_of_the_metric_itself(runs, tables):
     classes = classifier(image).topk(2, dim=1).indices
     method, metric = METHODS["leave_one_out"](classifier, players=(2, 2)), Deletion()
     maps = torch.stack([method.attribute(image, classes[:, number]) for number in range(2)], dim=1)
-    game = frozen(load_surrogate(surrogate.model)).game("logits")
+    game = frozen_copy(load_surrogate(surrogate.model)).game("logits")
     metric.update(game.values, image, maps.flatten(2).mT, classes)
     ours = tables["methods-deletion"].set_index(["model", "method"]).loc[("A", "leave_one_out")]
     for column, value in metric.compute().items():
@@ -127,9 +127,9 @@ def test_published_numbers_stand_beside_ours(tables):
 
 def test_tests_are_against_the_best_and_random(tables):
     tests = tables["methods-insertion-tests"]
-    assert tests["less the best"].iloc[0] == 0
-    assert (tests["less the best"] <= 0).all()  # more is better
-    assert tests.set_index("method").loc["random", "less random"] == 0
+    assert tests["minus the best"].iloc[0] == 0
+    assert (tests["minus the best"] <= 0).all()  # more is better
+    assert tests.set_index("method").loc["random", "minus random"] == 0
 
 
 def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs, tmp_path, monkeypatch):

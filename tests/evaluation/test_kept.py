@@ -110,7 +110,7 @@ def counted(monkeypatch) -> Counter:
 )  # fmt: skip
 def test_only_what_is_new_is_computed(folder, counted, more, new):
     before = planned(f"runs_dir={folder}", *asked(), base=BASE)
-    assert {run.plan for run in before} == {"reuse"}
+    assert {run.action for run in before} == {"reuse"}
     executed(f"runs_dir={folder}", *more, base=BASE)
     expected = set(new)
     if "similarity of saliency on A" in expected:  # which explains the networks that are drawn

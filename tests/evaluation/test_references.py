@@ -9,7 +9,7 @@ from fastshap_lab.evaluation import references
 from fastshap_lab.evaluation.references import reference_values
 from fastshap_lab.inference import load_surrogate
 from fastshap_lab.models import ModelGame
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.shapley import exact_shapley_values
 from tests.small_runs import executed, planned
 
@@ -17,7 +17,7 @@ from tests.small_runs import executed, planned
 @pytest.mark.parametrize("evaluations", [16, 12], ids=["exact", "estimated"])
 def test_changed_and_swapped_references_are_made_again(tmp_path, monkeypatch, evaluations):
     run = executed("stage=surrogate", f"runs_dir={tmp_path}")[-1]
-    game, made = frozen(load_surrogate(run.model)).game(), []
+    game, made = frozen_copy(load_surrogate(run.model)).game(), []
     given = ReferencesConfig(test_evaluations=evaluations)
     original = references.shapley_values
     monkeypatch.setattr(references, "shapley_values", lambda *given, **more: made.append(0) or original(*given, **more))
@@ -53,7 +53,7 @@ def surrogate(tmp_path_factory):
     ],
 )
 def test_kriging_is_believed_where_two_designs_agree(surrogate, tolerance, kind):
-    game = frozen(load_surrogate(surrogate.model)).game()
+    game = frozen_copy(load_surrogate(surrogate.model)).game()
     images = surrogate.data.dataset("test").images_at(torch.tensor([3, 5, 7]))
     given = ReferencesConfig(test_evaluations=400, kriging_tolerance=tolerance)
     digest = surrogate.model_digest
@@ -70,7 +70,7 @@ def test_errors_that_are_unknown_make_no_reference(surrogate):
         def values(self, image: torch.Tensor, coalitions: torch.Tensor) -> torch.Tensor:
             return torch.full_like(super().values(image, coalitions), 0.25)
 
-    given, model = ReferencesConfig(test_evaluations=200), frozen(load_surrogate(surrogate.model))
+    given, model = ReferencesConfig(test_evaluations=200), frozen_copy(load_surrogate(surrogate.model))
     image, flat = surrogate.data.dataset("test").images_at(torch.tensor([2])), Flat(model.classifier, model.masking)
     with pytest.raises(UserError, match=r"references of test image 1 of 1: 200 evaluations do not say how far"):
         reference_values(surrogate.store, "flat", flat, image, "test", "flat", given)

@@ -59,14 +59,14 @@ def evaluated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def test_models_are_measured_by_the_names_of_their_task(evaluated):
     task = evaluated.evaluation.data.task
-    titles = [task.title(name) for name in task.measured]
+    titles = [task.title(name) for name in task.measure_names]
     assert list(evaluated.tables["classifiers"]) == ["classifier", *titles, "parameters"]
     measured = [*titles, task.title(task.imitation)]
     expected = ["surrogate", "players", "masking", *measured, *(f"masked {title}" for title in measured)]
     assert list(evaluated.tables["surrogates"]) == expected
     rows = evaluated.tables["surrogates"].to_dict("records")
     for pipeline, row in zip(evaluated.evaluation.pipelines, rows, strict=True):
-        assert row[titles[0]] == pytest.approx(pipeline.runs["surrogate"].measures()[f"test/{task.measured[0]}"])
+        assert row[titles[0]] == pytest.approx(pipeline.runs["surrogate"].measures()[f"test/{task.measure_names[0]}"])
 
 
 def test_who_is_right_is_what_the_task_says(evaluated):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import Surrogate, build_classifier, build_explainer, build_surrogate
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 
 TOKENS = {
     "vit_tiny_patch16_224": "class token",
@@ -105,7 +105,9 @@ def test_every_family_takes_a_mask_channel_and_its_frozen_game_agrees(model):
     made = surrogate(model, "mask_channel")
     with torch.no_grad():
         expected = made(IMAGE, COALITIONS)
-    torch.testing.assert_close(frozen(made).game("logits").values(IMAGE, COALITIONS), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        frozen_copy(made).game("logits").values(IMAGE, COALITIONS), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("model", TOKENS)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastshap_lab.models import build_classifier, build_surrogate
-from fastshap_lab.models.freezing import frozen, load_matching
+from fastshap_lab.models.freezing import frozen_copy, load_matching
 from tests import small
 
 
@@ -19,7 +19,7 @@ def norms(module: nn.Module) -> list[nn.Module]:
 @torch.inference_mode()
 def test_a_folded_classifier_answers_as_the_original():
     classifier, image = small.classifier("resnet"), small.images(4)
-    clone = frozen(classifier)
+    clone = frozen_copy(classifier)
     assert norms(classifier)
     assert not norms(clone)
     torch.testing.assert_close(clone(image), classifier(image), rtol=1e-5, atol=1e-5)
@@ -29,7 +29,7 @@ def test_a_folded_classifier_answers_as_the_original():
 @torch.inference_mode()
 def test_a_convolutional_explainer_is_folded_block_by_block():
     network, image = small.explainer("unet").network, small.images(4)
-    clone = frozen(network)
+    clone = frozen_copy(network)
     assert norms(network)
     assert not norms(clone)
     torch.testing.assert_close(clone(image), network(image), rtol=1e-5, atol=1e-5)
@@ -38,7 +38,7 @@ def test_a_convolutional_explainer_is_folded_block_by_block():
 def test_freezing_leaves_the_original_alone_and_shares_nothing_with_it():
     surrogate = small.surrogate("mask_channel").train()
     before = {name: tensor.clone() for name, tensor in surrogate.state_dict().items()}
-    clone = frozen(surrogate)
+    clone = frozen_copy(surrogate)
     assert surrogate.training
     assert all(part.training for part in surrogate.modules())
     assert all(parameter.requires_grad for parameter in surrogate.parameters())
@@ -61,7 +61,7 @@ class Untraceable(nn.Module):
 def test_networks_that_cannot_be_traced_stay_unfolded():
     classifier, image = small.classifier("resnet"), small.images()
     classifier.network = Untraceable().eval()
-    clone = frozen(classifier)
+    clone = frozen_copy(classifier)
     assert norms(clone)
     torch.testing.assert_close(clone(image), classifier(image))
 

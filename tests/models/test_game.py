@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import ModelGame
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.models.maskings import MASKINGS, Masking, build_masking, removals
-from fastshap_lab.models.maskings.base import in_rectangles
+from fastshap_lab.models.maskings.base import in_chunks
 from fastshap_lab.shapley import LINKS, Game, PlayerGrid
 from tests import small
 
@@ -30,7 +30,7 @@ class Counter(Masking):
             self.empty += int((~coalitions.any(dim=-1)).sum())
             return self.masking(classifier, image, coalitions)
 
-        return in_rectangles(one_pass, image, coalitions, max_rows)
+        return in_chunks(one_pass, image, coalitions, max_rows)
 
 
 def counted(game: ModelGame) -> Counter:
@@ -42,7 +42,7 @@ def counted(game: ModelGame) -> Counter:
 @pytest.mark.parametrize("masking", MASKINGS)
 def test_values_are_the_linked_logits_of_the_surrogate(masking, link):
     surrogate = small.surrogate(masking)
-    game = frozen(surrogate).game(link)
+    game = frozen_copy(surrogate).game(link)
     values = game.values(IMAGE, COALITIONS)
     with torch.no_grad():
         for i in range(len(IMAGE)):
@@ -55,7 +55,7 @@ def test_values_are_the_linked_logits_of_the_surrogate(masking, link):
 
 @pytest.mark.parametrize("masking", MASKINGS)
 def test_grand_null_and_the_call_agree(masking):
-    game = frozen(small.surrogate(masking)).game()
+    game = frozen_copy(small.surrogate(masking)).game()
     every, nobody = torch.ones(3, 1, 6, dtype=torch.bool), torch.zeros(3, 1, 6, dtype=torch.bool)
     close = {"rtol": 1e-6, "atol": 1e-6}
     torch.testing.assert_close(game.grand(IMAGE), game.values(IMAGE, every)[:, 0], **close)
@@ -70,7 +70,7 @@ def test_grand_null_and_the_call_agree(masking):
 @pytest.mark.parametrize("max_batch", [1, 4, 7, 15])
 def test_chunks_are_no_larger_than_allowed_and_change_only_rounding(max_batch):
     surrogate = small.surrogate("mask_channel")
-    game, whole = frozen(surrogate).game(max_batch=max_batch), frozen(surrogate).game()
+    game, whole = frozen_copy(surrogate).game(max_batch=max_batch), frozen_copy(surrogate).game()
     counter, all_at_once = counted(game), counted(whole)
     values, expected = game.values(IMAGE, COALITIONS), whole.values(IMAGE, COALITIONS)
     torch.testing.assert_close(values, expected, rtol=1e-6, atol=1e-6)
@@ -79,7 +79,7 @@ def test_chunks_are_no_larger_than_allowed_and_change_only_rounding(max_batch):
 
 
 def test_a_shared_null_is_asked_for_once_and_again_after_a_move():
-    game = frozen(small.surrogate("mask_channel")).game()
+    game = frozen_copy(small.surrogate("mask_channel")).game()
     counter = counted(game)
     first = game.null(IMAGE)
     for _ in range(3):
@@ -92,7 +92,7 @@ def test_a_shared_null_is_asked_for_once_and_again_after_a_move():
 
 
 def test_a_null_of_its_own_is_asked_for_each_image_in_the_same_batch():
-    game = frozen(small.surrogate("mean")).game()
+    game = frozen_copy(small.surrogate("mean")).game()
     counter = counted(game)
     game(IMAGE, torch.ones_like(COALITIONS))
     assert [counter.rows, counter.empty] == [[3 * (5 + 2)], 3]
@@ -100,7 +100,7 @@ def test_a_null_of_its_own_is_asked_for_each_image_in_the_same_batch():
 
 def test_the_surrogates_later_training_does_not_reach_the_game():
     surrogate = small.surrogate("mask_channel")
-    game = frozen(surrogate).game()
+    game = frozen_copy(surrogate).game()
     before, answer = game.values(IMAGE, COALITIONS), surrogate(IMAGE, COALITIONS)
     surrogate.train()
     optimizer = torch.optim.SGD(surrogate.parameters(), lr=0.1)
@@ -112,7 +112,7 @@ def test_the_surrogates_later_training_does_not_reach_the_game():
 
 @pytest.mark.parametrize("asked_in_inference_mode", [False, True])
 def test_answers_carry_no_gradient_and_may_be_part_of_a_loss(asked_in_inference_mode):
-    game = frozen(small.surrogate("mask_channel")).game()
+    game = frozen_copy(small.surrogate("mask_channel")).game()
     with torch.inference_mode(asked_in_inference_mode):  # as a validation before the first training step does
         game.null(IMAGE)
     image = IMAGE.clone().requires_grad_()

@@ -13,7 +13,7 @@ from fastshap_lab.inference import build_amortized
 from fastshap_lab.models import Classifier, build_classifier, build_explainer, build_surrogate
 from fastshap_lab.models.classifier import as_channels
 from fastshap_lab.models.foreign import Logits
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.models.heads import heads_of
 from fastshap_lab.models.specs import ExplainerSpec
 from tests import small
@@ -51,7 +51,7 @@ def test_a_torchvision_network_is_torchvisions_own():
     theirs.load_state_dict(ours.network.state_dict())
     image = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(ours(image), theirs((image - 0.5) / 0.5))
-    torch.testing.assert_close(frozen(ours)(image), ours(image), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(frozen_copy(ours)(image), ours(image), atol=1e-5, rtol=1e-4)
     with pytest.raises(
         UserError, match=r"classifier.params.model=vit_b_16: takes square images, and these are of 32×48"
     ):
@@ -126,7 +126,7 @@ def test_maskings_at_the_pixels_serve_foreign_networks(masking):
     surrogate = build_surrogate(network, masking, (2, 3), module=strange).eval()
     image, coalitions = small.images(), small.coalitions(2, 3, 6)
     answer = surrogate(image, coalitions)
-    torch.testing.assert_close(frozen(surrogate)(image, coalitions), answer)
+    torch.testing.assert_close(frozen_copy(surrogate)(image, coalitions), answer)
     everybody = torch.ones(2, 1, 6, dtype=torch.bool)
     expected = strange(surrogate.classifier.normalize(image)).logits
     torch.testing.assert_close(surrogate(image, everybody)[:, 0], expected)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import ModelGame, Surrogate, build_surrogate
 from fastshap_lab.models.classifier import Classifier
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.models.maskings import MASKINGS, build_masking, removals
 from fastshap_lab.models.tokens import is_token_network
 from fastshap_lab.shapley.players import PlayerGrid, Segments
@@ -127,7 +127,7 @@ def test_a_frozen_game_drops_tokens_in_passes_of_any_size(max_batch):
     dropped, coalitions = family("vit_tiny_patch16_224", "token_drop", (4, 6)), some_of(24)
     with torch.no_grad():
         expected = dropped(IMAGE, coalitions)
-    values = frozen(dropped).game("logits", max_batch).values(IMAGE, coalitions)
+    values = frozen_copy(dropped).game("logits", max_batch).values(IMAGE, coalitions)
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -76,11 +76,11 @@ def test_measures_right_answers_and_losses_follow_their_definitions(name):
         for of_image, label in zip(outputs.tolist(), rows, strict=True)
     ]
     found = task.measures(outputs, labels)
-    assert tuple(found) == task.measured
+    assert tuple(found) == task.measure_names
     for measure, values in found.items():
         wanted = torch.tensor([[one[measure] for one in row] for row in expected], dtype=torch.float64)
         torch.testing.assert_close(values, wanted, equal_nan=True)
-    right = found[task.measured[0]]
+    right = found[task.measure_names[0]]
     assert torch.equal(task.right(outputs, labels), right.nan_to_num(0).bool())
     assert 0 < right.nanmean() < 1 or name == "binary"
     labelled = task.labelled(labels)

@@ -94,7 +94,7 @@ def test_what_killed_writers_left_goes_where_nobody_is_at_work(tmp_path):
         assert all(path.exists() for path in left)
     said(tmp_path)
     assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
-    assert planned("stage=classifier", f"runs_dir={tmp_path}")[0].plan == "reuse"
+    assert planned("stage=classifier", f"runs_dir={tmp_path}")[0].action == "reuse"
 
 
 def test_a_run_remembers_when_it_was_begun(tmp_path, monkeypatch):

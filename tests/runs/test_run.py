@@ -198,7 +198,7 @@ def test_a_run_is_found_again_under_another_name(tmp_path):
     (first,) = executed("stage=classifier", f"runs_dir={tmp_path}", "name=first")
     (again,) = planned("stage=classifier", f"runs_dir={tmp_path}", "name=second")
     assert first.folder.name.startswith("first-resnet-")
-    assert (again.folder, again.plan) == (first.folder, "reuse")
+    assert (again.folder, again.action) == (first.folder, "reuse")
 
 
 def test_a_run_whose_model_was_deleted_is_made_again(tmp_path):
@@ -207,7 +207,7 @@ def test_a_run_whose_model_was_deleted_is_made_again(tmp_path):
     for path in run.model.iterdir():
         path.unlink()
     run.model.rmdir()
-    assert run.plan == "resume"
+    assert run.action == "resume"
     executed("stage=classifier", f"runs_dir={tmp_path}")
     assert (run.model / "model.safetensors").read_bytes() == weights
 
@@ -220,10 +220,10 @@ def test_a_failed_run_says_so_and_starts_again(tmp_path, monkeypatch):
             executed(*settings)
     (run,) = planned(*settings)
     failed = run.record()
-    assert (failed["status"], run.plan) == ("failed", "train")
+    assert (failed["status"], run.action) == ("failed", "train")
     executed(*settings)
     finished = run.record()
-    assert (finished["status"], run.plan) == ("finished", "reuse")
+    assert (finished["status"], run.action) == ("finished", "reuse")
     assert finished["id"] == failed["id"]
     assert finished["seconds"] > failed["seconds"]
     assert finished["parents"] == {}
@@ -319,7 +319,7 @@ def damage(path: Path, how: str) -> None:
 def test_what_is_gone_or_changed_is_said_and_made_again(whole, tmp_path, capsys, stage, name, how):
     runs = copied(whole, tmp_path / "runs")
     run = next(run for run in runs if run.stage.name == stage)
-    path, undisturbed = run.folder / name, (run.folder / name).read_bytes()
+    path, uninterrupted = run.folder / name, (run.folder / name).read_bytes()
     damage(path, how)
     show(runs, Console(width=80))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -329,7 +329,7 @@ def test_what_is_gone_or_changed_is_said_and_made_again(whole, tmp_path, capsys,
     execute(runs, Console(quiet=True))
     assert run.finished
     if name != "run.json":  # which says when
-        assert path.read_bytes() == undisturbed
+        assert path.read_bytes() == uninterrupted
 
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.json", "metrics.csv", "checkpoints/last.ckpt"])
@@ -347,13 +347,13 @@ def test_damaged_measures_of_runs_from_before_digests_are_named(whole, tmp_path)
     record = run.record()
     del record["files"]
     (run.folder / "run.json").write_text(json.dumps(record))
-    assert run.plan == "reuse"
+    assert run.action == "reuse"
     for name, read in (("metrics.json", run.measures), ("metrics.csv", run.history)):
         (run.folder / name).write_text("")
         with pytest.raises(UserError, match=rf"{name}: damaged; delete {run.folder}/run.json, and the same command"):
             read()
     (run.folder / "metrics.json").unlink()
-    assert run.plan == "resume"
+    assert run.action == "resume"
 
 
 def test_a_run_is_known_by_its_whole_fingerprint(whole, tmp_path):
@@ -361,7 +361,7 @@ def test_a_run_is_known_by_its_whole_fingerprint(whole, tmp_path):
     others = run.folder
     (others / "run.json").write_text(json.dumps(record | {"fingerprint": record["fingerprint"][:8] + 56 * "0"}))
     before = {path: path.stat().st_mtime_ns for path in others.rglob("*")}
-    assert (run.plan, run.folder.name) == ("train", f"{run.name}-{run.fingerprint[:16]}")
+    assert (run.action, run.folder.name) == ("train", f"{run.name}-{run.fingerprint[:16]}")
     executed("stage=classifier", f"runs_dir={tmp_path / 'runs'}")
     assert run.finished
     assert before == {path: path.stat().st_mtime_ns for path in others.rglob("*")}
@@ -370,7 +370,7 @@ def test_a_run_is_known_by_its_whole_fingerprint(whole, tmp_path):
     for folder in (others, run.folder.with_name(f"{run.name}-{run.fingerprint[:16]}")):
         (folder / "run.json").write_text(json.dumps(record | {"fingerprint": "another"}))
     with pytest.raises(UserError, match=r"run.json: of another run; move its folder away"):
-        _ = run.plan
+        _ = run.action
 
 
 def test_what_a_later_stage_builds_on_must_not_vanish_or_change(whole, tmp_path):

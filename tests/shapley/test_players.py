@@ -1,11 +1,8 @@
-import doctest
-
 import numpy as np
 import pytest
 import torch
 
 from fastshap_lab.errors import UserError
-from fastshap_lab.shapley import players as module
 from fastshap_lab.shapley.players import PlayerGrid, Players, Segments, as_players
 
 GRID = PlayerGrid(image_size=(6, 12), shape=(2, 3))  # patches of 3×4 pixels: every side differs from every other
@@ -122,10 +119,6 @@ def test_players_may_be_given_in_several_ways():
     assert as_players((2, 3), (6, 12)) == as_players([2, 3], (6, 12)) == as_players(GRID, (6, 12)) == GRID
     for given in (OF_GRID, OF_GRID.numpy(), Segments(OF_GRID)):
         assert torch.equal(as_players(given, (6, 12)).labels, OF_GRID)
-
-
-def test_examples():
-    assert doctest.testmod(module).failed == 0
 
 
 def test_players_are_listed_row_by_row():

@@ -50,7 +50,7 @@ def assert_says(said: str, folder: Path, what: str, advice: str) -> None:
 
 
 def test_a_disk_full_at_any_write_of_a_training(tmp_path, monkeypatch, capsys):
-    undisturbed = executed("stage=classifier", f"runs_dir={tmp_path / 'a'}")[-1].folder
+    uninterrupted = executed("stage=classifier", f"runs_dir={tmp_path / 'a'}")[-1].folder
     words = ["stage=classifier", f"runs_dir={tmp_path / 'b'}"]
     for pattern, call in [
         ("config.yaml", 1),
@@ -75,7 +75,7 @@ def test_a_disk_full_at_any_write_of_a_training(tmp_path, monkeypatch, capsys):
         assert not run.finished
         assert run.record().get("status") != "finished"
     assert command(monkeypatch, capsys, *words)[0] == 0
-    assert_same_result(undisturbed, run.folder)
+    assert_same_result(uninterrupted, run.folder)
 
 
 def test_a_disk_full_at_any_write_of_an_evaluation(tmp_path, monkeypatch, capsys):
@@ -94,9 +94,9 @@ def test_a_disk_full_at_any_write_of_an_evaluation(tmp_path, monkeypatch, capsys
 
 def test_files_that_may_not_become_large_enough(tmp_path, monkeypatch, capsys):
     """Writes that really fail, midway: Python ignores the signal that comes with them."""
-    undisturbed = executed("stage=classifier", f"runs_dir={tmp_path / 'a'}")[-1].folder
+    uninterrupted = executed("stage=classifier", f"runs_dir={tmp_path / 'a'}")[-1].folder
     words, before = ["stage=classifier", f"runs_dir={tmp_path / 'b'}"], resource.getrlimit(resource.RLIMIT_FSIZE)
-    best, last = ((undisturbed / "checkpoints" / name).stat().st_size for name in ("best.ckpt", "last.ckpt"))
+    best, last = ((uninterrupted / "checkpoints" / name).stat().st_size for name in ("best.ckpt", "last.ckpt"))
     assert 8_000 < best < last - 10
     for limit, name in [(100, "config.yaml"), (8_000, "best.ckpt"), (last - 10, "last.ckpt")]:
         try:
@@ -110,7 +110,7 @@ def test_files_that_may_not_become_large_enough(tmp_path, monkeypatch, capsys):
         )
         assert not leftovers(tmp_path / "b")
     assert command(monkeypatch, capsys, *words)[0] == 0
-    assert_same_result(undisturbed, planned(*words)[0].folder)
+    assert_same_result(uninterrupted, planned(*words)[0].folder)
 
 
 @pytest.mark.parametrize("below", ["", "/below"])

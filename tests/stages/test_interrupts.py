@@ -28,8 +28,8 @@ STEPS = 3  # per epoch, of which there are three
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
     return folder, executed("stage=explainer", f"runs_dir={folder}", base=BASE)
 
 
@@ -89,9 +89,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 )
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_interrupted_stage_goes_on_from_its_step_to_the_same_end(
-    tmp_path, monkeypatch, undisturbed, stage, point, call, steps
+    tmp_path, monkeypatch, uninterrupted, stage, point, call, steps
 ):
-    folder, runs = undisturbed
+    folder, runs = uninterrupted
     take_over(runs[: list(STAGES).index(stage)], folder, tmp_path)
     settings = [f"stage={stage}", f"runs_dir={tmp_path}"]
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -103,7 +103,7 @@ def test_an_interrupted_stage_goes_on_from_its_step_to_the_same_end(
         ):
             executed(*settings, base=BASE)
     run = planned(*settings, base=BASE)[-1]
-    assert (run.record()["status"], run.plan, step_of(run)) == ("interrupted", "resume", steps)
+    assert (run.record()["status"], run.action, step_of(run)) == ("interrupted", "resume", steps)
     with monkeypatch.context() as patch:
         calls = signal_at(patch, training, "training_step", 0)
         executed(*settings, base=BASE)
@@ -118,30 +118,30 @@ def test_an_interrupted_stage_goes_on_from_its_step_to_the_same_end(
 )
 def test_a_training_interrupted_at_every_step_ends_the_same(tmp_path, monkeypatch, schedule):
     settings = ["stage=classifier", f"classifier.optim.schedule={schedule}"]
-    undisturbed = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
+    uninterrupted = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
     for _ in range(3 * STEPS):
         with monkeypatch.context() as patch:
             signal_at(patch, ClassifierTraining, "training_step", 1, signal.SIGINT)
             with pytest.raises(Interrupted):
                 executed(*settings, f"runs_dir={tmp_path / 'b'}")
-    assert_same_result(undisturbed, executed(*settings, f"runs_dir={tmp_path / 'b'}")[-1].folder)
+    assert_same_result(uninterrupted, executed(*settings, f"runs_dir={tmp_path / 'b'}")[-1].folder)
 
 
 @pytest.mark.parametrize("call", [1, 4, 6, 7, 12])
 def test_an_interrupted_early_stopping_goes_on(tmp_path, monkeypatch, call):
     pretend_cross_entropies(monkeypatch, 3.0, 1.0, 2.0, 4.0)  # never asked for more
     settings = ["stage=classifier", "classifier.patience=2", "classifier.epochs=30"]
-    undisturbed = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
+    uninterrupted = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
     with monkeypatch.context() as patch:
         signal_at(patch, ClassifierTraining, "training_step", call, signal.SIGINT)
         with pytest.raises(Interrupted):
             executed(*settings, f"runs_dir={tmp_path / 'b'}")
-    assert_same_result(undisturbed, executed(*settings, f"runs_dir={tmp_path / 'b'}")[-1].folder)
+    assert_same_result(uninterrupted, executed(*settings, f"runs_dir={tmp_path / 'b'}")[-1].folder)
 
 
 def test_a_kill_after_an_interruption_repeats_from_its_step(tmp_path, monkeypatch):
     settings = ["stage=classifier"]
-    undisturbed = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
+    uninterrupted = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
     with monkeypatch.context() as patch:
         signal_at(patch, ClassifierTraining, "training_step", 4, signal.SIGINT)
         with pytest.raises(Interrupted):
@@ -150,7 +150,7 @@ def test_a_kill_after_an_interruption_repeats_from_its_step(tmp_path, monkeypatc
         kill_at(patch, ClassifierTraining, "training_step", 2)
         with pytest.raises(Killed):
             executed(*settings, f"runs_dir={tmp_path / 'b'}")
-    assert_same_result(undisturbed, executed(*settings, f"runs_dir={tmp_path / 'b'}")[-1].folder)
+    assert_same_result(uninterrupted, executed(*settings, f"runs_dir={tmp_path / 'b'}")[-1].folder)
 
 
 def test_the_second_signal_ends_a_training_at_once(tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_the_second_signal_ends_a_training_at_once(tmp_path, monkeypatch):
         with pytest.raises(Interrupted, match=r"goes on from what is saved$") as end:
             executed(*settings)
     (run,) = planned(*settings)
-    assert (end.value.status, calls(), run.record()["status"], run.plan) == (130, 1, "interrupted", "train")
+    assert (end.value.status, calls(), run.record()["status"], run.action) == (130, 1, "interrupted", "train")
 
 
 def test_a_training_outside_the_main_thread_takes_no_signals(tmp_path):

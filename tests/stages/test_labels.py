@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.inference import load_explainer, load_surrogate
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.runs import store
 from fastshap_lab.runs.execute import execute
 from fastshap_lab.shapley import Refinement, exact_shapley_values, pair_regression_loss
@@ -24,7 +24,7 @@ COPIES = ["explainer.labels={evaluations: 8, copies: 2, augment: {rotation: 0.3}
 def test_they_are_the_games_values_of_the_images_that_are_kept(tmp_path):
     *_, surrogate, run = executed("stage=labels", *COPIES, f"runs_dir={tmp_path}")
     labels = load_labels(run, CPU)
-    images, game = labels.images.images.float() / 255, frozen(load_surrogate(surrogate.model)).game()
+    images, game = labels.images.images.float() / 255, frozen_copy(load_surrogate(surrogate.model)).game()
     assert len(images) == len(labels.differences) == 3 * 48
     coalitions = labels.coalitions[labels.block]
     expected = game.values(images, coalitions) - game.values(images, ~coalitions)
@@ -49,7 +49,9 @@ def test_all_coalitions_make_the_exact_values_the_best(tmp_path):
     settings = ["explainer.labels.evaluations=14", f"runs_dir={tmp_path}"]
     *_, surrogate, run = executed("stage=labels", *settings)
     labels = load_labels(run, CPU)
-    exact = exact_shapley_values(frozen(load_surrogate(surrogate.model)).game(), labels.images.images.float() / 255)
+    exact = exact_shapley_values(
+        frozen_copy(load_surrogate(surrogate.model)).game(), labels.images.images.float() / 255
+    )
     phi = exact.float().requires_grad_()
     shared = phi - (phi.sum(dim=1) - labels.total).unsqueeze(1) / 4
     loss = pair_regression_loss(
@@ -106,7 +108,7 @@ def test_labels_that_were_changed_since_are_asked_for_again(tmp_path, damage):
     place = len(before[first]) - 5
     flipped = before[first][:place] + bytes([before[first][place] ^ 64]) + before[first][place + 1 :]
     first.write_bytes({"flipped": flipped, "another's": before[second], "cut short": before[first][:-1]}[damage])
-    assert run.plan == "reuse"  # they are not read for a plan
+    assert run.action == "reuse"  # they are not read for a plan
     weights = (explainer.model / "model.safetensors").read_bytes()
     shutil.rmtree(explainer.folder)
     executed("stage=explainer", *settings)

@@ -43,7 +43,7 @@ def pretrained(tmp_path_factory):
 
 def test_the_result_is_an_encoder_its_error_and_a_figure(pretrained):
     folder, run = pretrained
-    assert planned(f"runs_dir={folder}", base=BASE)[0].plan == "reuse"
+    assert planned(f"runs_dir={folder}", base=BASE)[0].action == "reuse"
     assert run.measures().keys() == {"test/loss"}
     assert pd.read_csv(run.folder / "metrics.csv").columns.tolist() == ["epoch", "lr", "train/loss", "val/loss"]
     assert (run.folder / "figures" / "reconstructions.png").stat().st_size > 10_000

@@ -89,8 +89,8 @@ def take_over(runs: list[Run], folder: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
     return folder, executed("stage=explainer", f"runs_dir={folder}", base=BASE)
 
 
@@ -99,8 +99,8 @@ def undisturbed(tmp_path_factory):
     [("training_step", 1), ("training_step", 5), ("validation_step", 3), ("best", 2), ("last", 2), ("export", 1)],
 )
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_killed_anywhere_goes_on_to_the_same_end(tmp_path, monkeypatch, undisturbed, stage, point, call):
-    folder, runs = undisturbed
+def test_a_stage_killed_anywhere_goes_on_to_the_same_end(tmp_path, monkeypatch, uninterrupted, stage, point, call):
+    folder, runs = uninterrupted
     take_over(runs[: list(STAGES).index(stage)], folder, tmp_path)
     module, training = STAGES[stage]
     if point == "export":
@@ -117,31 +117,31 @@ def test_a_stage_killed_anywhere_goes_on_to_the_same_end(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "plateau", "constant"])
 def test_every_schedule_goes_on(tmp_path, monkeypatch, schedule):
     settings = ["stage=classifier", f"classifier.optim.schedule={schedule}"]
-    undisturbed = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
+    uninterrupted = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
     training = classifier.ClassifierTraining
     resumed = stop_and_go_on(monkeypatch, training, "training_step", 8, *settings, f"runs_dir={tmp_path / 'b'}")
-    assert_same_result(undisturbed, resumed)
+    assert_same_result(uninterrupted, resumed)
 
 
 @pytest.mark.parametrize(("point", "call"), [("validation_step", 3), ("training_step", 11), ("save_model", 1)])
 def test_early_stopping_goes_on(tmp_path, monkeypatch, point, call):
     pretend_cross_entropies(monkeypatch, 3.0, 1.0, 2.0, 4.0)  # never asked for more
     settings = ["stage=classifier", "classifier.patience=2", "classifier.epochs=30"]
-    undisturbed = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
+    uninterrupted = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
     owner = classifier if point == "save_model" else classifier.ClassifierTraining
     resumed = stop_and_go_on(monkeypatch, owner, point, call, *settings, f"runs_dir={tmp_path / 'b'}")
-    assert_same_result(undisturbed, resumed)
+    assert_same_result(uninterrupted, resumed)
 
 
 def test_a_run_folder_may_move_before_it_goes_on(tmp_path, monkeypatch):
     pretend_cross_entropies(monkeypatch, 1.0, 3.0, 2.0)  # whoever forgets the first epoch takes the last for the best
-    undisturbed = executed("stage=classifier", f"runs_dir={tmp_path / 'a'}")[-1].folder
+    uninterrupted = executed("stage=classifier", f"runs_dir={tmp_path / 'a'}")[-1].folder
     with monkeypatch.context() as patch:
         kill_at(patch, classifier.ClassifierTraining, "training_step", 8)
         with pytest.raises(Killed):
             executed("stage=classifier", f"runs_dir={tmp_path / 'b'}")
     (tmp_path / "b").rename(tmp_path / "c")
-    assert_same_result(undisturbed, executed("stage=classifier", f"runs_dir={tmp_path / 'c'}")[-1].folder)
+    assert_same_result(uninterrupted, executed("stage=classifier", f"runs_dir={tmp_path / 'c'}")[-1].folder)
 
 
 def cut(content: bytes) -> bytes:
@@ -158,19 +158,19 @@ def flip(content: bytes) -> bytes:
 def interrupted(tmp_path_factory):
     """Return a run that was killed in its third epoch, and one that was not."""
     folder = tmp_path_factory.mktemp("interrupted")
-    undisturbed = executed("stage=classifier", f"runs_dir={folder / 'a'}")[-1]
+    uninterrupted = executed("stage=classifier", f"runs_dir={folder / 'a'}")[-1]
     with pytest.MonkeyPatch.context() as patch:
         kill_at(patch, classifier.ClassifierTraining, "training_step", 8)
         with pytest.raises(Killed):
             executed("stage=classifier", f"runs_dir={folder / 'b'}")
-    return folder / "b", undisturbed.folder
+    return folder / "b", uninterrupted.folder
 
 
 @pytest.mark.parametrize("damage", [flip, cut, lambda _: b"", lambda _: b"text"], ids=["flip", "cut", "empty", "text"])
 def test_with_its_last_checkpoint_damaged_a_training_starts_over_and_says_so(tmp_path, capsys, interrupted, damage):
     shutil.copytree(interrupted[0], tmp_path / "runs")
     (run,) = planned("stage=classifier", f"runs_dir={tmp_path / 'runs'}")
-    assert run.plan == "resume"
+    assert run.action == "resume"
     last = run.folder / "checkpoints" / "last.ckpt"
     last.write_bytes(damage(last.read_bytes()))
     show([run], Console(width=80))
@@ -200,7 +200,7 @@ def test_a_damaged_best_checkpoint_is_named_and_never_exported(tmp_path, interru
     assert best.with_name("last.ckpt").read_bytes() == last
     assert not run.model.exists()
     shutil.rmtree(best.parent)
-    assert run.plan == "train"
+    assert run.action == "train"
     execute([run], Console(quiet=True))
     assert_same_result(interrupted[1], run.folder)
 

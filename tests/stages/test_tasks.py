@@ -99,13 +99,13 @@ def test_descriptions_hold_the_task_and_measures_have_its_names(trained):
     assert described["explainer"]["link"] == task.links[0]
     assert {network["num_classes"] for network in networks} == {len(described["explainer"]["class_names"])}
     of_classifier, of_surrogate = (trained.runs[stage].measures() for stage in ("classifier", "surrogate"))
-    assert list(of_classifier) == [f"test/{name}" for name in task.measured]
+    assert list(of_classifier) == [f"test/{name}" for name in task.measure_names]
     imitation = [f"test/{prefix}{task.imitation}" for prefix in ("", "masked_")]
     assert {*of_classifier, *imitation, f"test/{task.imitation}_constant"} <= of_surrogate.keys()
     assert of_surrogate[imitation[0]] < of_surrogate[f"test/{task.imitation}_constant"]
     history = pd.read_csv(trained.runs["classifier"].folder / "metrics.csv")
     assert history["train/loss"].iloc[-1] < history["train/loss"].iloc[0]
-    assert {f"train/{task.measured[0]}", f"val/{task.measured[0]}", f"val/{task.minimized}"} <= set(history)
+    assert {f"train/{task.measure_names[0]}", f"val/{task.measure_names[0]}", f"val/{task.minimized}"} <= set(history)
 
 
 def test_test_measures_are_those_of_the_exported_classifier(trained):

@@ -13,7 +13,7 @@ from fastshap_lab.checkpoints import save_model
 from fastshap_lab.config import ClassifierConfig
 from fastshap_lab.errors import UserError
 from fastshap_lab.models import Classifier
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.training.classifier import ClassifierTraining
 from tests import small
 from tests.small_runs import executed, planned
@@ -65,7 +65,7 @@ def test_of_two_heads_each_has_its_own(monkeypatch):
     assert loss.item() == pytest.approx(by_hand(first, second, teacher(image), 0.1), rel=1e-5)
     whole.eval()
     torch.testing.assert_close(network(image), (first + second) / 2)
-    torch.testing.assert_close(frozen(network)(image), (first + second) / 2)
+    torch.testing.assert_close(frozen_copy(network)(image), (first + second) / 2)
 
 
 def test_the_teacher_is_neither_trained_nor_saved(monkeypatch):

@@ -39,7 +39,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_good_epo
         with pytest.raises(UserError, match=line):
             executed(*settings)
     (run,) = planned(*settings)
-    assert (run.record()["status"], run.plan) == ("failed", "resume")
+    assert (run.record()["status"], run.action) == ("failed", "resume")
     last = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert all(weights.isfinite().all() for weights in last["state_dict"].values())
     assert pd.read_csv(run.folder / "metrics.csv")["epoch"].tolist() == [0, 1]

@@ -65,5 +65,5 @@ def of_images(
     for start in range(0, number, _PART):
         chosen = slice(start, min(start + _PART, number))
         whole = evaluation.result_key(pipeline, chosen) | dict(key)
-        parts.append(section.kept(evaluation, whole, partial(make, chosen)))
+        parts.append(section.stored(evaluation, whole, partial(make, chosen)))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

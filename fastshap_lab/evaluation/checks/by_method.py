@@ -25,7 +25,7 @@ def lowest_first(values: Mapping[str, Tensor]) -> list[str]:
     return sorted(means, key=lambda name: (means[name] != means[name], means[name]))
 
 
-def less_random(name: str, values: Tensor, random: Tensor, resamples: int) -> dict[str, float]:
+def difference_from_random(name: str, values: Tensor, random: Tensor, resamples: int) -> dict[str, float]:
     """Return the mean difference from Random on the same images, with its interval, and the test's p-value."""
     test = paired_test(values, random, resamples)
     return {name: test.difference, f"{name}_low": test.low, f"{name}_high": test.high, f"p ({name})": test.p_value}

@@ -5,8 +5,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fastshap_lab.attribution.base import undisturbed
-from fastshap_lab.attribution.features import find_layers, look
+from fastshap_lab.attribution.base import restoring
+from fastshap_lab.attribution.features import find_layers, forward_with_features
 from fastshap_lab.attribution.vit_cx import ViTCX, cluster, plane_masks
 from fastshap_lab.components import Count
 from fastshap_lab.evaluation.checks.by_image import of_images, vit_cx, vit_cx_key
@@ -89,6 +89,6 @@ def feature_masks(evaluation: Evaluation, classifier: nn.Module, image: Tensor) 
     if ViTCX.supports(classifier) is None:
         method = vit_cx(evaluation, classifier, masks="features")
         return method.image_masks(image), method.threshold, method.linkage
-    with undisturbed(classifier), torch.no_grad():
-        _, features, lay_out = look(classifier, find_layers(classifier), image.unsqueeze(0))
-        return plane_masks(lay_out(features)[0], (image.shape[1], image.shape[2])), 0.1, "complete"
+    with restoring(classifier), torch.no_grad():
+        _, features, to_feature_map = forward_with_features(classifier, find_layers(classifier), image.unsqueeze(0))
+        return plane_masks(to_feature_map(features)[0], (image.shape[1], image.shape[2])), 0.1, "complete"

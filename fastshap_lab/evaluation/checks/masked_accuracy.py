@@ -12,7 +12,7 @@ from torch import Tensor
 from fastshap_lab.evaluation.checks.by_method import (
     INTERVALS,
     Fraction,
-    less_random,
+    difference_from_random,
     lowest_first,
     removed_first,
 )
@@ -45,7 +45,7 @@ class MaskedAccuracy(Section):
     def __call__(self, evaluation: Evaluation, name: str) -> None:
         """Add tables and curves of the accuracy by method and fraction."""
         resamples, task = evaluation.settings.bootstrap, evaluation.data.task
-        right_name = task.title(task.measured[0])
+        right_name = task.title(task.measure_names[0])
         shares = [0.0, *self.fractions, 1.0]
         rows, points, figures, refused = [], [], {}, []
         for pipeline in evaluation.pipelines:
@@ -57,13 +57,13 @@ class MaskedAccuracy(Section):
             key |= {"labels": labels.tolist()}
             for method, applied in track(evaluation.methods(pipeline).items(), f"masked accuracy on {pipeline.name}"):
                 make = partial(self._right, evaluation, pipeline, applied, labels, shares)
-                right[method] = self.kept(evaluation, key | {"method": applied.key}, make)["right"]
+                right[method] = self.stored(evaluation, key | {"method": applied.key}, make)["right"]
             means = {method: answers[:, :, 1:-1].mean(dim=2) for method, answers in right.items()}  # (N, 2)
             for method in lowest_first({method: mean[:, 0] for method, mean in means.items()}):
                 row: dict[str, str | float] = {"model": pipeline.name, "method": method}
                 for way, ours, random in zip(_WAYS, means[method].T, means[evaluation.baseline].T, strict=True):
                     row |= with_intervals({way: ours}, resamples)
-                    row |= less_random(f"{way} less random", ours, random, resamples)
+                    row |= difference_from_random(f"{way} minus random", ours, random, resamples)
                 rows.append(row)
             panels = {
                 way: pd.DataFrame(

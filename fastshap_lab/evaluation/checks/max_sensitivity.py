@@ -9,7 +9,7 @@ from torch import Tensor
 from fastshap_lab.components import Count, Positive
 from fastshap_lab.evaluation.checks.by_method import (
     INTERVALS,
-    less_random,
+    difference_from_random,
     lowest_first,
 )
 from fastshap_lab.evaluation.evaluation import Evaluation
@@ -50,14 +50,14 @@ class MaxSensitivity(Section):
             key |= {"indices": evaluation.evaluated[: self.images].tolist()}  # which the noise depends on
             for method, applied in track(evaluation.methods(pipeline).items(), f"max-sensitivity on {pipeline.name}"):
                 make = partial(self._changes, evaluation, pipeline, applied)
-                changes = self.kept(evaluation, key | {"method": applied.key}, make)["changes"]
+                changes = self.stored(evaluation, key | {"method": applied.key}, make)["changes"]
                 largest[method] = changes.cummax(dim=0).values
             change = {method: growing[-1] for method, growing in largest.items()}
             for method in lowest_first(change):
                 rows.append(
                     {"model": pipeline.name, "method": method}
                     | with_intervals({"change": change[method]}, resamples)
-                    | less_random("less random", change[method], change[evaluation.baseline], resamples)
+                    | difference_from_random("minus random", change[method], change[evaluation.baseline], resamples)
                     | {"images": int(change[method].isfinite().sum())}
                 )
             means = {method: growing.nanmean(dim=1).numpy() for method, growing in largest.items()}

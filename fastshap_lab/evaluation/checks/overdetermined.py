@@ -41,6 +41,7 @@ class Overdetermined(Section):
     """
 
     kind = "overdetermined"
+    version = 2
     uncounted = ("images", "methods")
 
     def __init__(
@@ -63,10 +64,14 @@ class Overdetermined(Section):
                     refused.append(f"{method} on {pipeline.name}: not chosen, or not applicable.")
                     continue
                 found = self._of(evaluation, pipeline, methods[method])
-                kept = found["kept"].double().masked_fill(found["empty"][:, None, None], torch.nan)  # (N, shares, 2)
-                both = kept.prod(dim=2)
-                columns = [(kept[:, place, 0], kept[:, place, 1], both[:, place]) for place in range(len(self.shares))]
-                undefined = torch.full((len(kept),), torch.nan)
+                # (N, shares, 2)
+                unchanged = found["unchanged"].double().masked_fill(found["empty"][:, None, None], torch.nan)
+                both = unchanged.prod(dim=2)
+                columns = [
+                    (unchanged[:, place, 0], unchanged[:, place, 1], both[:, place])
+                    for place in range(len(self.shares))
+                ]
+                undefined = torch.full((len(unchanged),), torch.nan)
                 columns.append((undefined, undefined, both.amax(dim=1)))
                 for share, found_at in zip([*self.shares, "any"], columns, strict=True):
                     row = {"model": pipeline.name, "method": method, "share": f"{share}"}
@@ -98,8 +103,8 @@ class Overdetermined(Section):
             coalitions = torch.stack([*parts, torch.zeros_like(parts[0])], dim=1)
             outputs = coalition_values(game.values, image, coalitions, pipeline.max_batch)
             whole = pipeline.outputs[evaluation.evaluated[place]].to(outputs.device)
-            kept = pipeline.task.right(outputs, pipeline.task.decide(whole))
-            return {"kept": kept[:, :-1].unflatten(1, (len(sizes), 2)), "empty": kept[:, -1]}
+            unchanged = pipeline.task.right(outputs, pipeline.task.decide(whole))
+            return {"unchanged": unchanged[:, :-1].unflatten(1, (len(sizes), 2)), "empty": unchanged[:, -1]}
 
         key = {"method": applied.key, "removal": removal_key(self.removal)}
         return of_images(self, evaluation, pipeline, self.images, key, make)

@@ -24,7 +24,7 @@ from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
 from fastshap_lab.seeding import derive_seed
 
-_FEWEST, _MOST = 8, 12  # steps
+_MIN_STEPS, _MAX_STEPS = 8, 12  # steps
 
 Mode = Literal["cascading", "independent"]
 
@@ -59,8 +59,8 @@ class Randomization(Section):
             found = {name: one for name, one in evaluation.methods(pipeline).items() if one.rebuildable}
             for method, applied in track(found.items(), f"{self.mode} randomization of {pipeline.name}"):
                 make = partial(self._similarity, evaluation, pipeline, applied, list(steps.values()))
-                kept = self.kept(evaluation, key | {"method": applied.key}, make)
-                similarity = kept["similarity"].nanmean(dim=1)  # (steps, B, columns)
+                found = self.stored(evaluation, key | {"method": applied.key}, make)
+                similarity = found["similarity"].nanmean(dim=1)  # (steps, B, columns)
                 final = similarity[-1] if self.mode == "cascading" else similarity[1:].nanmean(dim=0)
                 row: dict[str, str | float] = {"model": pipeline.name, "method": method}
                 columns = dict(zip(Similarity.columns, final.unbind(dim=1), strict=True))
@@ -134,11 +134,13 @@ def layers(classifier: Classifier, image: Tensor) -> dict[str, list[str]]:
         branches: dict[str, list[str]] = {}
         for name in owners:
             branches.setdefault(".".join(name.split(".")[:depth]), []).append(name)
-        if len(branches) >= _FEWEST:
+        if len(branches) >= _MIN_STEPS:
             break
     tokens = ", ".join(name for name, _ in network.named_parameters(recurse=False))  # the network's own
     *before, last = branches
-    runs = [run.tolist() for run in np.array_split(np.array(before, dtype=object), min(len(before), _MOST - 1) or 1)]
+    runs = [
+        run.tolist() for run in np.array_split(np.array(before, dtype=object), min(len(before), _MAX_STEPS - 1) or 1)
+    ]
     steps = {}
     for run in [[last], *reversed([run for run in runs if run])]:
         ends = [tokens if end == "" else end for end in dict.fromkeys((run[0], run[-1]))]

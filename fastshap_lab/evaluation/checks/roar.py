@@ -28,7 +28,7 @@ from fastshap_lab.evaluation.methods import with_uncalled
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.statistics import player_values, with_intervals
-from fastshap_lab.models.freezing import frozen
+from fastshap_lab.models.freezing import frozen_copy
 from fastshap_lab.models.specs import ClassifierSpec
 from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
@@ -167,7 +167,7 @@ class ROAR(Section):
         loaders = Loaders(train, ImageLoader(data["val"], config.batch_size))
         module = ClassifierTraining(network, config, seed)
         fit(module, loaders, config, folder, trainer, title=self.kind, key="classifier", quiet=True)
-        asked, batches = frozen(network).to(data["test"].device), ImageLoader(data["test"], _BLOCK)
+        asked, batches = frozen_copy(network).to(data["test"].device), ImageLoader(data["test"], _BLOCK)
         with torch.inference_mode():
             answers = [(asked(batch["image"]).unsqueeze(1), batch["label"]) for batch in batches]
         right = torch.cat([network.task.right(*one).squeeze(1) for one in answers])

@@ -113,7 +113,7 @@ class ShapleyErrors(Section):
         }
         target = pipeline.foremost[indices]
         make = partial(_refined, pipeline, images.float() / 255, phi, reference, target)
-        found = self.kept(evaluation, key, make)
+        found = self.stored(evaluation, key, make)
         return pd.DataFrame({name: found[name].numpy() for name in _REFINED if name in found})
 
 

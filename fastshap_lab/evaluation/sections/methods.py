@@ -108,17 +108,17 @@ def _add_metric(
         if reason is not None:
             refused.append(f"{pipeline.name}: not applicable: {reason}.")
             continue
-        measured = chosen.measure(evaluation, pipeline, methods[pipeline.name])
-        means = {one: metric.compute() for one, metric in measured.items()}
+        by_method = chosen.evaluate(evaluation, pipeline, methods[pipeline.name])
+        means = {one: metric.compute() for one, metric in by_method.items()}
         # Best first; undefined ones last.
-        order = sorted(measured, key=lambda one: (means[one][main] != means[one][main], -sign * means[one][main]))
+        order = sorted(by_method, key=lambda one: (means[one][main] != means[one][main], -sign * means[one][main]))
         for one in order:
             row: dict[str, str | float] = {"model": pipeline.name, "method": one}
-            intervals = measured[one].intervals(resamples)
+            intervals = by_method[one].intervals(resamples)
             for column, value in means[one].items():
                 row |= {column: value, f"{column}_low": intervals[column][0], f"{column}_high": intervals[column][1]}
-            rows.append(row | {"images": measured[one].num_images - measured[one].nan_count()[main]})
-        in_order = {one: measured[one] for one in order}
+            rows.append(row | {"images": by_method[one].num_images - by_method[one].nan_count()[main]})
+        in_order = {one: by_method[one] for one in order}
         tests += _tests(pipeline.name, main, in_order, evaluation.baseline, resamples)
         curves = {
             one: metric.curves()[main].numpy() for one, metric in in_order.items() if isinstance(metric, Deletion)
@@ -141,15 +141,15 @@ def _add_metric(
 
 
 def _tests(
-    model: str, column: str, measured: Mapping[str, PerImage], baseline: str, resamples: int
+    model: str, column: str, by_method: Mapping[str, PerImage], baseline: str, resamples: int
 ) -> list[dict[str, Any]]:
     """Return how each method differs from the best one, which comes first, and from Random, on the same images."""
-    best = next(iter(measured))
+    best = next(iter(by_method))
     rows = []
-    for name, metric in measured.items():
+    for name, metric in by_method.items():
         row: dict[str, Any] = {"model": model, "method": name}
-        for title, other in (("less the best", best), ("less random", baseline)):
-            test = metric.compare(measured[other], resamples)[column]
+        for title, other in (("minus the best", best), ("minus random", baseline)):
+            test = metric.compare(by_method[other], resamples)[column]
             row |= {title: test.difference, f"{title}_low": test.low, f"{title}_high": test.high}
             row[f"p ({title})"] = test.p_value if name != other else float("nan")
         rows.append(row)

@@ -13,7 +13,7 @@ from fastshap_lab.runs.run import METRICS_FILE
 
 def _panels(task: Task) -> dict[str, dict[str, list[str]]]:
     """Return the curves of each stage's training, by panel."""
-    right, minimized, imitation = task.measured[0], task.minimized, task.imitation
+    right, minimized, imitation = task.measure_names[0], task.minimized, task.imitation
     return {
         "pretrain": {"Reconstruction error": ["train/loss", "val/loss"]},
         "classifier": {
@@ -61,11 +61,11 @@ class Trainings(Section):
 def _models(evaluation: Evaluation) -> None:
     rows, task = [], evaluation.data.task
     for pipeline in evaluation.distinct("classifier"):
-        measured = pipeline.runs["classifier"].measures()
+        measures = pipeline.runs["classifier"].measures()
         parameters = sum(parameter.numel() for parameter in pipeline.classifier.parameters())
         row = {
             "classifier": pipeline.classifier_name,
-            **{task.title(name): measured[f"test/{name}"] for name in task.measured},
+            **{task.title(name): measures[f"test/{name}"] for name in task.measure_names},
             "parameters": parameters,
         }
         rows.append(row)
@@ -77,12 +77,12 @@ def _models(evaluation: Evaluation) -> None:
             "masking": in_words(pipeline.runs["surrogate"].config.surrogate.masking),
         }
         | {
-            f"{title_prefix}{task.title(name)}": measured[f"test/{prefix}{name}"]
+            f"{title_prefix}{task.title(name)}": measures[f"test/{prefix}{name}"]
             for title_prefix, prefix in (("", ""), ("masked ", "masked_"))
-            for name in (*task.measured, task.imitation)
+            for name in (*task.measure_names, task.imitation)
         }
         for pipeline in evaluation.pipelines
-        if pipeline.surrogate is not None and (measured := pipeline.runs["surrogate"].measures())
+        if pipeline.surrogate is not None and (measures := pipeline.runs["surrogate"].measures())
     ]:
         tables["surrogates", "Surrogates"] = pd.DataFrame(rows)
     if evaluation.explained:
@@ -118,10 +118,10 @@ def _trainings(evaluation: Evaluation) -> None:
 
 def _explainer(pipeline: Pipeline) -> dict[str, str | float]:
     run = pipeline.runs["explainer"]
-    measured, history = run.measures(), run.history()
+    measures, history = run.measures(), run.history()
     return {
         "explainer": pipeline.name,
         "validation loss": history["val/loss"].min(),
-        "additive R²": measured["test/additive_r2"],
-        "efficiency gap": measured["test/efficiency_gap"],
+        "additive R²": measures["test/additive_r2"],
+        "efficiency gap": measures["test/efficiency_gap"],
     }

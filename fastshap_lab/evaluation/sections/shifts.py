@@ -41,7 +41,7 @@ def _shifts(evaluation: Evaluation) -> None:
     rows, shown = [], {}
     for pipeline in evaluation.explained:
         maps = _maps(evaluation, pipeline)
-        columns = measures(maps, evaluation.data.image_size)
+        columns = map_columns(maps, evaluation.data.image_size)
         means = with_intervals(columns, evaluation.settings.bootstrap)
         rows.append({"pipeline": pipeline.name, "images": len(evaluation.evaluated)} | means)
         shown[pipeline.name] = {shift: maps[shift][:_IMAGES_SHOWN] for shift in _SHOWN}
@@ -74,7 +74,7 @@ def shifted(images: Tensor, shift: tuple[int, int]) -> Tensor:
     return images[..., rows.unsqueeze(1), columns]
 
 
-def measures(maps: Maps, image_size: tuple[int, int]) -> dict[str, Tensor]:
+def map_columns(maps: Maps, image_size: tuple[int, int]) -> dict[str, Tensor]:
     """Return what stands in the table, per image (N,), given maps (N, rows, columns) of every shift."""
     still = maps[_STILL]
     patch = [side // cells for side, cells in zip(image_size, still.shape[1:], strict=True)]

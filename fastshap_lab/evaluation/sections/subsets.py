@@ -11,7 +11,7 @@ from torch import Tensor
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
-from fastshap_lab.evaluation.statistics import measured, with_intervals
+from fastshap_lab.evaluation.statistics import columns_of, with_intervals
 from fastshap_lab.metrics import MapAgreement, MapStatistics, correctness_subsets, holm, two_sample_p_values
 from fastshap_lab.report import subset_maps
 
@@ -70,11 +70,11 @@ def _compare(evaluation: Evaluation, a: Pipeline, b: Pipeline) -> None:
             for pipeline in explained
         }
         places[subset] = {
-            (name,): measured(MapStatistics(), ("central_share", "entropy"), found[_PREDICTED])
+            (name,): columns_of(MapStatistics(), ("central_share", "entropy"), found[_PREDICTED])
             for name, found in maps.items()
         }
         pairs[subset] = {
-            (f"{first} and {second}", kind): measured(
+            (f"{first} and {second}", kind): columns_of(
                 MapAgreement(), ("pearson", "spearman"), maps[first][kind], maps[second][kind]
             )
             for first, second in combinations(maps, 2)

@@ -10,12 +10,12 @@ from torch import Tensor
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
-from fastshap_lab.evaluation.statistics import measured, with_intervals
+from fastshap_lab.evaluation.statistics import columns_of, with_intervals
 from fastshap_lab.metrics import MapAgreement
 from fastshap_lab.metrics.correlation import spearman
 from fastshap_lab.report import relations, subset_maps
 
-_FEWEST = 3  # surrogates: any two are in some order
+_MIN_SURROGATES = 3  # surrogates: any two are in some order
 
 
 class Surrogates(Section):
@@ -42,7 +42,7 @@ def _explanations(evaluation: Evaluation) -> None:
         figures[f"surrogates-{original}", f"{original} by its surrogates"] = _figure(evaluation, pipelines)
         maps = {pipeline.name: [_maps(evaluation, pipeline, evaluation.settings.images)] for pipeline in pipelines}
         for first, second in combinations(maps, 2):
-            alike = measured(MapAgreement(), MapAgreement.columns, *maps[first], *maps[second])
+            alike = columns_of(MapAgreement(), MapAgreement.columns, *maps[first], *maps[second])
             means = with_intervals(alike, evaluation.settings.bootstrap)
             rows.append({"pipelines": f"{first} and {second}", "images": len(indices)} | means)
     if not rows:
@@ -78,11 +78,11 @@ def _figure(evaluation: Evaluation, pipelines: list[Pipeline]) -> Figure:
 
 def _relations(evaluation: Evaluation) -> None:
     pipelines = evaluation.distinct("surrogate")  # which those share that differ in their explainers alone
-    if len(pipelines) < _FEWEST:
+    if len(pipelines) < _MIN_SURROGATES:
         return
     task = evaluation.data.task
     named = {f"masked {task.title(task.imitation)}": f"test/masked_{task.imitation}"}
-    named |= {task.title(name): f"test/{name}" for name in reversed(task.measured)}
+    named |= {task.title(name): f"test/{name}" for name in reversed(task.measure_names)}
     measures = pd.DataFrame(
         [{name: pipeline.runs["surrogate"].measures()[key] for name, key in named.items()} for pipeline in pipelines],
         index=[pipeline.name for pipeline in pipelines],

@@ -49,7 +49,7 @@ class Explainer(nn.Module, ABC):
         """Take what the surrogate's network has learned, where the explainer has a place for it."""
 
 
-def small(head: L, scale: float = 0.05) -> L:
+def shrink_init(head: L, scale: float = 0.05) -> L:
     """Scale a fresh output layer down.
 
     Shapley values are small numbers, a share of one probability among P players. A head with the usual start is far

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fastshap_lab.components import Count
-from fastshap_lab.models.explainers.base import Explainer, small
+from fastshap_lab.models.explainers.base import Explainer, shrink_init
 from fastshap_lab.shapley.players import PlayerGrid
 
 
@@ -58,7 +58,7 @@ class UNetExplainer(Explainer):
             }
         )
         self.last = last
-        self.head = small(nn.Conv2d(channels[last], num_classes, 1))
+        self.head = shrink_init(nn.Conv2d(channels[last], num_classes, 1))
         # Computed on the CPU: on the meta device, where checkpoints try descriptions, this imports PyTorch's compiler.
         rows, columns = (torch.linspace(-1, 1, side, device="cpu") for side in grid.image_size)
         coordinates = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(self.mean.device)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.components import Positive
 from fastshap_lab.errors import UserError
-from fastshap_lab.models.explainers.base import Explainer, small
+from fastshap_lab.models.explainers.base import Explainer, shrink_init
 from fastshap_lab.models.freezing import load_matching
 from fastshap_lab.models.tokens import is_token_network, token_grid
 from fastshap_lab.shapley.players import PlayerGrid
@@ -65,7 +65,7 @@ class ViTExplainer(Explainer):
         self.mlp = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
         )
-        self.head = small(nn.Linear(hidden, num_classes * finer[0] * finer[1]))
+        self.head = shrink_init(nn.Linear(hidden, num_classes * finer[0] * finer[1]))
 
     def predict(self, pixels: Tensor) -> Tensor:
         """Return raw values (B, P, K) of normalized pixels (B, 3, H, W)."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.classifier import Model, opened
-from fastshap_lab.models.maskings.base import in_rectangles
+from fastshap_lab.models.maskings.base import in_chunks
 from fastshap_lab.models.maskings.tokens import TokenMasking
 from fastshap_lab.models.tokens import (
     TokenNetwork,
@@ -57,7 +57,7 @@ class AttentionMask(TokenMasking):
             logits = self.classify(network, rows, rope, self.present(coalitions).flatten(0, 1))
             return logits.unflatten(0, coalitions.shape[:2])
 
-        return in_rectangles(one_pass, image, coalitions, max_rows)
+        return in_chunks(one_pass, image, coalitions, max_rows)
 
     def classify(
         self, network: TokenNetwork, tokens: Tensor, rope: Tensor | None, present: Tensor, everyone: bool = False

@@ -43,7 +43,7 @@ class Masking(nn.Module, ABC):
         """
 
 
-def in_rectangles(
+def in_chunks(
     one_pass: Callable[[Tensor, Tensor], Tensor], image: Tensor, coalitions: Tensor, max_rows: int | None
 ) -> Tensor:
     """Return what ``one_pass`` says of images (B, 3, H, W) and coalitions (B, M, P), asked in parts of both.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastshap_lab.models.classifier import Model, opened
-from fastshap_lab.models.maskings.base import in_rectangles
+from fastshap_lab.models.maskings.base import in_chunks
 from fastshap_lab.models.maskings.tokens import TokenMasking
 from fastshap_lab.models.tokens import TokenNetwork, embed, transform, with_positions
 from fastshap_lab.shapley.players import Players
@@ -40,4 +40,4 @@ class MaskToken(TokenMasking):
             features = transform(network, *with_positions(network, rows))
             return network.forward_head(features).unflatten(0, coalitions.shape[:2])
 
-        return in_rectangles(one_pass, image, coalitions, max_rows)
+        return in_chunks(one_pass, image, coalitions, max_rows)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastshap_lab.models.classifier import Model, opened
-from fastshap_lab.models.maskings.base import Masking, in_rectangles
+from fastshap_lab.models.maskings.base import Masking, in_chunks
 from fastshap_lab.shapley.players import PlayerGrid
 
 
@@ -32,7 +32,7 @@ class PixelMasking(Masking):
                 rows = rows.contiguous()
             return network(rows).unflatten(0, coalitions.shape[:2])
 
-        return in_rectangles(one_pass, image, coalitions, max_rows)
+        return in_chunks(one_pass, image, coalitions, max_rows)
 
     def _rows(self, present: Tensor, absent: Tensor | None, coalitions: Tensor) -> Tensor:
         """Return each image under each coalition (B·M, C, H, W), channels-last.

@@ -41,13 +41,13 @@ class TokenDrop(AttentionMask):
         for start, stop, smallest, largest in _batches(sizes.tolist(), max_rows):
             rows = order[start:stop]
             width = max(largest, 0 if network.num_prefix_tokens else 1)
-            kept = members[rows, :width]
+            shown = members[rows, :width]
             inside = torch.arange(width, device=sizes.device) < sizes[start:stop].unsqueeze(1)
             logits.append(
                 self.classify(
                     network,
-                    _gather(tokens, owner[start:stop], kept, network.num_prefix_tokens),
-                    rope_of(network, rope, kept),
+                    _gather(tokens, owner[start:stop], shown, network.num_prefix_tokens),
+                    rope_of(network, rope, shown),
                     inside,
                     everyone=smallest == width,
                 )

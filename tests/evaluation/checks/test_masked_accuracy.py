@@ -38,7 +38,7 @@ def test_ends_do_not_depend_on_the_method_and_means_are_over_the_shares_between(
         assert shares.loc["random", "deletion"]["0%"] == shares.loc["random", way][whole]
     table = tables["masked_accuracy"].set_index("method")
     assert set(table.index) == {"random", "saliency", "grad_cam", "explainer"}
-    assert table.loc["random"]["deletion less random"] == 0
+    assert table.loc["random"]["deletion minus random"] == 0
     for name, row in table.iterrows():
         assert row["deletion"] == pytest.approx(shares.loc[name, "deletion"][["25%", "75%"]].mean())
         assert row["insertion_low"] <= row["insertion"] <= row["insertion_high"]

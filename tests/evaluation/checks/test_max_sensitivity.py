@@ -42,9 +42,9 @@ def test_it_is_captums_for_the_same_noise(evaluation, table):
 
 def test_random_changes_by_the_root_of_two_and_the_steadier_come_first(evaluation, table):
     assert table.loc["A", "random"]["change"] == pytest.approx(2**0.5, rel=0.2)
-    assert table.loc["A", "random"]["less random"] == 0
+    assert table.loc["A", "random"]["minus random"] == 0
     row = table.loc["A", "explainer"]
-    assert row["less random"] == pytest.approx(row["change"] - table.loc["A", "random"]["change"])
+    assert row["minus random"] == pytest.approx(row["change"] - table.loc["A", "random"]["change"])
     defined = table.loc["A"].dropna()
     assert set(defined.index) | {"grad_cam"} == {"random", "saliency", "grad_cam", "explainer"}
     assert defined["change"].is_monotonic_increasing

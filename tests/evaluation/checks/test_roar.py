@@ -103,7 +103,7 @@ def test_a_training_repeats_keeps_its_best_epoch_and_leaves_nothing(evaluation, 
     assert other.shape == (24,)
     judged = []
     monkeypatch.setattr(
-        roar, "frozen", lambda network: judged.append(network.network.fc.weight.clone()) or network.eval()
+        roar, "frozen_copy", lambda network: judged.append(network.network.fc.weight.clone()) or network.eval()
     )
     for values in ((1, 2, 3), (1, 3, 2), (3, 1, 2), (float("nan"), 1, 2)):
         pretend_cross_entropies(monkeypatch, *map(float, values))
@@ -117,7 +117,7 @@ def test_a_training_repeats_keeps_its_best_epoch_and_leaves_nothing(evaluation, 
 def test_a_training_goes_on_where_it_was_interrupted_and_says_when_it_diverges(evaluation, tmp_path, monkeypatch):
     pipeline, check = evaluation.pipelines[0], ROAR(epochs=3)
     data = roar._without(evaluation, pipeline, None, 0)
-    undisturbed = check._trained_right(evaluation, pipeline, data, 0, tmp_path / "undisturbed")
+    uninterrupted = check._trained_right(evaluation, pipeline, data, 0, tmp_path / "uninterrupted")
     step, made = ClassifierTraining.training_step, []
 
     def dies(self, batch, batch_idx):
@@ -130,7 +130,7 @@ def test_a_training_goes_on_where_it_was_interrupted_and_says_when_it_diverges(e
     with pytest.raises(KeyboardInterrupt):
         check._trained_right(evaluation, pipeline, data, 0, tmp_path / "training")
     again = check._trained_right(evaluation, pipeline, data, 0, tmp_path / "training")
-    assert torch.equal(again, undisturbed)
+    assert torch.equal(again, uninterrupted)
     assert len(made) == 8 + 3  # the last epoch
     monkeypatch.setattr(ClassifierTraining, "training_step", lambda *given: step(*given) * float("nan"))
     with pytest.raises(UserError, match="classifier: the loss is not a finite number at step 1, epoch 1"):
