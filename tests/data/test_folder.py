@@ -169,7 +169,10 @@ def test_the_digest_follows_paths_and_contents_within_the_folder(photos, tmp_pat
             lambda root: [shutil.rmtree(root / name) for name in ("test", "train")],
             r"set: needs a folder .* has none; data.params.classes=none reads",
         ),
-        (lambda root: shutil.rmtree(root / "test"), r"has train, but neither test nor val; data.params.path=.*/train "),
+        (
+            lambda root: shutil.rmtree(root / "test"),
+            r"contains train, but neither test nor val; data.params.path=.*/train ",
+        ),
         (
             lambda root: shutil.rmtree(root / "train" / "dog"),
             r"train: needs a folder .* two classes or more, has \['cat",

@@ -159,7 +159,7 @@ def test_columns_and_names_can_be_chosen(tmp_path):
         write(tmp_path / "set", f"train-{split}", images, [0, 1] * 3, "scan", "kind")
     (tmp_path / "set" / "train-check.parquet").rename(tmp_path / "set" / "validation.parquet")
     path = str(tmp_path / "set")
-    with pytest.raises(UserError, match=r"label_column: name one of the columns of .*: id, scan, kind"):
+    with pytest.raises(UserError, match=r"label_column: must name one of the columns of .*: id, scan, kind"):
         Hub(path, test_split="validation")
     data = Hub(path, test_split="validation", label_column="kind", class_names=["no", "yes"], val_fraction=0.5)
     assert data.class_names == ["no", "yes"]
