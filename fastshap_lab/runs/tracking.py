@@ -1,4 +1,4 @@
-"""Weights & Biases, where it is chosen: a W&B run per run folder, with its settings, curves, tables and figures."""
+"""Logging to Weights & Biases: a W&B run for each run folder, with its settings, curves, tables and figures."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -15,21 +15,23 @@ from fastshap_lab.runs.run import Run
 
 @contextmanager
 def tracked(run: Run) -> Iterator[None]:
-    """Keep a W&B run open as ``run.tracker`` while a stage is made, if ``logger=wandb``.
+    """Keep a W&B run open as ``run.tracker`` while a run is made, if ``logger=wandb``.
 
     Raises:
-        UserError: W&B does not let us in.
+        UserError: W&B refuses, for example without an account.
     """
     config = run.config.logger
-    # A trial of a sweep is a single W&B run, that of the stage which is swept; the agent has chosen its id.
+    # A trial of a sweep is one W&B run, that of the stage in `stage`; the agent has chosen its id.
     sweeping = "WANDB_SWEEP_ID" in os.environ
     if config.name != "wandb" or (sweeping and run.stage.name != run.config.stage):
         yield
         return
-    import wandb  # takes a second
+    import wandb  # here, as the import takes a second
 
     folder = run.folder.resolve()
-    os.environ["WANDB_DATA_DIR"] = os.environ["WANDB_CACHE_DIR"] = str(folder / "wandb")  # else in the home directory
+    os.environ["WANDB_DATA_DIR"] = os.environ["WANDB_CACHE_DIR"] = str(
+        folder / "wandb"
+    )  # by default: the home directory
     try:
         tracker = wandb.init(
             project=config.project,
@@ -44,14 +46,20 @@ def tracked(run: Run) -> Iterator[None]:
     except wandb.Error as error:
         raise UserError(f"logger=wandb: {str(error).splitlines()[0]}; logger.mode=offline needs no account") from None
     tracker.define_metric("*", step_metric="epoch")
-    with tracker:  # ends it, as failed if an exception passes
+    with tracker:  # closes the W&B run, and marks it as failed after an exception
         run.tracker = tracker
         yield
     run.tracker = None
 
 
 def log_results(run: Run, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Path]) -> None:
-    """Send a stage's tables and figures to W&B, if a W&B run is open."""
+    """Send tables and figures to W&B if a W&B run is open.
+
+    Args:
+        run: Run that they belong to.
+        tables: Tables by name.
+        figures: Paths of the figures by name.
+    """
     if run.tracker:
         import wandb
 
