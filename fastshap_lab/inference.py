@@ -516,7 +516,12 @@ def load_classifier(folder: str | Path, module: nn.Module | None = None) -> Clas
 
 
 def load_surrogate(folder: str | Path, module: nn.Module | None = None) -> Surrogate:
-    """Return a trained surrogate, in evaluation mode on the CPU; arguments and errors as for ``load_classifier``."""
+    """Return a trained surrogate, in evaluation mode on the CPU.
+
+    Args:
+        folder: Model folder, or run folder.
+        module: The caller's own network, where the surrogate is of a class of one's own code.
+    """
     return load_model(model_folder(folder), SurrogateSpec, lambda spec: spec.surrogate.build(module))
 
 

@@ -19,10 +19,14 @@ _PATIENCE = 0.5  # seconds until it is looked again whether another process is d
 
 
 def execute(runs: list[Run], console: Console) -> None:
-    """Make what is not there yet, and say what came of each.
+    """Make the runs that are not finished, and print the result of each.
 
-    What another process is making already is left to it while there is something else to do: the same command, started
-    several times, shares the work.
+    While another process makes one of them, this process makes others: the same command, started several times, shares
+    the work.
+
+    Args:
+        runs: Runs in the order of the plan.
+        console: Where results are printed.
 
     Raises:
         UserError: What a run builds on is gone or was changed, and is not among those to be made.
@@ -47,7 +51,12 @@ def execute(runs: list[Run], console: Console) -> None:
 
 
 def conclude(runs: list[Run], console: Console) -> None:
-    """Say of each explainer that was asked for how true its values are, where that was measured, and how to load it."""
+    """Say of each explainer that was asked for how true its values are, where that was measured, and how to load it.
+
+    Args:
+        runs: Runs in the order of the plan, all of them finished.
+        console: Where lines are printed.
+    """
     joined = next((run for run in runs if run.stage.joins), None)
     measured = {} if joined is None else true_value_measures(joined.measures())
     ends = [("", run) for run in runs] if joined is None else joined.parents.items()

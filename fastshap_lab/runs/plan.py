@@ -44,7 +44,13 @@ def plan(config: Config, compose: Compose, stages: Sequence[Stage], device: torc
 
 
 def pipelines_of(config: Config, compose: Compose, stages: Sequence[Stage]) -> dict[str, Config]:
-    """Return the configuration of each pipeline, by name; arguments as for ``plan``."""
+    """Return the configuration of each pipeline, by name.
+
+    Args:
+        config: The whole configuration.
+        compose: Function that composes the configuration with other choices and further overrides.
+        stages: All stages, each after those that it builds on.
+    """
     groups = _groups(stages)
     if config.evaluate.pipelines:
         return {name: _composed(name, chosen, compose, groups) for name, chosen in config.evaluate.pipelines.items()}
@@ -83,7 +89,12 @@ def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage
 
 
 def show(runs: list[Run], console: Console) -> None:
-    """Print what making the runs will do, and what it will cost."""
+    """Print what making the runs will do, and its cost.
+
+    Args:
+        runs: Runs in the order of the plan.
+        console: Where lines are printed.
+    """
     if notice := runs[0].data.notice():
         console.print(f"{'data':<10}  {notice}", soft_wrap=True, markup=False)
     known: dict[str, Cost | None] = {}

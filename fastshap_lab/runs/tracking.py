@@ -51,7 +51,13 @@ def tracked(run: Run) -> Iterator[None]:
 
 
 def log_results(run: Run, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Path]) -> None:
-    """Send a stage's tables and figures to W&B, if a W&B run is open."""
+    """Send a stage's tables and figures to W&B, if a W&B run is open.
+
+    Args:
+        run: The run that is being made.
+        tables: Tables by name.
+        figures: PNG files by name.
+    """
     if run.tracker:
         import wandb
 

@@ -80,10 +80,15 @@ def leverage_allocation(num_players: int) -> Float[np.ndarray, " strata"]:
 
 
 def mixed_allocation(num_players: int, pairs: float) -> Float[np.ndarray, " strata"]:
-    """Return how many of so many pairs have each size: first as the kernel has them, later more of the middle ones.
+    """Return how many pairs have each size: at first as the Shapley kernel says, later more of the middle sizes.
 
-    Small coalitions tell what single players do, and middle sizes what interacts. The later pairs are allocated by the
-    geometric mean of kernel and leverage scores: more of the middle sizes served some networks better, fewer others.
+    Small coalitions show effects of single players, middle sizes show interactions. Later pairs are allocated by the
+    geometric mean of kernel and leverage scores. In trials, more of the middle sizes helped some networks, and fewer
+    helped others.
+
+    Args:
+        num_players: Number of players P.
+        pairs: Expected number of pairs.
     """
     first = min(pairs, _KERNEL_FIRST * num_players)
     kernel, leverage = kernel_allocation(num_players), leverage_allocation(num_players)
@@ -179,9 +184,15 @@ def _without_replacement(num_players: int, size: int, count: int, members: int, 
 
 
 def unrank(ranks: Int[Tensor, " N"], num_players: int, size: int) -> Bool[Tensor, "N P"]:
-    """Return the coalitions of a size by their rank in colexicographic order; those without the last player are first.
+    """Return coalitions of one size by their rank in colexicographic order, bool (N, P). Those without the last player
+    come first.
 
     Reference: Knuth, The Art of Computer Programming 4A, section 7.2.1.3, on the combinatorial number system.
+
+    Args:
+        ranks: Rank of each coalition, from 0.
+        num_players: Number of players P.
+        size: Number of present players.
     """
     below = _binomials(num_players, size)  # (P, size + 1)
     left, wanted = ranks.clone(), torch.full_like(ranks, size)

@@ -19,7 +19,12 @@ class Game(Protocol):
     num_players: int
 
     def values(self, inputs: Shaped[Tensor, "B ..."], coalitions: Bool[Tensor, "B M P"], /) -> Float[Tensor, "B M K"]:
-        """Return the value of each coalition."""
+        """Return the value (B, M, K) of each coalition.
+
+        Args:
+            inputs: Inputs (B, ...).
+            coalitions: Coalitions (B, M, P), True where a player is present.
+        """
 
     def grand(self, inputs: Shaped[Tensor, "B ..."], /) -> Float[Tensor, "B K"]:
         """Return the value when every player is present."""

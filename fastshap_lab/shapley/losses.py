@@ -11,9 +11,13 @@ from fastshap_lab.shapley.efficiency import efficiency_gap
 def surrogate_kl(
     classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return KL(classifier on the whole input ‖ surrogate on each coalition), in nats.
+    """Return KL(classifier on the whole input ‖ surrogate on each coalition) (B, M), in nats.
 
     Reference: Frye et al., ICLR 2021, arXiv:2006.01272; Jethani et al., arXiv:2107.07436, section 3.
+
+    Args:
+        classifier_logits: Logits of the classifier (B, K).
+        surrogate_logits: Logits of the surrogate for each coalition (B, M, K).
     """
     log_p = classifier_logits.log_softmax(dim=-1).unsqueeze(1)
     return (log_p.exp() * (log_p - surrogate_logits.log_softmax(dim=-1))).sum(dim=-1)
@@ -22,9 +26,14 @@ def surrogate_kl(
 def reverse_surrogate_kl(
     classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return KL(surrogate on each coalition ‖ classifier on the whole input), in nats.
+    """Return KL(surrogate on each coalition ‖ classifier on the whole input) (B, M), in nats.
 
-    Its minimum settles on one likely answer where ``surrogate_kl``'s spreads over all that the classifier gives.
+    Its minimum concentrates on one likely class, where the minimum of ``surrogate_kl`` covers every class that the
+    classifier considers.
+
+    Args:
+        classifier_logits: Logits of the classifier (B, K).
+        surrogate_logits: Logits of the surrogate for each coalition (B, M, K).
     """
     log_q = surrogate_logits.log_softmax(dim=-1)
     return (log_q.exp() * (log_q - classifier_logits.log_softmax(dim=-1).unsqueeze(1))).sum(dim=-1)
@@ -42,14 +51,25 @@ def constant_kl(classifier_logits: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
 def bernoulli_kl(
     classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return ``surrogate_kl`` of labels that do not exclude each other: of Bernoullis, a mean over labels, in nats."""
+    """Return the KL divergence of independent labels (B, M), a mean over the labels, in nats; see ``surrogate_kl``.
+
+    Args:
+        classifier_logits: Logits of the classifier (B, K).
+        surrogate_logits: Logits of the surrogate for each coalition (B, M, K).
+    """
     return _bernoulli_kl(classifier_logits.unsqueeze(1), surrogate_logits)
 
 
 def reverse_bernoulli_kl(
     classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return ``reverse_surrogate_kl`` of labels that do not exclude each other, a mean over labels, in nats."""
+    """Return the reverse KL divergence of independent labels (B, M), a mean over the labels, in nats; see
+    ``reverse_surrogate_kl``.
+
+    Args:
+        classifier_logits: Logits of the classifier (B, K).
+        surrogate_logits: Logits of the surrogate for each coalition (B, M, K).
+    """
     return _bernoulli_kl(surrogate_logits, classifier_logits.unsqueeze(1))
 
 
@@ -86,7 +106,14 @@ def additive_residuals(
     values: Float[Tensor, "B M K"],
     null: Float[Tensor, "#B K"],
 ) -> Float[Tensor, "B M K"]:
-    """Return how far each coalition's value is above what its members' attributions add up to."""
+    """Return the value of each coalition minus the sum of its members' attributions and the null value (B, M, K).
+
+    Args:
+        phi: Attributions (B, P, K).
+        coalitions: Coalitions (B, M, P), True where a player is present.
+        values: Values of the coalitions (B, M, K).
+        null: Value of the empty coalition (B, K) or (1, K).
+    """
     return values - null.unsqueeze(1) - coalitions.to(phi.dtype) @ phi
 
 
@@ -103,6 +130,13 @@ def shapley_regression_loss(
 
     Reference: Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436, equation 5. Differs from the paper: the factor P,
     as in its code, and a mean over all classes in place of one drawn class.
+
+    Args:
+        phi: Attributions (B, P, K).
+        coalitions: Coalitions (B, M, P), True where a player is present.
+        values: Values of the coalitions (B, M, K).
+        null: Value of the empty coalition (B, K) or (1, K).
+        weights: Weights of the coalitions (B, M).
     """
     squared = additive_residuals(phi, coalitions, values, null).square()
     return phi.shape[1] * (weights.unsqueeze(-1) * squared).mean()
@@ -135,5 +169,10 @@ def efficiency_penalty(
     """Return P times the mean squared efficiency gap of the values before normalization.
 
     Reference: Jethani et al., arXiv:2107.07436, section 3; their code's scale, in units of the regression loss.
+
+    Args:
+        raw: Values before normalization (B, P, K).
+        grand: Value of the coalition of all players (B, K).
+        null: Value of the empty coalition (B, K) or (1, K).
     """
     return raw.shape[1] * efficiency_gap(raw, grand, null).square().mean()

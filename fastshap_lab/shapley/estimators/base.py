@@ -68,12 +68,23 @@ class Estimator(ABC):
 
     @classmethod
     def check_budget(cls, num_players: int, budget: int) -> None:
-        """Raise a ``UserError`` if there is no use for so many evaluations; here, there is one for any number."""
+        """Raise a ``UserError`` if the estimator cannot use a budget. By default it can use any.
+
+        Args:
+            num_players: Number of players P.
+            budget: Number of evaluations of each input.
+        """
         return
 
     @classmethod
     def next_look(cls, num_players: int, wanted: int, budget: int) -> int:
-        """Return after how many evaluations to look at a tolerance next, not before ``wanted`` or ``budget``."""
+        """Return how many evaluations to make before a tolerance is checked, from ``wanted`` to ``budget``.
+
+        Args:
+            num_players: Number of players P.
+            wanted: Smallest number of evaluations to check at.
+            budget: Largest number of evaluations.
+        """
         return min(wanted, budget)
 
     @property

@@ -46,7 +46,12 @@ class PairRegression:
     def fit(
         self, differences: Float[Tensor, "B M K"], start: Float[Tensor, "B P K"]
     ) -> tuple[Float[Tensor, "B P K"], Float[Tensor, "B M K"]]:
-        """Return the values, which add up as those to start from do, and what they leave of the differences."""
+        """Return values that add up as the starting values do, and the residuals of the differences.
+
+        Args:
+            differences: Value of each pair's coalition minus that of its complement (B, M, K).
+            start: Values to start from (B, P, K).
+        """
         left = differences - self.signs @ start
         change = self.gain @ left
         return start + change, left - self.signs @ change
