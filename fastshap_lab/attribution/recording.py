@@ -125,7 +125,8 @@ class _SoftmaxTap(TorchFunctionMode):
 
     def __init__(self, record: AttentionRecord) -> None:
         super().__init__()
-        self.record, self.inside, self.recorded = record, None, Counter[nn.Module]()
+        self.record, self.recorded = record, Counter[nn.Module]()
+        self.inside: nn.Module | None = None
 
     @no_type_check  # It runs at every operation, and a check of its types in test runs would take longer than that.
     def __torch_function__(self, func, types, args=(), kwargs=None):
