@@ -15,6 +15,8 @@ class AGCAM(AttentionMethod):
 
     Reference: Leem and Seo, Attention guided CAM, AAAI 2024, arXiv:2402.04563, equations 2 and 7.
 
+    Arguments are those of ``AttentionMethod``.
+
     Example:
         >>> from timm.models import VisionTransformer
         >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)

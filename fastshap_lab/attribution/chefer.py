@@ -81,6 +81,8 @@ class CGW2(AttentionMethod):
 
     Reference: Chefer, Gur, Wolf, Generic attention-model explainability, ICCV 2021, arXiv:2103.15679, rules 5 and 6.
 
+    Arguments are those of ``AttentionMethod``.
+
     Example:
         >>> from timm.models import VisionTransformer
         >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)

@@ -114,6 +114,8 @@ class AttentionGradCAM(AttentionMethod):
     Reference: the baseline of Chefer et al., Transformer interpretability beyond attention visualization, CVPR 2021,
     arXiv:2012.09838, section 4.
 
+    Arguments are those of ``AttentionMethod``.
+
     Example:
         >>> from timm.models import VisionTransformer
         >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)

@@ -29,6 +29,8 @@ class HeadRelevance(RelevanceMethod):
 
     Differs from the paper: ``head_weights`` is this project's interpretation of that score.
 
+    Arguments are those of ``AttentionMethod``.
+
     Example:
         >>> from timm.models import VisionTransformer
         >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)

@@ -170,6 +170,8 @@ class RelevanceMethod(AttentionMethod):
     They apply to timm's VisionTransformer with a class token, which includes DeiT. In a distilled DeiT, half of the
     relevance starts at each of the two heads.
 
+    Arguments are those of ``AttentionMethod``.
+
     Example:
         >>> class LastBlock(RelevanceMethod):
         ...     def _attribute(self, image, target):

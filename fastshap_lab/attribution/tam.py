@@ -41,8 +41,8 @@ class TAM(AttentionMethod):
     Args:
         model: Model to explain, see ``AttentionMethod``.
         steps: Number of images on the path, at least 2.
-        start_layer: Index of the first block used, from 0; by default a third of the number of blocks, as in the
-            paper's scripts.
+        start_layer: Index of the first block used, from 0; by default a third of the number of blocks, rounded, as in
+            the paper's scripts.
         rows: Query rows that are read, see ``AttentionMethod``.
         max_batch: Number of images per pass.
 
