@@ -70,11 +70,11 @@ def holm(p_values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         >>> [round(p, 3) for p in holm(torch.tensor([0.25, 0.01, torch.nan])).tolist()]
         [0.25, 0.02, nan]
     """
-    asked = ~p_values.isnan()
-    ascending, order = p_values[asked].sort()
+    defined = ~p_values.isnan()
+    ascending, order = p_values[defined].sort()
     stepwise = (ascending * torch.arange(len(order), 0, -1).to(ascending)).cummax(dim=0).values.clamp(max=1)
     corrected = p_values.clone()
-    corrected[asked] = torch.empty_like(ascending).scatter_(0, order, stepwise)
+    corrected[defined] = torch.empty_like(ascending).scatter_(0, order, stepwise)
     return corrected
 
 

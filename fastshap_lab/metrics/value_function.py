@@ -45,8 +45,8 @@ def values_in_chunks(
     values = []
     for start in range(0, len(image), together):
         rows = slice(start, start + together)
-        asked = (slice(first, first + max_batch) for first in range(0, num_coalitions, max_batch))
-        of_rows = [value_fn(image[rows], coalitions(rows, part).to(image.device)) for part in asked]
+        parts = (slice(first, first + max_batch) for first in range(0, num_coalitions, max_batch))
+        of_rows = [value_fn(image[rows], coalitions(rows, part).to(image.device)) for part in parts]
         values.append(torch.cat(of_rows, dim=1))
     return torch.cat(values)
 
