@@ -25,8 +25,9 @@ _DONE: dict[Resize, str] = {"stretch": "stretched", "crop": "cropped", "pad": "p
 def split_off(
     labels: np.ndarray, option: str, fraction: float, task: Task | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split a fraction of the images off, with the task's strata in proportion. Return the indices that stay and those
-    split off.
+    """Split a fraction of the images off, with the task's strata in proportion.
+
+    Return the indices that stay and those split off.
 
     Args:
         labels: Labels (N,) or (N, K), as the task has them.

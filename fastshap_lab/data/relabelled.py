@@ -45,11 +45,10 @@ class Relabelled(ImageDataModule):
 
 
 def translation(own: Sequence[str], names: Sequence[str]) -> list[int | None]:
-    """Return, for each class of the data, its index among a model's classes. It is None where none or several have its
-    name.
+    """Return, for each class of the data, its index among a model's classes.
 
-    Upper and lower case are the same, and so are underscores and spaces. A class may have several names, separated by
-    commas. WordNet ids of ImageNet's classes are known.
+    The index is None where none or several have its name. Upper and lower case are the same, and so are underscores and
+    spaces. A class may have several names, separated by commas. WordNet ids of ImageNet's classes are known.
 
     Args:
         own: Names of the data's classes.

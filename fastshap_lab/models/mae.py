@@ -124,8 +124,7 @@ class MaskedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Return two images (B, 3, H, W) in [0, 1]: the visible patches with the mean colour elsewhere, and the
-        reconstruction.
+        """Return the visible patches in the mean colour, and the reconstruction: (B, 3, H, W) each, in [0, 1].
 
         Reconstructed patches get the true mean and contrast, which the prediction does not know.
 

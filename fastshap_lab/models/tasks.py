@@ -180,8 +180,9 @@ class Task(ABC):
     def measures(
         self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
     ) -> dict[str, Float[Tensor, "B M"]]:
-        """Return the measures named in ``measure_names``, each (B, M): how well outputs fit the labels, NaN without a
-        label.
+        """Return the measures named in ``measure_names``: how well outputs fit the labels.
+
+        Each is (B, M), and NaN where an image has no label.
 
         Args:
             outputs: Outputs (B, M, K).

@@ -41,10 +41,10 @@ def embed(network: TokenNetwork, pixels: Tensor) -> Tensor:
 
 
 def with_positions(network: TokenNetwork, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the tokens (B, T, D) that enter the first block, prefix tokens first, and an Eva's rotary embedding, else
-    None.
+    """Return the tokens that enter the first block, and an Eva's rotary embedding, else None.
 
-    A rotary embedding is (patches, D') or, where every block has its own, (depth, heads, patches, D').
+    Tokens are (B, T, D), prefix tokens first. A rotary embedding is (patches, D') or, where every block has its own,
+    (depth, heads, patches, D').
 
     Args:
         network: The vision transformer.

@@ -13,7 +13,12 @@ from fastshap_lab.shapley.game import check_players
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Draws coalitions; everything random comes from the generator."""
+    """Draws coalitions; everything random comes from the generator.
+
+    Example:
+        >>> isinstance(ShapleyKernelSampler(4), Sampler)
+        True
+    """
 
     def __call__(
         self, batch_size: int, num_coalitions: int, generator: torch.Generator, device: torch.device
@@ -33,6 +38,10 @@ def kernel_size_probabilities(num_players: int) -> Float[Tensor, " sizes"]:
 
     Raises:
         UserError: There are fewer than two players.
+
+    Example:
+        >>> kernel_size_probabilities(4).mul(11).round().tolist()  # sizes 1, 2 and 3
+        [4.0, 3.0, 4.0]
     """
     check_players(num_players)
     sizes = torch.arange(1, num_players, dtype=torch.float64)
@@ -87,6 +96,10 @@ def all_coalitions(num_players: int, start: int = 0, stop: int | None = None) ->
         num_players: Number of players P.
         start: Number of the first coalition.
         stop: Number after the last one; 2^P if None.
+
+    Example:
+        >>> all_coalitions(2).int().tolist()
+        [[0, 0], [1, 0], [0, 1], [1, 1]]
     """
     numbers = torch.arange(start, 2**num_players if stop is None else stop)
     return (numbers.unsqueeze(1) >> torch.arange(num_players)) & 1 == 1
@@ -104,8 +117,7 @@ def independent_levels(batch_size: int, num_levels: int, generator: torch.Genera
 
 
 def stratified_levels(batch_size: int, num_levels: int, generator: torch.Generator) -> Float[Tensor, "B levels"]:
-    """Return equally spaced points of [0, 1), (batch_size, num_levels), dealt so that those of each input are equally
-    spaced, too.
+    """Return equally spaced points of [0, 1), (batch_size, num_levels), those of each input equally spaced, too.
 
     One random shift of the whole circle makes every single level uniform. The levels of an input are ``1 / num_levels``
     apart, and the inputs, in random order, divide each of these gaps among themselves.
@@ -150,6 +162,12 @@ class ShapleyKernelSampler:
 
     Reference: Covert and Lee, AISTATS 2021, arXiv:2012.01536, section 4.1, on paired sampling; Musco and Witter, ICLR
     2025, arXiv:2410.01917, on leverage scores. Differs from the latter: drawn with replacement.
+
+    Example:
+        >>> sampler = ShapleyKernelSampler(4, paired=True)
+        >>> coalitions, weights = sampler(1, 2, torch.Generator().manual_seed(0), torch.device("cpu"))
+        >>> bool((coalitions[0, 0] == ~coalitions[0, 1]).all()), weights.tolist()
+        (True, [[1.0, 1.0]])
     """
 
     def __init__(
@@ -200,6 +218,11 @@ class UniformSizeSampler:
 
     Args:
         num_players: P, at least 2.
+
+    Example:
+        >>> coalitions, _ = UniformSizeSampler(4)(2, 3, torch.Generator().manual_seed(0), torch.device("cpu"))
+        >>> coalitions.shape
+        torch.Size([2, 3, 4])
     """
 
     def __init__(self, num_players: int) -> None:

@@ -33,6 +33,11 @@ class PairDesign:
             pairs under the Shapley kernel, whose total is 1.
         sampled: Share of each pair's stratum that is in the design, float64 (M,).
         remaining: Share of the kernel's mass whose pairs are not in the design, by their number; 0 if all are.
+
+    Example:
+        >>> design = pair_design(4, 7, "kernel", seed=0)  # all pairs of complements
+        >>> design.coalitions.sum(dim=1).tolist(), design.remaining
+        ([1, 1, 1, 1, 2, 2, 2], 0.0)
     """
 
     coalitions: Bool[Tensor, "M P"]
@@ -120,6 +125,10 @@ def pair_design(num_players: int, pairs: int, allocation: str, seed: int) -> Pai
 
     Raises:
         UserError: There are fewer than two players.
+
+    Example:
+        >>> pair_design(4, 4, "kernel", seed=0).coalitions.shape
+        torch.Size([4, 4])
     """
     check_players(num_players)
     sizes = np.arange(1, num_players // 2 + 1)
@@ -184,8 +193,9 @@ def _without_replacement(num_players: int, size: int, count: int, members: int, 
 
 
 def unrank(ranks: Int[Tensor, " N"], num_players: int, size: int) -> Bool[Tensor, "N P"]:
-    """Return coalitions of one size by their rank in colexicographic order, bool (N, P). Those without the last player
-    come first.
+    """Return coalitions of one size, bool (N, P), by their rank in colexicographic order.
+
+    Those without the last player come first.
 
     Reference: Knuth, The Art of Computer Programming 4A, section 7.2.1.3, on the combinatorial number system.
 

@@ -19,6 +19,11 @@ def efficiency_gap(
         phi: Shapley values after the link, normalized or raw.
         grand: Value of the grand coalition of each input.
         null: Value of the null coalition; one row if the masking ignores the input.
+
+    Example:
+        >>> import torch
+        >>> efficiency_gap(torch.tensor([[[1.0], [3.0]]]), torch.tensor([[6.0]]), torch.tensor([[0.0]])).item()
+        2.0
     """
     return grand - null - phi.sum(dim=1)
 
@@ -30,6 +35,11 @@ def equal_split(grand: Float[Tensor, "B K"], null: Float[Tensor, "#B K"], num_pl
         grand: Value of the coalition of all players (B, K).
         null: Value of the empty coalition (B, K) or (1, K).
         num_players: Number of players P.
+
+    Example:
+        >>> import torch
+        >>> equal_split(torch.tensor([[6.0]]), torch.tensor([[0.0]]), 3).flatten().tolist()
+        [2.0, 2.0, 2.0]
     """
     return ((grand - null) / num_players).unsqueeze(1).expand(-1, num_players, -1)
 
@@ -58,6 +68,12 @@ def additive_normalization(
         raw: Values (B, P, K).
         grand: Value of the coalition of all players (B, K).
         null: Value of the empty coalition (B, K) or (1, K).
+
+    Example:
+        >>> import torch
+        >>> raw, grand, null = torch.tensor([[[1.0], [3.0]]]), torch.tensor([[6.0]]), torch.tensor([[0.0]])
+        >>> additive_normalization(raw, grand, null).flatten().tolist()  # 2 are missing, 1 for each player
+        [2.0, 4.0]
     """
     return raw + efficiency_gap(raw, grand, null).unsqueeze(1) / raw.shape[1]
 

@@ -192,8 +192,7 @@ def _describe(run: Run, network: NetworkSpec) -> ExplainerNetworkSpec:
 
 @torch.inference_mode()
 def error_measures(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
-    """Return measures of an explainer on the test images: its additive R², its efficiency gap, and the variation of its
-    maps.
+    """Return an explainer's additive R², efficiency gap and variation of maps on the test images.
 
     The variation is the share of the maps' mean square, beyond the equal split, that is variance over images. It is 0
     where every image gets the same map.

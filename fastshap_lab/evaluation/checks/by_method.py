@@ -31,8 +31,7 @@ def lowest_first(values: Mapping[str, Tensor]) -> list[str]:
 
 
 def difference_from_random(name: str, values: Tensor, random: Tensor, resamples: int) -> dict[str, float]:
-    """Return the mean difference from the method ``random`` on the same images, its 95 % interval, and a paired test's
-    p-value.
+    """Return the mean difference from ``random`` on the same images, its 95 % interval, and a paired test's p-value.
 
     Args:
         name: Name of the columns.

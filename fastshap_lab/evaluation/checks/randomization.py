@@ -153,8 +153,9 @@ def layers(classifier: Classifier, image: Tensor) -> dict[str, list[str]]:
 
 
 def redrawn(classifier: Classifier, names: list[str], seed: int) -> Classifier:
-    """Return a copy of a classifier in which some modules have random weights. Each depends on the seed and its name
-    alone.
+    """Return a copy of a classifier in which some modules have random weights.
+
+    The weights of a module depend on the seed and the module's name alone.
 
     Args:
         classifier: Classifier to copy.

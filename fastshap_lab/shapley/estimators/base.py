@@ -25,6 +25,10 @@ class Estimate:
         stderr: Standard errors, float64, on the CPU: zero where the values are exact, ``inf`` where nothing can be said
             yet. Classes and players share coalitions, so their errors are correlated.
         evaluations: Coalitions evaluated of each input; grand and null come on top.
+
+    Example:
+        >>> Estimate(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), 6).evaluations
+        6
     """
 
     phi: Float[Tensor, "B P K"]
@@ -45,6 +49,14 @@ class Estimator(ABC):
 
     Raises:
         UserError: The game has fewer than two players.
+
+    Example:
+        >>> from fastshap_lab.shapley import ESTIMATORS, FunctionGame
+        >>> sizes = FunctionGame(lambda inputs, coalitions: coalitions.sum(dim=2, keepdim=True).float(), 3)
+        >>> estimator = ESTIMATORS["permutation"](sizes, torch.zeros(1, 1))
+        >>> estimator.advance(12)
+        >>> estimator.estimate().phi.squeeze().tolist()
+        [1.0, 1.0, 1.0]
     """
 
     _evidence: ClassVar[tuple[str, ...]] = ()  # attributes, all tensors, that hold what was learned
