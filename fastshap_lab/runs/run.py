@@ -89,6 +89,7 @@ class Run:
         parents: The runs it builds on, by role.
         config: The whole configuration, of which the stage reads its part.
         data: The images.
+        pipeline: Name of the pipeline that the run belongs to; runs that several pipelines share name the first.
         tracker: The W&B run, while one is open.
     """
 
@@ -98,6 +99,7 @@ class Run:
     parents: dict[str, "Run"]
     config: Config
     data: ImageDataModule = field(repr=False)
+    pipeline: str = ""
     tracker: Any = field(default=None, repr=False)
 
     @cached_property
