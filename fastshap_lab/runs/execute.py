@@ -12,7 +12,7 @@ from rich.console import Console
 from fastshap_lab.errors import UserError
 from fastshap_lab.records import REPORT, true_value_measures
 from fastshap_lab.runs.run import Run
-from fastshap_lab.runs.tracking import tracked
+from fastshap_lab.runs.tracking import log_again, log_outputs, tracked, upload_command
 from fastshap_lab.seeding import derive_seed
 
 _PATIENCE = 0.5  # seconds between two checks whether another process has finished a run
@@ -66,6 +66,8 @@ def conclude(runs: list[Run], console: Console) -> None:
                 console.print(f"{name}: {measured[name][0]} against true values", soft_wrap=True, markup=False)
             place = json.dumps(run.folder.as_posix(), ensure_ascii=False)
             console.print(run.stage.loading.format(place=place), soft_wrap=True, markup=False)
+    if (command := upload_command(runs[0].config)) is not None:
+        console.print(command, soft_wrap=True, markup=False)
 
 
 def _check_parents(left: list[Run]) -> None:
@@ -109,17 +111,18 @@ def _make(run: Run) -> tuple[str, float] | None:
     with lock:
         action, start = run.action, time.perf_counter()
         if action == "reuse":
+            log_again(run)
             return "reused", 0.0
         run.begin()
         torch.manual_seed(derive_seed(run.config.seed, run.stage.name))  # for the initial weights of a training
         try:
             with tracked(run):
                 measures = run.stage.make(run)
-                if run.tracker:
-                    run.tracker.log(measures)
+                run.finish(measures, time.perf_counter() - start)
+                finished = True
+                log_outputs(run)
         except BaseException as error:
             with suppress(OSError):  # on a full disk the first error is the one to show
                 run.stop("failed" if isinstance(error, Exception) else "interrupted", time.perf_counter() - start)
             raise
-        run.finish(measures, time.perf_counter() - start)
         return {"train": "trained", "resume": "resumed", "make": "made"}[action], time.perf_counter() - start

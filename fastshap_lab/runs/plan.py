@@ -86,12 +86,15 @@ def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage
     chains = {
         name: _chain(one, config.evaluate.pipelines.get(name), data, digest, stages) for name, one in pipelines.items()
     }
+    for pipeline, chain in chains.items():
+        for run in chain:
+            run.pipeline = pipeline
     runs = [run for chain in chains.values() for run in chain]
     for stage in stages:
         if stage.joins and config.stage in ("all", stage.name):
             name = (config.name or config.data.name) + stage.part(config)
             ends = {pipeline: chain[-1] for pipeline, chain in chains.items()}
-            runs.append(Run(stage, name, stage.settings(config, digest), ends, config, data))
+            runs.append(Run(stage, name, stage.settings(config, digest), ends, config, data, "-".join(chains)))
     return list({run.fingerprint: run for run in runs}.values())
 
 

@@ -100,6 +100,7 @@ class Run:
     parents: dict[str, "Run"]
     config: Config
     data: ImageDataModule = field(repr=False)
+    pipeline: str = ""
     tracker: Any = field(default=None, repr=False)
 
     @cached_property
