@@ -167,7 +167,7 @@ TIMM = "classifier=timm classifier.params.model"
         (f"{TIMM}=hf-hub:timm/resnet18", "classifier.params.model=hf-hub:timm/resnet18: no model of timm"),
         (f"{TIMM}=local-dir:/tmp", "classifier.params.model=local-dir:/tmp: no model of timm"),
         (f"{TIMM}=resnet18 classifier.params.checkpoint_path=x", "classifier.params.checkpoint_path: unknown to timm"),
-        (f"{TIMM}=resnet18 classifier.params.pretrained=1", "classifier.params.pretrained=1: must be true or false, and is for models of timm"),
+        (f"{TIMM}=resnet18 classifier.params.pretrained=1", "classifier.params.pretrained=1: must be true"),
         (f"{TIMM}=resnet18 classifier.params.patch_size=4", "classifier.params.model=resnet18: cannot be built for"),
         (f"{TIMM}=vit_tiny_patch16_224 classifier.params.patch_size=5", "classifier.params.model=vit_tiny_patch16_224"),
         (f"{TIMM}=vgg11", "classifier: its network does not accept images of 16×16 pixels: "),
@@ -176,7 +176,7 @@ TIMM = "classifier=timm classifier.params.model"
             "surrogate=timm surrogate.params.model=resnet10t surrogate.masking=attention",
             "surrogate.masking=attention: ",
         ),
-        ("classifier.epochs=0", "classifier.epochs=0: an untrained classifier needs weights; name a file in classifier.weights"),
+        ("classifier.epochs=0", "classifier.epochs=0: an untrained classifier needs weights"),
         ("classifier.weights=nowhere.pt", "classifier.weights=nowhere.pt: no such file"),
         ("classifier.weights=.", "classifier.weights=.: no such file"),
         ("classifier=checkpoint", "classifier.path: missing"),
@@ -275,7 +275,7 @@ GIVEN = "classifier=checkpoint classifier.path=model"
         # Model folders.
         (lambda: Path("model").touch(), GIVEN, "model: no model folder (config.json and model.safetensors, as a fin"),
         (lambda: model("surrogate"), GIVEN, "model: holds a surrogate, not a classifier"),
-        (lambda: model(side=32), GIVEN, "classifier.path=model: is for images of 32×32, and those of the data have 16×16"),
+        (lambda: model(side=32), GIVEN, "classifier.path=model: is for images of 32×32, and those of"),
         (lambda: model(names="abc"), GIVEN, "classifier.path=model: has 3 classes ['a', 'b', 'c'], and the data has"),
         (lambda: (model(), Path("model/config.json").write_text("{")), GIVEN, "model/config.json: damaged or not a"),
         (

@@ -72,9 +72,7 @@ class Voc(ImageFiles):
         workers: int | None = None,
     ) -> None:
         if classes == "imagenet" and foreground != "any":
-            raise UserError(
-                "data.params.classes=imagenet: images have no labels then; data.params.foreground must be any"
-            )
+            raise UserError("data.params.classes=imagenet: images have no labels then; set data.params.foreground=any")
         folder = _open(root, download)
         self._kind, self._foreground = regions, foreground
         listed_in, annotated_in, suffix = _LAYOUT[regions]

@@ -53,6 +53,8 @@ def execute(runs: list[Run], console: Console) -> None:
 def conclude(runs: list[Run], console: Console) -> None:
     """Print for each explainer its error against true values, if it was measured, and the code that loads it.
 
+    If W&B runs are on disk, the last line is the command that uploads them.
+
     Args:
         runs: The runs of a plan, finished.
         console: Console to print to.
@@ -102,6 +104,7 @@ def _in_words(measure: float, form: str) -> str:
 def _make(run: Run) -> tuple[str, float] | None:
     """Make a run unless it is finished; return the action and its seconds, or None if another process is making it."""
     if run.finished:  # before the lock, which cannot be created in a read-only folder
+        log_again(run)
         return "reused", 0.0
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -115,6 +118,7 @@ def _make(run: Run) -> tuple[str, float] | None:
             return "reused", 0.0
         run.begin()
         torch.manual_seed(derive_seed(run.config.seed, run.stage.name))  # for the initial weights of a training
+        finished = False
         try:
             with tracked(run):
                 measures = run.stage.make(run)
@@ -122,7 +126,8 @@ def _make(run: Run) -> tuple[str, float] | None:
                 finished = True
                 log_outputs(run)
         except BaseException as error:
-            with suppress(OSError):  # on a full disk the first error is the one to show
-                run.stop("failed" if isinstance(error, Exception) else "interrupted", time.perf_counter() - start)
+            if not finished:  # otherwise W&B failed, and the result is complete
+                with suppress(OSError):  # on a full disk the first error is the one to show
+                    run.stop("failed" if isinstance(error, Exception) else "interrupted", time.perf_counter() - start)
             raise
         return {"train": "trained", "resume": "resumed", "make": "made"}[action], time.perf_counter() - start

@@ -91,6 +91,7 @@ class Run:
         parents: Runs that it builds on, by the names of their stages or pipelines.
         config: The whole configuration; the stage reads its own part.
         data: The data set.
+        pipeline: Name of the pipeline; runs that several pipelines share have the name of the last one.
         tracker: The W&B run while it is open, else None.
     """
 

@@ -213,10 +213,6 @@ def own_classes(whole: Config, data: ImageDataModule) -> list[str] | None:
         whole: The whole configuration.
         data: The data set.
 
-    Args:
-        whole: The whole configuration.
-        data: The data.
-
     Raises:
         UserError: The classifier cannot be read.
     """

@@ -49,7 +49,8 @@ def settings(config: Config, _: str) -> dict[str, Any]:
     """Return everything that can change the result; ``_`` is the digest of the data, which the parents cover."""
     plain = asdict(config.explainer)
     of_coalitions = ("sampler", "num_coalitions", "augment")
-    for key in ("labels", *(of_coalitions if config.explainer.loss == "labels" else ())):  # the stage of labels covers these
+    # With labels, the settings of coalitions belong to the stage that makes the labels.
+    for key in ("labels", *(of_coalitions if config.explainer.loss == "labels" else ())):
         del plain[key]
     own = {"explainer": plain | {"references": reference_settings(config, "val")}}
     return settings_of(config, own | {"precision": config.trainer.precision})

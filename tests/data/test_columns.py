@@ -251,7 +251,7 @@ def test_a_hubs_column_chooses_the_task(kind, tmp_path):
 @pytest.mark.parametrize(
     ("values", "feature", "task", "said"),
     [
-        (lambda i: i / 4, datasets.Value("float32"), "multiclass", "image 1 of split train: label is 0.25, no class"),
+        (lambda i: i / 4, datasets.Value("float32"), "multiclass", "image 1 of split train: label is 0.25, which is"),
         (lambda i: float("nan"), datasets.Value("float32"), None, "image 0 of split train: label is nan"),
         (lambda i: None if i == 50 else 1.0, datasets.Value("float32"), None, "image 2 of split test: label is empty"),
         (
@@ -260,7 +260,7 @@ def test_a_hubs_column_chooses_the_task(kind, tmp_path):
             None,
             "label has lists of 1 to 2 num",
         ),
-        (lambda i: [], datasets.List(datasets.ClassLabel(names=NAMES)), None, "all lists of label are empty"),
+        (lambda i: [], datasets.List(datasets.ClassLabel(names=NAMES)), None, "all lists in label are empty"),
         (
             lambda i: None,
             datasets.List(datasets.ClassLabel(names=NAMES)),

@@ -135,7 +135,7 @@ def test_a_backbone_without_a_head_gets_one_and_its_positions_are_resampled(tmp_
     save_file({name: value.half() for name, value in backbone.state_dict().items()}, tmp_path / "b.safetensors")
     given = [f"classifier.weights={tmp_path / 'b.safetensors'}", "classifier.freeze=true", "stage=classifier"]
     words = [*TINY, "classifier=timm", "classifier.params.model=test_vit", *given]
-    with pytest.raises(UserError, match=r"b.safetensors was trained on other classes, so its head is new and needs training"):
+    with pytest.raises(UserError, match=r"b.safetensors was trained on other classes, so its head"):
         planned("classifier.epochs=0", "classifier.freeze=false", base=words)
     (run,) = executed("classifier.epochs=1", f"runs_dir={tmp_path}", base=words)
     found = load_file(run.model / "model.safetensors")
@@ -154,13 +154,13 @@ def test_a_backbone_without_a_head_gets_one_and_its_positions_are_resampled(tmp_
         ),
         ("classifier=torchvision classifier.params.model=resnet81", "no model of torchvision .* did you mean resnet18"),
         ("classifier=torchvision classifier.params.model=resnet18 classifier.params.pretrained=1", "true or false"),
-        ("classifier.params.pretrained=true", "classifier.params.pretrained=True: must be true or false, and is for models of timm, torchvision"),
+        ("classifier.params.pretrained=true", "classifier.params.pretrained=True: must be true or false"),
         ("surrogate=timm surrogate.params.model=test_vit surrogate.params.pretrained=true", "a surrogate starts from"),
         (
             "classifier=torchvision classifier.params.model=resnet18 classifier.epochs=0",
             "an untrained classifier needs weights; name a",
         ),
-        ("classifier=import classifier.path=nowhere", "classifier.path=nowhere: must have the form package.module:factory"),
+        ("classifier=import classifier.path=nowhere", "classifier.path=nowhere: must have the form"),
         ("classifier=import classifier.path=nowhere:make", "classifier.path=nowhere:make: ModuleNotFoundError: No mod"),
         ("classifier=import classifier.path=math:sqrt", "classifier.path=math:sqrt: TypeError: "),
         ("classifier=import classifier.path=torch:Generator", "returns a Generator, must return a torch.nn.Module"),
@@ -285,7 +285,7 @@ def test_code_is_imported_for_who_names_it_on_the_command_line_alone(own, place,
         monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     assert in_process(monkeypatch, *words) == 2
     said = capsys.readouterr().err
-    expected = "a sweep must not import" if place == "a sweep" else "from a file, and code is imported only if the command"
+    expected = "a sweep must not import" if place == "a sweep" else "code is imported only if the command line names it"
     assert f"error: classifier.path={path}: " in said
     assert expected in said
 

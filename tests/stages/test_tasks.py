@@ -210,7 +210,7 @@ def test_a_teacher_and_given_weights_serve_a_regression(tmp_path):
         (["data.task=multilabel", "explainer.link=softmax"], "explainer.link=softmax: unknown to the task multilabel"),
         (["data.task=regression", "explainer.link=softmax"], "explainer.link=softmax: a regression's values have"),
         (["explainer.link=sigmoid"], "explainer.link=sigmoid: is for the tasks multilabel and binary"),
-        (["data.task=regression", "surrogate.loss=kl"], "surrogate.loss=kl: is no loss for the task regression, must be one of"),
+        (["data.task=regression", "surrogate.loss=kl"], "surrogate.loss=kl: is no loss for"),
         (
             ["data.task=binary", "surrogate.loss=squared_error"],
             "surrogate.loss=squared_error: is no loss for the task bi",
