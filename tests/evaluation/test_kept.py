@@ -129,7 +129,7 @@ def test_another_pipeline_leaves_the_first_as_it_is(folder, counted):
 
 
 def test_a_damaged_entry_is_made_again(folder, counted):
-    for path in sorted((folder / "store" / "references").iterdir())[:1]:
+    for path in (folder / "store" / "references").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     executed(f"runs_dir={folder}", *asked("evaluate.bootstrap=30"), base=BASE)
     assert counted == {"references": 1}
