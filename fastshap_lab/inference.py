@@ -349,7 +349,7 @@ class AmortizedExplainer(nn.Module):
         """
         check_max_batch(max_batch)
         if refine:
-            self._check_refinement(refine, tolerance)
+            check_refinement(refine, tolerance, self.grid.num_players)
         batch = to_tensor(images, self.grid.image_size, self.resize)
         game = self.game(max_batch) if refine else None
         parts = []
@@ -430,13 +430,6 @@ class AmortizedExplainer(nn.Module):
 
         export(self, path, precision, calibration, replace)
 
-    def _check_refinement(self, refine: int, tolerance: float | None) -> None:
-        if refine < 2:
-            raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")
-        if tolerance is not None and not tolerance > 0:
-            raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
-        Kriging.check_budget(self.grid.num_players, refine)
-
     def _refined(
         self,
         game: ModelGame,
@@ -461,6 +454,21 @@ class AmortizedExplainer(nn.Module):
         grand, null = LINKS[self.link](full), LINKS[self.link](empty)
         raw = self.network(image)
         return NORMALIZATIONS[self.normalization](raw, grand, null), efficiency_gap(raw, grand, null), full
+
+
+def check_refinement(refine: int, tolerance: float | None, num_players: int) -> None:
+    """Raise a ``UserError`` where values cannot be refined so.
+
+    Args:
+        refine: Evaluations of the game.
+        tolerance: Share of the values' spread, if any.
+        num_players: P.
+    """
+    if refine < 2:
+        raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")
+    if tolerance is not None and not tolerance > 0:
+        raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
+    Kriging.check_budget(num_players, refine)
 
 
 def build_amortized(
