@@ -59,7 +59,7 @@ def readable() -> list[str]:
         (Settings(top=2, shard=7), {}),
         (Settings(top=3), {}),
         (Settings(top=1, refine=20), {}),
-        (Settings(refine=40, tolerance=0.2), {}),
+        (Settings(refine=14, tolerance=0.5), {}),
         (Settings(top=2), {"task": REGRESSION, "link": "identity"}),
     ],
 )
