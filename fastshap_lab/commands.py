@@ -67,9 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return what reads the command line, and says in one line what is wrong with it."""
-    whole = Parser(prog="fastshap-lab", description="Train, explain, export, find reports, look at the machine.")
+    whole = Parser(prog="fastshap-lab", description="Train, explain, export, share, find reports.")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
 
+    model = "run folder or model folder of an explainer, or user/name of the hub"
     commands.add_parser("train", help="train, reuse, evaluate; fastshap-lab train --help says what there is")
 
     explain = commands.add_parser(
@@ -79,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         "picture, and prints a line of JSON about it.",
     )
     explain.set_defaults(run=_explain)
-    explain.add_argument("model", metavar="MODEL", type=Path, help="run folder or model folder of an explainer")
+    explain.add_argument("model", metavar="MODEL", type=Path, help=model)
     explain.add_argument("images", metavar="IMAGES", nargs="+", type=Path, help="pictures, or folders of pictures")
     explain.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the files go")
     explain.add_argument("--refine", metavar="N", type=int, default=0, help="model calls to spend on each picture")
@@ -105,12 +106,29 @@ def parser() -> argparse.ArgumentParser:
         "batches of any size and runs without this package.",
     )
     export.set_defaults(run=_export)
-    export.add_argument("model", metavar="MODEL", type=Path, help="run folder or model folder of an explainer")
+    export.add_argument("model", metavar="MODEL", type=Path, help=model)
     export.add_argument("out", metavar="OUT", type=Path, help="the file: ONNX if .onnx, torch.export's if .pt2")
     export.add_argument("--precision", default="float32", help="float32, the default; float16; int8 of .onnx")
     pictures = "a hundred or so, or folders of them, that int8 is fitted to"
     export.add_argument("--calibration", metavar="IMAGES", nargs="+", type=Path, help=f"pictures, {pictures}")
     export.add_argument("--replace", action="store_true", help="take the place of a file that exists")
+
+    push = commands.add_parser(
+        "push",
+        help="put an explainer on the Hugging Face hub, with a model card",
+        description="Puts an explainer on the Hugging Face hub, with a model card that is written from its run.",
+    )
+    push.set_defaults(run=_push)
+    push.add_argument("model", metavar="MODEL", type=Path, help=model)
+    push.add_argument("name", metavar="NAME", help="user/name; made if it is not there")
+    push.add_argument("--license", required=True, help="of the weights: apache-2.0, mit, other, …")
+    push.add_argument("--images", metavar="IMAGES", nargs="+", type=Path, help="shown in the card: four are published")
+    push.add_argument("--private", action="store_true", help="if it is made, let nobody else see it")
+
+    pull = commands.add_parser("pull", help="copy an explainer of the hub into a folder")
+    pull.set_defaults(run=_pull)
+    pull.add_argument("name", metavar="NAME", help="user/name")
+    pull.add_argument("folder", metavar="DIR", type=Path, help="to be made")
 
     report = commands.add_parser("report", help="print where reports are, and how true explainers' values are")
     report.set_defaults(run=_report)
@@ -125,7 +143,7 @@ def _explain(chosen: argparse.Namespace) -> int:
     check_max_batch(chosen.batch)
     if chosen.tolerance is not None and not chosen.refine:
         raise UserError("--tolerance: says when to stop refining; give --refine, too")
-    for path in (chosen.model, *(() if chosen.parquet else chosen.images)):
+    for path in () if chosen.parquet else chosen.images:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
     return (_explain_in_bulk if chosen.parquet else _explain_each)(chosen)
@@ -173,13 +191,11 @@ def _explain_in_bulk(chosen: argparse.Namespace) -> int:
     from fastshap_lab.bulk.sources import Joined, open_source
     from fastshap_lab.files import sha256
     from fastshap_lab.inference import load_explainer
-    from fastshap_lab.records import model_folder
 
     settings = Settings(chosen.top, chosen.refine, chosen.tolerance)
     explainer = _placed(load_explainer(chosen.model), chosen.device)
     source = Joined([open_source(str(one), chosen.split, chosen.image_column) for one in chosen.images])
-    model = (model_folder(chosen.model) / "config.json").read_bytes()  # which holds the weights' digest
-    identity = sha256(model, source.digest, json.dumps(vars(settings)))
+    identity = sha256(str(explainer.digest), source.digest, json.dumps(vars(settings)))
     chosen.out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(chosen.out / ".lock", timeout=0):
@@ -193,18 +209,42 @@ def _explain_in_bulk(chosen: argparse.Namespace) -> int:
 
 
 def _export(chosen: argparse.Namespace) -> int:
-    for path in (chosen.model, *(chosen.calibration or [])):
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-    from fastshap_lab.images import images_in
+    pictures = _pictures(chosen.calibration)
     from fastshap_lab.inference import load_explainer
 
-    explainer, pictures = load_explainer(chosen.model), chosen.calibration
-    if pictures is not None:
-        pictures = [one for path in pictures for one in (sorted(images_in(path)) if path.is_dir() else [path])]
+    explainer = load_explainer(chosen.model)
     with one_line_errors("place for OUT"):
         explainer.export(chosen.out, chosen.precision, pictures, chosen.replace)
     sys.stdout.write(f"{chosen.out}  {chosen.out.stat().st_size / 2**20:.1f} MiB\n")
+    return 0
+
+
+def _pictures(given: Sequence[Path] | None) -> list[Path] | None:
+    """Return pictures that are given, and those in folders that are."""
+    if given is None:
+        return None
+    for path in given:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+    from fastshap_lab.images import images_in
+
+    return [one for path in given for one in (sorted(images_in(path)) if path.is_dir() else [path])]
+
+
+def _push(chosen: argparse.Namespace) -> int:
+    pictures = _pictures(chosen.images)
+    from fastshap_lab.inference import load_explainer
+
+    explainer = load_explainer(chosen.model)
+    sys.stdout.write(f"{explainer.push_to_hub(chosen.name, chosen.license, pictures, chosen.private)}\n")
+    return 0
+
+
+def _pull(chosen: argparse.Namespace) -> int:
+    from fastshap_lab.sharing import pull
+
+    pull(chosen.name, chosen.folder)
+    sys.stdout.write(f"{chosen.folder}\n")
     return 0
 
 

@@ -325,7 +325,7 @@ def documented() -> list[str]:
 def test_commands_of_the_docs_are_understood():
     words = [shlex.split(line)[1:] for line in documented()]
     found = [parser().parse_args(given).run for given in words if given[0] != "train"]  # that is for Hydra to read
-    assert {run.__name__ for run in found} == {"_explain", "_export", "_report", "_doctor"}
+    assert {run.__name__ for run in found} == {"_explain", "_export", "_push", "_pull", "_report", "_doctor"}
 
 
 def test_train_is_train_py(capsys, monkeypatch):
