@@ -580,9 +580,9 @@ def load_explainer(
     Raises:
         UserError: As for ``load_classifier``.
     """
-    if not Path(folder).exists() and not is_hub_name(folder):
-        raise UserError(f"{folder}: no such file or folder, and no user/name of the hub")
     place = fetch(str(folder)) if is_hub_name(folder) else model_folder(folder)
+    if not place.exists():
+        raise UserError(f"{folder}: no model folder, and no user/name of the hub")
     explainer = load_model(
         place,
         ExplainerSpec,

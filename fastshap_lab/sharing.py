@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import jinja2
 import yaml
 
 from fastshap_lab.checkpoints import read_description, save_model
@@ -26,13 +25,13 @@ if TYPE_CHECKING:
     from fastshap_lab.inference import AmortizedExplainer
 
 _CARD, _PICTURE, _CONFIG, _WEIGHTS = "README.md", "maps.png", "config.json", "model.safetensors"
-_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_NAME, _LONGEST = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*"), 200
 _SHOWN, _CLASSES = 4, 4  # pictures and maps of each in the card
 
 
 def is_hub_name(text: str | Path) -> bool:
     """Return whether a text may be ``user/name`` of the hub, and no file or folder is called so."""
-    return _NAME.fullmatch(str(text)) is not None and not Path(text).exists()
+    return _NAME.fullmatch(str(text)) is not None and len(str(text)) <= _LONGEST and not Path(text).exists()
 
 
 def fetch(name: str, kind: str = "explainer") -> Path:
@@ -177,6 +176,7 @@ def model_card(spec: ExplainerSpec, run: Path | None, name: str, license: str, p
         license: Of the weights.
         picture: Name of a file beside it that shows maps.
     """
+    import jinja2
     from huggingface_hub import ModelCardData
 
     facts = ModelCardData(

@@ -200,10 +200,13 @@ def test_a_strangers_model_is_bounded_and_its_weights_fetched_after_its_descript
         ),
         (
             ["explain", "runs/explainer/none", "cat.png", "--out", "out"],
-            "runs/explainer/none: no such file or folder, and",
+            "runs/explainer/none: no model folder, and",
         ),
         (["pull", "mine", "there"], "mine: user/name of the hub is wanted"),
-        (["push", "runs/explainer/none", "me/mine", "--license", "mit"], "runs/explainer/none: no such file or folder"),
+        (
+            ["push", "runs/explainer/none", "me/mine", "--license", "mit"],
+            "runs/explainer/none: no model folder, and no",
+        ),
         (["push", str(MODEL), "mine", "--license", "mit"], "mine: user/name of the hub is wanted"),
         (["push", str(MODEL), "me/mine"], "the following arguments are required: --license"),
         (["push", str(MODEL), "me/mine", "--license", "all mine"], "license=all mine: the hub's name of one is wanted"),
