@@ -187,7 +187,10 @@ def model_card(spec: ExplainerSpec, run: Path | None, name: str, license: str, p
     )
     number, surrogate = len(spec.class_names), spec.surrogate.classifier
     lines = jinja2.Environment(
-        loader=jinja2.PackageLoader("fastshap_lab", ""), trim_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("fastshap_lab", ""),
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
     )
     lines.filters["code"] = _code
     return lines.get_template("card.md.jinja").render(
