@@ -2,7 +2,11 @@
 
 import base64
 import io
-from importlib.util import module_from_spec, spec_from_file_location
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from threading import Event, Thread
 
@@ -180,3 +184,35 @@ def test_a_folder_that_is_no_explainer_is_one_line(monkeypatch, capsys):
         serve.main()
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: runs/explainer/none: no model folder, and no user/name of the hub\n"
+
+
+OTHER_PAGE = """
+import json
+from PIL import Image
+from tests.test_serve import REFINEMENT, loaded, small
+import gradio
+(event,) = loaded("gradio_app").make_demo(small.explainer(refinement=REFINEMENT)).fns.values()
+picture = Image.open("cat.png")
+said, figure = event.fn(picture, 20)
+lines = []
+for given in ((None, 0), (picture, 1)):
+    try:
+        event.fn(*given)
+    except gradio.Error as error:
+        lines.append(error.message)
+print(json.dumps([said, len(figure.axes), *lines]))
+"""
+
+
+@pytest.mark.skipif(find_spec("gradio") is None, reason="the extra gradio is not installed")
+def test_the_other_page_answers_the_same(explainer, picture, tmp_path):
+    (tmp_path / "cat.png").write_bytes(picture)
+    path = os.pathsep.join([str(PLACE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": path}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", OTHER_PAGE], check=False, **options)  # its library warns of itself
+    assert done.returncode == 0, done.stderr[-2000:]
+    said, axes, *lines = json.loads(done.stdout.splitlines()[-1])
+    expected = explainer.explain(Image.open(io.BytesIO(picture)), refine=20)
+    assert said == pytest.approx(dict(zip(expected.classes, expected.probabilities[0].tolist(), strict=True)))
+    assert axes >= 4
+    assert lines == ["choose a picture", "refine=1: must be 2 or more, coalitions come in pairs"]

@@ -77,12 +77,14 @@ function show(answer) {
     const place = document.createElement("div"), title = document.createElement("h2"), hover = document.createElement("div");
     place.className = "class";
     hover.className = "hover";
-    hover.textContent = "row, column of the largest patches:";
+    hover.textContent = "point at a patch for its value";
     title.textContent = `${one.name}: ${one.answer}`;
     place.append(title, map(one, scale, hover), hover, bars(one, scale));
     return place;
   }));
   $("result").hidden = false;
+  const refined = answer.evaluations ? "; whiskers are 95 % intervals" : "; refined, they have error bars";
+  $("legend").textContent = `The darkest colour is ${scale.toPrecision(2)} (${about.link}). Bars are the largest patches, by row and column${refined}.`;
   const spent = answer.evaluations ? `${answer.evaluations} evaluations` : "one pass";
   say(`Predicted: ${answer.predicted}. ${spent}, ${answer.seconds.toFixed(2)} s.`);
 }
