@@ -209,7 +209,7 @@ class HubImages(Source):
 
     def pictures(self, start: int = 0) -> Iterator[Picture]:
         """Yield the rows; one without an image is a picture that cannot be read."""
-        rows = self._rows.select(range(start, len(self._rows)))
+        rows = self._rows.select(range(start, len(self._rows)) if start < len(self._rows) else [])
         for batch in rows.with_format("arrow").iter(_ROWS):
             for value in batch.column(0).to_pylist():
                 yield Picture(f"{self._path}/{self._split}#{start}", (value or {}).get("bytes") or b"")

@@ -59,15 +59,15 @@ def readable() -> list[str]:
         (Settings(top=2, shard=7), {}),
         (Settings(top=3), {}),
         (Settings(top=1, refine=20), {}),
-        (Settings(refine=14, tolerance=0.5), {}),
         (Settings(top=2), {"task": REGRESSION, "link": "identity"}),
     ],
 )
 def test_what_is_read_is_what_the_explainer_says(settings, changes):
     explainer = small.explainer(**changes)
-    assert written("out", explainer, settings) == (NUMBER, len(BROKEN))
+    batch = NUMBER if settings.refine else 2
+    assert written("out", explainer, settings, max_batch=batch) == (NUMBER, len(BROKEN))
     read = fsl.read_explanations("out")
-    rows, expected = list(read), explainer.explain(readable(), 2, settings.refine, settings.tolerance)
+    rows, expected = list(read), explainer.explain(readable(), batch, settings.refine, settings.tolerance)
     assert len(read) == len(rows) == NUMBER - len(BROKEN)
     assert [row.path for row in rows] == readable()
     assert [line["path"] for line in read.failed] == [f"pictures/{name}" for name in BROKEN]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fastshap_lab.bulk.sources import open_source
+from fastshap_lab.bulk.sources import HubImages, open_source
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import images_in
 
@@ -97,23 +97,22 @@ def test_members_of_shards_that_are_no_pictures_are_passed_over():
     assert [picture.content for picture in found] == [png(number) for number in (0, 1, 2, 20, 21, 22, 23)]
 
 
-def test_a_data_set_of_the_hub_is_what_the_library_loads(monkeypatch):
-    rows = datasets.Dataset.from_dict({"id": [1, 2], "scan": [{"bytes": png(7), "path": None}, None]})
-    rows = rows.cast_column("scan", datasets.Image())
-    monkeypatch.setattr(datasets, "load_dataset", lambda path: {"train": rows, "test": rows})
-    source = open_source("user/name", split="test")
-    assert [(one.name, one.content) for one in source.pictures()] == [
-        ("user/name/test#0", png(7)),
-        ("user/name/test#1", b""),
-    ]
-    assert [one.name for one in source.pictures(1)] == ["user/name/test#1"]
+def test_a_data_set_is_what_the_hubs_library_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for split in ("train", "test"):
+        table(f"set/{split}.parquet", 70)
+    source = HubImages("set", split="test")
+    every = list(source.pictures())
+    assert len(source) == len(every) == 70
+    assert [(one.name, one.content) for one in every[4:6]] == [("set/test#4", png(4)), ("set/test#5", b"")]
+    for start in (1, 64, 69, 70):
+        assert list(source.pictures(start)) == every[start:]
     for split, column, line in (
-        (None, None, "user/name: has several splits; choose one of train, test"),
-        ("val", None, "user/name: has no split val; choose one of train, test"),
-        ("test", "id", "user/name: no such column of images; it has scan"),
+        (None, None, "set: has several splits; choose one of train, test"),
+        ("test", "label", "set: no such column of images; it has image"),
     ):
         with pytest.raises(UserError, match=line):
-            open_source("user/name", split, column)
+            HubImages("set", split, column)
 
 
 def test_the_digest_follows_names_sizes_and_times():
