@@ -134,17 +134,9 @@ class Parquet(Source):
         try:
             # Read a piece at a time: a group of rows, which would be read whole, may be all of a file.
             with open_file(path) as content, pq.ParquetFile(content, buffer_size=2**20) as file:
-                yield file, self._chosen(path, file.schema_arrow)
+                yield file, _image_column(path, file.schema_arrow, self._column)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: cannot be read as a Parquet file: {_brief(error)}") from None
-
-    def _chosen(self, path: Path, schema: pa.Schema) -> str:
-        found = [field.name for field in schema if _holds_bytes(field.type)]
-        if self._column is not None and self._column not in found:
-            raise UserError(f"{path}: no column {self._column} of images; there is {', '.join(found) or 'none'}")
-        if not found:
-            raise UserError(f"{path}: has no column of images, but {', '.join(schema.names)}")
-        return self._column or found[0]
 
 
 class Shards(Source):
@@ -190,8 +182,6 @@ class HubImages(Source):
     def __init__(self, path: str, split: str | None = None, column: str | None = None) -> None:
         import datasets
 
-        from fastshap_lab.data.hub import image_columns
-
         try:
             found = datasets.load_dataset(path)
         except (OSError, ValueError, RuntimeError) as error:
@@ -201,10 +191,7 @@ class HubImages(Source):
             raise UserError(f"{path}: has {given}; choose one of {', '.join(found)}")
         self._split = split or next(iter(found))
         rows = found[self._split]
-        columns = image_columns(rows.features)
-        if not columns or column not in (None, *columns):
-            raise UserError(f"{path}: no such column of images; it has {', '.join(columns) or 'none'}")
-        chosen = column or columns[0]
+        chosen = _image_column(path, rows.features.arrow_schema, column)
         self._path, self._rows = path, rows.select_columns([chosen]).cast_column(chosen, datasets.Image(decode=False))
 
     def pictures(self, start: int = 0) -> Iterator[Picture]:
@@ -330,6 +317,15 @@ def _identity(path: Path) -> str:
 def _printable(path: Path | str) -> str:
     """Return a path as text that UTF-8 can write, whatever bytes a file is called."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _image_column(place: Path | str, schema: pa.Schema, column: str | None) -> str:
+    """Return the column of images that is wanted, or else the first: marked as such, or of bytes."""
+    found = [field.name for field in schema if _holds_bytes(field.type)]
+    if not found or column not in (None, *found):
+        wanted = "column of images" if column is None else f"column {column} of images"
+        raise UserError(f"{place}: has no {wanted}, but {', '.join(found or schema.names)}")
+    return column or found[0]
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

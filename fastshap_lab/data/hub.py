@@ -72,7 +72,7 @@ class Hub(DecodedDataModule):
             if split not in source:
                 raise UserError(f"data.params.{option}={split}: {path} has {', '.join(source)}")
         features = source[train_split].features or {}
-        image_column = _choose_column(path, "image_column", image_column, features, image_columns(features))
+        image_column = _choose_column(path, "image_column", image_column, features, _image_columns(features))
         label_column = _choose_column(path, "label_column", label_column, features, _label_columns(features))
 
         self._images: dict[Split, Sequence[dict | None]] = {}
@@ -220,7 +220,7 @@ def _bytes_in(folder: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def image_columns(features: datasets.Features) -> list[str]:
+def _image_columns(features: datasets.Features) -> list[str]:
     """Return the columns that hold images, marked as such or as bare bytes."""
     marked = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     bare = [

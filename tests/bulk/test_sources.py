@@ -109,7 +109,7 @@ def test_a_data_set_is_what_the_hubs_library_loads(tmp_path, monkeypatch):
         assert list(source.pictures(start)) == every[start:]
     for split, column, line in (
         (None, None, "set: has several splits; choose one of train, test"),
-        ("test", "label", "set: no such column of images; it has image"),
+        ("test", "label", "set: has no column label of images, but image"),
     ):
         with pytest.raises(UserError, match=line):
             HubImages("set", split, column)
@@ -165,5 +165,5 @@ def test_a_column_is_chosen_by_its_name():
     pq.write_table(pa.table({"thumbnail": rows, "scan": [png(number) for number in range(3)]}), "t.parquet")
     assert next(open_source("t.parquet").pictures()).content == rows[0]
     assert [one.content for one in open_source("t.parquet", column="scan").pictures(1)] == [png(1), png(2)]
-    with pytest.raises(UserError, match=r"t.parquet: no column other of images; there is thumbnail, scan"):
+    with pytest.raises(UserError, match=r"t.parquet: has no column other of images, but thumbnail, scan"):
         len(open_source("t.parquet", column="other"))

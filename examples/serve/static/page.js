@@ -107,6 +107,8 @@ async function explain(refine) {
 function choose(files) {
   if (files.length) {
     chosen = files[0];
+    $("result").hidden = true;
+    $("legend").textContent = "";
     explain(0);
   }
 }
