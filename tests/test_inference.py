@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 
 from fastshap_lab import inference
@@ -502,6 +503,9 @@ def test_run_folders_load_as_their_model_folders_do(tmp_path):
 @pytest.mark.parametrize("load", [load_classifier, load_surrogate, load_explainer])
 def test_what_is_no_folder_of_a_model_is_one_line(load, given, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    if load is load_explainer and given.startswith("google/"):  # a name of the hub, which the others do not load from
+        line = "google/vit-base-patch16-224: no such folder here, and it cannot be fetched from the hub: "
     for folder in ("run", "empty"):
         Path(folder).mkdir()
     Path("run/run.json").write_text(json.dumps({"stage": "evaluate", "status": "finished"}))

@@ -45,6 +45,7 @@ COUNTS_FOR = {
     "surrogate": ALL - {"classifier"},
     "explainer": {"explainer", "evaluate"},
     "explainer.link": {"labels", "explainer", "evaluate"},
+    "explain": NONE,  # a stage that is there only where it is asked for
     "references": {"evaluate"},
     "references.val": {"explainer", "evaluate"},
     "references.val_evaluations": {"explainer", "evaluate"},
@@ -95,6 +96,11 @@ OTHER = {
     "explainer.loss": None,  # with it a stage comes or goes
     "explainer.sampler": "kernel",
     "explainer.monitor": "shapley_error",
+    "explain.images": "pictures",
+    "explain.split": "test",
+    "explain.image_column": "image",
+    "explain.top": 2,
+    "explain.tolerance": 0.1,
     "evaluate.pipelines": None,  # counts by the explainers
     "evaluate.methods": {"mine": ComponentConfig("rise")},
     "evaluate.metrics": {"mine": ComponentConfig("deletion")},
