@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "safetensors", "datasets", "matplotlib")
 _MAX_CLASSES = 10  # listed and drawn, if the user names none
+_PAGE, _MAX_PICTURES = "explanations.html", 200  # in DIR; in the page
 # Largest error of the self-test, as a share of the largest value. Rounding makes 1e-6 of it on a CPU, and up to some
 # thousandths on a GPU, whose convolutions take 10 bits of each factor (TF32).
 _EXACT = 1e-2
@@ -86,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--tolerance", metavar="SHARE", type=float, help=spread)
     default = f"names or numbers to draw and list; default: all, of more than {_MAX_CLASSES} the most probable"
     explain.add_argument("--classes", metavar="CLASS", nargs="+", help=default)
+    page = f"write {_PAGE}, too, a page to look into and to send, of the first {_MAX_PICTURES} pictures"
+    explain.add_argument("--html", action="store_true", help=page)
     explain.add_argument("--batch", metavar="N", type=int, default=32, help="pictures at once; default: 32")
     explain.add_argument("--device", help="such as cpu or cuda:1; default: a CUDA device if there is one")
 
@@ -120,7 +123,7 @@ def _explain(chosen: argparse.Namespace) -> int:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
     pictures = _named(chosen.images, chosen.out)
-    from fastshap_lab.inference import load_explainer
+    from fastshap_lab.inference import Explanation, load_explainer
     from fastshap_lab.models.targets import chosen_classes
 
     explainer = _placed(load_explainer(chosen.model), chosen.device)
@@ -128,15 +131,18 @@ def _explain(chosen: argparse.Namespace) -> int:
     chosen.out.mkdir(parents=True, exist_ok=True)
     # Taken now: a bar on a terminal catches what is printed. Where the lines go there, they say how far it is.
     lines, failed = sys.stdout, 0
+    paged: dict[str, Explanation] = {}
     progress = None if lines.isatty() else Progress("explain", len(pictures))
     with progress or nullcontext():
         for first in range(0, len(pictures), chosen.batch):
-            for row in _rows(explainer, pictures[first : first + chosen.batch], classes, chosen):
+            for row in _rows(explainer, pictures[first : first + chosen.batch], classes, chosen, paged):
                 lines.write(json.dumps(row) + "\n")
                 lines.flush()
                 failed += "error" in row
                 if progress:
                     progress.advance()
+    if paged:
+        Explanation.joined([*paged.values()]).save_page(chosen.out / _PAGE, [*paged], classes)
     if failed:
         say(f"{failed:,} of {len(pictures):,} pictures could not be read")
     return 2 if failed == len(pictures) else 0
@@ -208,8 +214,12 @@ def _rows(
     pictures: Sequence[tuple[Path, Path]],
     classes: list[int] | None,
     chosen: argparse.Namespace,
+    paged: "dict[str, Explanation]",
 ) -> Iterator[dict[str, Any]]:
-    """Write the files of some pictures, and yield what there is to print about each, in order."""
+    """Write the files of some pictures, and yield what there is to print about each, in order.
+
+    Those that the page is to show are added to ``paged``.
+    """
     import torch
 
     from fastshap_lab.images import to_tensor
@@ -229,7 +239,10 @@ def _rows(
             say(_printable(f"{path}: {image}"))
             yield {"path": str(path), "error": image}
         else:
-            yield {"path": str(path), **_written(next(explained), target, classes)}
+            explanation = next(explained)
+            if chosen.html and len(paged) < _MAX_PICTURES:
+                paged[str(path)] = explanation
+            yield {"path": str(path), **_written(explanation, target, classes)}
 
 
 def _written(explanation: "Explanation", target: Path, classes: list[int] | None) -> dict[str, Any]:
