@@ -241,7 +241,7 @@ def _rows(
         else:
             explanation = next(explained)
             if chosen.html and len(paged) < _MAX_PICTURES:
-                paged[str(path)] = explanation
+                paged[target.relative_to(chosen.out).as_posix()] = explanation
             yield {"path": str(path), **_written(explanation, target, classes)}
 
 

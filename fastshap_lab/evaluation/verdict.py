@@ -39,7 +39,7 @@ def _named(evaluation: Evaluation, pipeline: Pipeline, line: str) -> str:
 def _how_true(evaluation: Evaluation, pipeline: Pipeline, measures: Mapping[str, float]) -> str:
     def share(name: str) -> str:
         value, low, high = (measures[f"{pipeline.name}/{name}{end}"] for end in ("", "_low", "_high"))
-        return f"{value:.0%} [{low * 100:.0f}, {high * 100:.0f}]".replace("-", "−")
+        return f"{_percent(value)} [{_percent(low, '')}, {_percent(high, '')}]"
 
     known = evaluation.known_values.get(pipeline.name)
     if known is None or f"{pipeline.name}/r2" not in measures:
@@ -52,8 +52,13 @@ def _how_true(evaluation: Evaluation, pipeline: Pipeline, measures: Mapping[str,
     if known.refined is not None:
         spent = evaluation.report.tables["refinement"]
         row = spent[(spent["pipeline"] == pipeline.name) & (spent["evaluations"] == known.refined.evaluations)]
-        line += f"; {known.refined.evaluations} evaluations more make the latter {row['explainer'].iloc[0]:.0%}"
+        line += f"; {known.refined.evaluations} evaluations more make the latter {_percent(row['explainer'].iloc[0])}"
     return f"{line}. True values: {known.reference.kind}"
+
+
+def _percent(share: float, sign: str = " %") -> str:
+    """Return a share in percent, with a decimal where it is nearly all."""
+    return f"{100 * share:.{int(share > 0.985)}f}{sign}".replace("-", "−")
 
 
 def _imitation(pipeline: Pipeline) -> str:

@@ -39,6 +39,7 @@ class Panel:
         stderr: Their standard errors, if they are known.
         kind: ``attribution``, ``score`` or ``saliency``, as figures draw it.
         adds_up: Whether values have the unit of the game, in which they add up to answers.
+        comparable: Whether it has its colours in common with others of the view that are.
         note: What it is, for a tooltip.
     """
 
@@ -47,6 +48,7 @@ class Panel:
     stderr: Float[np.ndarray, "n e P"] | None = None
     kind: str = "attribution"
     adds_up: bool = True
+    comparable: bool = False
     note: str = ""
 
 
@@ -153,6 +155,7 @@ def _view(view: View) -> dict[str, Any]:
                 "name": panel.name,
                 "note": panel.note,
                 "addsUp": panel.adds_up,
+                "comparable": panel.comparable,
                 "kind": panel.kind,
                 "values": _packed(panel.values if panel.kind == "attribution" else _from_zero(panel.values)),
                 "stderr": None if panel.stderr is None else _packed(panel.stderr),

@@ -47,16 +47,13 @@ class Table:
             column: Name of it.
             higher_is_better: Its direction.
         """
-        found = np.zeros(len(self.frame), dtype=bool)
         if higher_is_better is None or column not in self.frame:
-            return found.tolist()
+            return [False] * len(self.frame)
         values = self.frame[column].reset_index(drop=True) * (1 if higher_is_better else -1)
-        groups = [self.frame[name].to_numpy() for name in self.within if name in self.frame]
-        for rows in values.groupby(groups).groups.values() if groups else [values.index]:
-            if values[rows].notna().sum() > 1:
-                found[rows] = values[rows] == values[rows].max()
-        if column in self.ties:
-            found |= np.asarray(self.ties[column]) & found.any()
+        groups = values.groupby([self.frame[name].to_numpy() for name in self.within] or np.zeros(len(values)))
+        found = (values == groups.transform("max")) & (groups.transform("count") > 1)
+        if column in self.ties and found.any():
+            found |= np.asarray(self.ties[column])
         return found.tolist()
 
 

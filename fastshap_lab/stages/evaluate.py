@@ -145,13 +145,13 @@ def _code(run: Run) -> str:
     lines = []
     if started := {"train.py": ["python", "train.py"], "fastshap-lab": ["fastshap-lab"]}.get(Path(program).name):
         lines.append(shlex.join([*started, *words]))
-    ends = [end for end in run.parents.values() if end.stage.loading is not None]
-    if ends:
-        lines.append("import fastshap_lab as fsl")
-    for end in ends:
-        place = json.dumps(end.folder.as_posix(), ensure_ascii=False)
-        lines.append((end.stage.loading or "").format(place=place))
-    if ends:
+    loading = []
+    for name, end in run.parents.items():
+        if end.stage.loading is not None:
+            place = json.dumps(end.folder.as_posix(), ensure_ascii=False)
+            loading.append(end.stage.loading.format(place=place) + (f"  # {name}" if len(run.parents) > 1 else ""))
+    if loading:
+        lines += ["import fastshap_lab as fsl", *loading]
         lines.append('explainer.explain("picture.png").save("page.html")')
     return "\n".join(lines)
 

@@ -115,18 +115,19 @@ def _panels(evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, classes
         if first < len(indices):
             parts.append(evaluation.explainer_maps(pipeline, indices[first:], len(indices) - first))
         values = in_units(torch.cat(parts).flatten(2).transpose(1, 2))
-        yield Panel("explainer", _of(values, classes).numpy(), note="one forward pass")
+        yield Panel("explainer", _of(values, classes).numpy(), comparable=True, note="one forward pass")
     if known is not None and known.refined is not None:
         refined = known.refined
         note = f"the explainer's answer and {refined.evaluations} evaluations of the model"
         values, errors = (value.transpose(1, 2).numpy() for value in (refined.phi, refined.stderr))
-        yield Panel("refined", values, errors, note=note)
+        yield Panel("refined", values, errors, comparable=True, note=note)
     if known is not None:
         reference, errors = known.reference, None
         if reference.stderr.any():
             errors = _of(reference.stderr, classes).numpy()
         name = "exact" if errors is None else "reference"
-        yield Panel(name, _of(reference.phi, classes).numpy(), errors, note=f"true values, {reference.kind}")
+        note = f"true values, {reference.kind}"
+        yield Panel(name, _of(reference.phi, classes).numpy(), errors, comparable=True, note=note)
     explained = evaluation.classes(pipeline)[:, : classes.shape[1]]
     number = min(len(explained), len(indices))
     same = explained[:number] == classes[:number, : explained.shape[1]]  # ties may be in another order

@@ -33,9 +33,8 @@ class Explorer {
   values(panel, place = this.place) { return this.unpacked(panel, "values").row(this.state.image, place); }
   stderr(panel) { return this.unpacked(panel, "stderr")?.row(this.state.image, this.place) ?? null; }
 
-  // Maps in the game's unit share a scale, so that they can be compared; others have their own.
   limit(panel) {
-    const alike = panel.addsUp ? this.view.panels.filter((one) => one.addsUp) : [panel];
+    const alike = panel.comparable ? this.view.panels.filter((one) => one.comparable) : [panel];
     return Math.max(...alike.map((one) => this.unpacked(one, "values")).filter((one) => one.has(this.state.image, 0))
       .map((one) => one.largest(this.state.image)), 0);
   }
@@ -130,6 +129,7 @@ class Explorer {
   showFilters() {
     const controls = Object.entries(this.criteria()).map(([name, of]) => {
       const label = document.createElement("label"), select = document.createElement("select");
+      select.ariaLabel = name;
       const sorted = [...new Set(of)].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
       select.append(new Option("all", ""), ...sorted.map((one) => new Option(one || NONE, `=${one}`)));
       if (sorted.includes((this.state.filters[name] ?? "").slice(1))) select.value = this.state.filters[name];
