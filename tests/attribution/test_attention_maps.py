@@ -13,12 +13,9 @@ from fastshap_lab.attribution.saw import gradient_mass
 from fastshap_lab.attribution.score_matrix import score_matrix
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import normalize_map
-from fastshap_lab.models import Classifier
 from tests.attribution.by_hand import by_attention, forward_by_hand
 from tests.attribution.families import GRID, NUM_CLASSES, family, images
-
-IMAGES = images(dtype=torch.float64)
-TARGETS = torch.tensor([2, 0, 3])
+from tests.attribution.subjects import IMAGES, TARGETS, model_and_network
 
 
 def attention_of(network: nn.Module, pixels: Tensor) -> list[Tensor]:
@@ -122,13 +119,6 @@ CASES: dict[str, tuple[str, dict, Callable[..., Tensor]]] = {
     "saw": ("saw", {}, saw),
     "uniform saw": ("saw", {"weights": "uniform"}, lambda *given: saw(*given, uniform=True)),
 }
-
-
-def model_and_network(name: str) -> tuple[nn.Module, nn.Module, Callable[[Tensor], Tensor]]:
-    model = family(name).double()
-    if isinstance(model, Classifier):
-        return model, model.network, model.normalize
-    return model, model, lambda image: image
 
 
 def expected(network: nn.Module, pixels: Tensor, relation: Callable[..., Tensor], rows: str) -> Tensor:

@@ -24,7 +24,7 @@ from fastshap_lab.shapley import LINKS, Game, PlayerGrid, Segments, exact_shaple
 from tests import small
 from tests.attribution.by_hand import forward_by_hand
 from tests.attribution.families import GRID, NUM_CLASSES, family, images
-from tests.attribution.test_contract import OPTIONS
+from tests.attribution.subjects import OPTIONS
 
 IMAGES = images(2, dtype=torch.float64)
 

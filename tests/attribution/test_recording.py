@@ -20,7 +20,7 @@ from fastshap_lab.attribution.recording import (
 )
 from tests.attribution.by_hand import by_attention, forward_by_hand
 from tests.attribution.families import GRID, TOKENS, family, images
-from tests.attribution.test_attention_maps import IMAGES, TARGETS, model_and_network
+from tests.attribution.subjects import IMAGES, TARGETS, model_and_network, state, unsettle
 
 WITH_ATTENTION = ["vit", "distilled", "registers", "mean", "eva", "eva_mean"]
 
@@ -120,31 +120,6 @@ def test_activations_and_their_gradients_survive_work_in_place(trained):
 def test_what_has_no_influence_has_zero_gradient():
     model, apart = InPlace(), torch.ones(2, requires_grad=True)
     assert torch.equal(gradients(model(images()), torch.zeros(3, dtype=torch.long), [apart])[0], torch.zeros(2))
-
-
-def state(model: nn.Module) -> list[Any]:
-    """Everything of a model that running it could leave changed."""
-    found: list[Any] = []
-    for module in model.modules():
-        hooks = (len(value) for name, value in vars(module).items() if name.endswith("_hooks"))
-        switches = {name: getattr(module, name, None) for name in ("training", "fused_attn", "grad_checkpointing")}
-        found.append((*hooks, *switches.values()))
-    found += [(p.requires_grad, p.grad is None, p.detach().clone().flatten().tolist()) for p in model.parameters()]
-    return found + [buffer.clone().flatten().tolist() for buffer in model.buffers()]
-
-
-def unsettle(model: nn.Module) -> nn.Module:
-    """Bring a model into a state between training and evaluation that no default is equal to."""
-    model.train()
-    for i, module in enumerate(model.modules()):
-        module.training = i % 2 == 0
-        if hasattr(module, "grad_checkpointing"):
-            module.grad_checkpointing = True
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = i % 3 != 0
-    for i, parameter in enumerate(model.parameters()):
-        parameter.requires_grad = i % 2 == 0
-    return model
 
 
 @pytest.mark.parametrize("fails", [False, True])

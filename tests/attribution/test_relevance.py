@@ -11,7 +11,7 @@ from fastshap_lab.attribution.relevance import divide, linear_rule, residual_rul
 from fastshap_lab.errors import UserError
 from tests.attribution.by_hand import by_attention, forward_by_hand, heads_of
 from tests.attribution.families import GRID, TOKENS, family, images
-from tests.attribution.test_attention_maps import IMAGES, TARGETS, model_and_network
+from tests.attribution.subjects import IMAGES, TARGETS, model_and_network
 
 
 def div(a: float, b: float) -> float:
