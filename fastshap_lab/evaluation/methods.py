@@ -135,13 +135,14 @@ def apply_method(name: str, component: ComponentConfig, pipeline: Pipeline, stor
         for key, value in (("model", pipeline.classifier), ("explainer", pipeline.explainer))
         if key in inputs
     }
+    method = _build(name, component, **given)  # or what is missing
     digests = {
         stage: pipeline.digests[stage]
         for stage in ("classifier", "explainer")
         if stage == "classifier" or stage in inputs
     }
     key = {"method": identity(METHODS, component.name, component.params), "models": digests}
-    return AppliedMethod(name, _build(name, component, **given), component, key, store)
+    return AppliedMethod(name, method, component, key, store)
 
 
 def _build(name: str, component: ComponentConfig, **given: Any) -> AttributionMethod:
