@@ -38,7 +38,7 @@ def opened(browser, path, width=1280, theme="light", **options) -> Iterator:
 
 def number_in(text: str, before: str = "") -> float:
     """Return the first number after a text."""
-    found = re.search(r"[−+]?[\d.,]*\d", text.split(before, 1)[1])
+    found = re.search(r"[−+]?[\d.,]*\d", text[text.index(before) + len(before) :])
     assert found is not None
     return float(found.group().replace("−", "-").replace(",", ""))
 
