@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fastshap_lab.components import did_you_mean
 from fastshap_lab.errors import UserError
-from fastshap_lab.report import Explorer, Section, Table, save_figure, write_table
+from fastshap_lab.report import Explorer, Section, Table, drawn_curves, save_figure, write_table
 
 
 @dataclass
@@ -51,8 +51,9 @@ class Report:
         for (name, _), figure in figures.items():
             self.figures[name] = self.folder / "figures" / f"{name}.png"
             save_figure(figure, self.figures[name])
+        curves = {caption: found for (_, caption), figure in figures.items() if (found := drawn_curves(figure))}
         drawn = {caption: self.figures[name] for name, caption in figures}
-        self.sections.append(Section(title, text, shown, drawn))
+        self.sections.append(Section(title, text, shown, drawn, curves))
 
     def check_published(self) -> None:
         """Raise a ``UserError`` where published numbers belong to a table that the report does not have."""

@@ -1,6 +1,14 @@
 """Results in, figures and tables out: numpy arrays and data frames, no models."""
 
-from fastshap_lab.report.curves import budget_curves, method_curves, relations, removal_curves, scatter, training_curves
+from fastshap_lab.report.curves import (
+    budget_curves,
+    drawn_curves,
+    method_curves,
+    relations,
+    removal_curves,
+    scatter,
+    training_curves,
+)
 from fastshap_lab.report.explorer import (
     MAX_IMAGES,
     Explorer,
@@ -36,6 +44,7 @@ __all__ = [
     "class_maps",
     "comparison",
     "densities",
+    "drawn_curves",
     "figure_format",
     "gallery",
     "image_rows",

@@ -11,11 +11,13 @@ class Measure:
         title: Stands over it.
         meaning: A sentence or two, none where the title says it.
         higher_is_better: Which direction is better, None where neither is.
+        scaled: Whether small numbers may be shown times a power of ten.
     """
 
     title: str
     meaning: str = ""
     higher_is_better: bool | None = None
+    scaled: bool = True
 
 
 MEASURES = {
@@ -69,8 +71,10 @@ MEASURES = {
     "backward passes": Measure("backward passes", "Of copies of an image through the network, for an image.", False),
     "MiB": Measure("MiB", "Most memory that explaining a batch took.", False),
     "share": Measure("share", "Of all test images."),
-    "p (minus the best)": Measure("p, best", "Two-sided p-value of no difference from the best, on the same images."),
-    "p (minus random)": Measure("p, random", "Two-sided p-value of no difference from random maps."),
+    "p (minus the best)": Measure(
+        "p, best", "p-value of no difference from the best, on the same images.", scaled=False
+    ),
+    "p (minus random)": Measure("p, random", "p-value of no difference from random maps.", scaled=False),
     "parameters": Measure("parameters", "Numbers that the network learns."),
 }
 """By the names of columns as files have them."""
@@ -84,7 +88,7 @@ def measure_of(column: str) -> Measure:
     if base in MEASURES:
         known = MEASURES[base]
         if suffix == "p":
-            return Measure(f"{known.title}, p", "p-value of the difference, corrected for the table's tests.")
+            return Measure(f"{known.title}, p", "p-value of it, corrected for the table's tests.", scaled=False)
         return Measure(f"{known.title}, {suffix}", known.meaning, None)
     if column.startswith("masked ") and column[7:] in MEASURES:
         known = MEASURES[column[7:]]

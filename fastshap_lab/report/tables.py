@@ -97,8 +97,8 @@ def render_html(results: Table | pd.DataFrame) -> Markup:
     for name in names:
         measure, values = measure_of(str(name)), frame[name]
         numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-        power = _power(values) if pd.api.types.is_float_dtype(values) else 0
-        better = table.higher_is_better.get(str(name), measure.higher_is_better)
+        power = _power(values) if pd.api.types.is_float_dtype(values) and measure.scaled else 0
+        better = table.higher_is_better.get(str(name), measure.higher_is_better) if numeric else None
         best = table.best(str(name), better)
         direction = {None: "", True: "Higher is better.", False: "Lower is better."}[better]
         about = f"{measure.meaning} {direction}".strip()

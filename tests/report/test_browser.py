@@ -4,7 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastshap_lab.report import Explorer, GameAnswers, Panel, Section, Table, View, strongest_first, write_page
+from fastshap_lab.report import (
+    Explorer,
+    GameAnswers,
+    Panel,
+    Section,
+    Table,
+    View,
+    budget_curves,
+    drawn_curves,
+    save_figure,
+    strongest_first,
+    write_page,
+)
 from tests.browsing import number_in, opened, until
 
 pytestmark = pytest.mark.browser
@@ -67,7 +79,13 @@ def results() -> Table:
 @pytest.fixture(scope="module")
 def page_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    sections = [Section("Errors", "Some text.", {"Errors of methods": results()})]
+    spent = [16, 32, 64, 1024]
+    curves = {"alone": pd.Series([0.4], index=[0]), "refined": pd.Series([0.5, 0.6, 0.75, 0.9], index=spent)}
+    curves["kriging"] = pd.Series([0.1, 0.8], index=spent[2:])
+    figure = budget_curves(curves, "A")
+    save_figure(figure, path.with_name("curves.png"))
+    drawn = {"Curves": path.with_name("curves.png")}, {"Curves": drawn_curves(figure)}
+    sections = [Section("Errors", "Some text.", {"Errors of methods": results()}, *drawn)]
     summary = {"Explained": "5 images", "How true": "89 % [88, 91]"}
     write_page(path, "Report", summary, sections, ["one"], explorer(), "explainer = fsl.load_explainer(…)")
     return path
@@ -262,6 +280,22 @@ def test_tables_sort_filter_and_copy(browser, page_path):
         header, first, _ = page.evaluate("navigator.clipboard.readText()").split("\n")
         assert header == "method\tr2\tspearman\tmse\tseconds"
         assert [float(cell) for cell in first.split("\t")[1:]] == pytest.approx([0.1, 0.1 / 3, 1e-6, 100])
+
+
+def test_curves_have_their_values_at_the_pointer_and_by_keys(browser, page_path):
+    with opened(browser, page_path) as page:
+        drawing, shown = page.locator(".curves-panel > svg"), page.locator(".values")
+        assert page.get_by_role("img", name="Curves").count() == 0  # the picture is for where no script runs
+        place = "evaluations of the game per image"
+        assert shown.inner_text() == f"{place} 1,024:  refined 0.900;  kriging 0.800;  alone 0.400"
+        drawing.scroll_into_view_if_needed()
+        box = drawing.bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 0.15, box["y"] + box["height"] / 2)
+        assert shown.inner_text() == f"{place} 16:  refined 0.500;  alone 0.400"
+        drawing.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        assert shown.inner_text() == f"{place} 64:  refined 0.750;  alone 0.400;  kriging 0.100"
 
 
 def test_what_comes_from_data_does_nothing(browser, tmp_path):

@@ -69,6 +69,13 @@ def test_small_numbers_share_a_power_of_ten_which_stands_in_the_head():
     assert "1.23</td>" in html
 
 
+def test_p_values_stay_as_they_are_and_words_are_never_the_best():
+    table = Table(pd.DataFrame({"p (minus the best)": [0.000999, 0.0042]}))
+    assert [text for _, text in cells_of(table)] == ["0.000999", "0.00420"]
+    words = Table(pd.DataFrame({"method": ["a", "b"], "hit": [1.0, 2.0]}), {"method": False, "hit": False})
+    assert [kind for kind, _ in cells_of(words)] == ["plain", "number best", "plain", "number"]
+
+
 def test_heads_say_what_columns_mean_and_which_direction_is_better():
     html = render_html(pd.DataFrame({"r2": [0.5], "masked KL": [1.0], "own_column": ["a"]}))
     assert re.search(r'data-name="r2" title="Share of the true values[^"]+ Higher is better.">R²</th>', html)

@@ -182,6 +182,8 @@ def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
             **{name: spent[name].iloc[1:] for name in ("kriging", "KernelSHAP") if name in spent},
         }
         figures[f"refinement-{name}", name] = budget_curves(curves, name)
+        if covered := {column: spent[column].iloc[1:] for column in spent if column.startswith("coverage")}:
+            figures[f"coverage-{name}", f"{name}: coverage"] = budget_curves(covered, name, "share of true values")
     tables = [table.assign(pipeline=name) for name, table in refinements.items()]
     if tables:
         joined = pd.concat(tables)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,8 +18,8 @@ from fastshap_lab.files import write_atomically
 from fastshap_lab.report.explorer import Explorer
 from fastshap_lab.report.tables import Table, render_html
 
-_STYLES = ("page.css", "explorer.css")
-_SCRIPTS = ("numbers.js", "maps.js", "explorer.js", "tables.js", "page.js")  # one after the other, one module
+_STYLES = ("page.css", "explorer.css", "curves.css")
+_SCRIPTS = ("numbers.js", "maps.js", "explorer.js", "tables.js", "curves.js", "page.js")  # in turn, one module
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Section:
         text: Paragraphs, with an empty line between them.
         tables: Results by caption.
         figures: PNG files by caption.
+        curves: What ``drawn_curves`` says of some of these figures, by caption: a browser shows their values.
     """
 
     title: str
     text: str = ""
     tables: Mapping[str, Table | pd.DataFrame] = field(default_factory=dict)
     figures: Mapping[str, Path] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def write_page(
@@ -65,7 +68,13 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"table": render_html, "base64": _base64, "css_width": _css_width, "paragraphs": _paragraphs}
+    environment.filters |= {
+        "table": render_html,
+        "embedded": _embedded,
+        "base64": _base64,
+        "css_width": _css_width,
+        "paragraphs": _paragraphs,
+    }
     style, script = (_joined(names) for names in (_STYLES, _SCRIPTS))
     page = environment.get_template("page.html.jinja").render(
         title=title,
@@ -73,7 +82,7 @@ def write_page(
         sections=sections,
         warnings=warnings,
         code=code,
-        data=None if explorer is None else _embedded(explorer),
+        data=None if explorer is None else _embedded(explorer.to_json()),
         style=Markup(style),
         script=Markup(script),
         # Whatever slipped through, the browser would neither run nor load it.
@@ -94,9 +103,9 @@ def _source(text: str) -> str:
     return f"'sha256-{_base64(sha256(text.encode()).digest())}'"
 
 
-def _embedded(explorer: Explorer) -> Markup:
-    """Return an explorer as JSON that ends no element and holds no number that JSON has no word for."""
-    return htmlsafe_json_dumps(explorer.to_json(), dumps=json.dumps, allow_nan=False, separators=(",", ":"))
+def _embedded(values: Any) -> Markup:
+    """Return plain values as JSON that ends no element, with no number that JSON has no word for."""
+    return htmlsafe_json_dumps(values, dumps=json.dumps, allow_nan=False, separators=(",", ":"))
 
 
 def _base64(content: bytes) -> str:

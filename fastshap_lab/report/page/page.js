@@ -1,6 +1,7 @@
 // Everything starts here.
 
 for (const figure of document.querySelectorAll("figure.results")) new ResultTable(figure);
+for (const data of document.querySelectorAll("script.curves")) showCurves(data);
 
 const embedded = document.getElementById("explorer-data");
 if (embedded) globalThis.explorer = new Explorer(JSON.parse(embedded.textContent), document.getElementById("explorer-body"));
