@@ -21,7 +21,7 @@ from fastshap_lab.shapley.estimators import (
     relative_error,
     shapley_values,
 )
-from fastshap_lab.shapley.game import LINKS, Game
+from fastshap_lab.shapley.game import LINKS, FunctionGame, Game
 from fastshap_lab.shapley.losses import (
     additive_residuals,
     bernoulli_kl,
@@ -45,6 +45,7 @@ __all__ = [
     "SAMPLERS",
     "Estimate",
     "Estimator",
+    "FunctionGame",
     "Game",
     "KernelSHAP",
     "Kriging",

@@ -13,7 +13,12 @@ from fastshap_lab.shapley.game import check_players
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Draws coalitions; everything random comes from the generator."""
+    """Draws coalitions; everything random comes from the generator.
+
+    Example:
+        >>> isinstance(ShapleyKernelSampler(4), Sampler)
+        True
+    """
 
     def __call__(
         self, batch_size: int, num_coalitions: int, generator: torch.Generator, device: torch.device
@@ -33,6 +38,10 @@ def kernel_size_probabilities(num_players: int) -> Float[Tensor, " sizes"]:
 
     Raises:
         UserError: There are fewer than two players.
+
+    Example:
+        >>> kernel_size_probabilities(4).mul(11).round().tolist()  # sizes 1, 2 and 3
+        [4.0, 3.0, 4.0]
     """
     check_players(num_players)
     sizes = torch.arange(1, num_players, dtype=torch.float64)
@@ -43,7 +52,13 @@ def kernel_size_probabilities(num_players: int) -> Float[Tensor, " sizes"]:
 def random_coalitions(
     sizes: Int[Tensor, "*shape"], num_players: int, generator: torch.Generator
 ) -> Bool[Tensor, "*shape P"]:
-    """Return a uniformly drawn coalition of exactly each given size (0 … P), on the generator's device."""
+    """Return a uniformly drawn coalition of each given size, bool (*shape, P), on the generator's device.
+
+    Args:
+        sizes: Number of present players of each coalition, from 0 to P.
+        num_players: Number of players P.
+        generator: Generator for drawing coalitions.
+    """
     order = torch.rand(*sizes.shape, num_players, generator=generator, device=generator.device).argsort(dim=-1)
     first = torch.arange(num_players, device=generator.device) < sizes.unsqueeze(-1)
     return torch.zeros_like(first).scatter(-1, order, first)
@@ -52,11 +67,17 @@ def random_coalitions(
 def dealt_coalitions(
     sizes: Int[Tensor, "B drawn"], num_players: int, generator: torch.Generator
 ) -> Bool[Tensor, "B drawn P"]:
-    """Return a coalition of exactly each given size (1 … P-1), dealt to an input like cards from shuffled decks.
+    """Return a coalition of each given size, bool (B, drawn, P), dealt like cards from shuffled decks.
 
-    Each on its own is uniformly drawn. Together they repeat each other less: what is dealt, members or absentees,
-    whichever are fewer, are other players each time until the deck runs out and the next begins. After more than a
-    third of the players the next deck begins at once: a half and the other half would be the same pair again.
+    Each coalition on its own is uniformly drawn. The coalitions of an input repeat each other less than independent
+    ones: the players that are dealt, members or absentees, whichever are fewer, differ until the deck runs out and the
+    next one begins. After more than a third of the players the next deck begins at once, since a half and the other
+    half would be the same pair again.
+
+    Args:
+        sizes: Number of present players of each coalition, from 1 to P - 1.
+        num_players: Number of players P.
+        generator: Generator for drawing coalitions.
     """
     dealt = torch.minimum(sizes, num_players - sizes)
     used = torch.where(3 * dealt > num_players, num_players, dealt)
@@ -69,21 +90,42 @@ def dealt_coalitions(
 
 
 def all_coalitions(num_players: int, start: int = 0, stop: int | None = None) -> Bool[Tensor, "M P"]:
-    """Return coalitions ``start … stop-1`` of the 2^P; bit i of a coalition's number says whether player i is in."""
+    """Return coalitions ``start … stop-1`` of the 2^P; bit i of a coalition's number says whether player i is in.
+
+    Args:
+        num_players: Number of players P.
+        start: Number of the first coalition.
+        stop: Number after the last one; 2^P if None.
+
+    Example:
+        >>> all_coalitions(2).int().tolist()
+        [[0, 0], [1, 0], [0, 1], [1, 1]]
+    """
     numbers = torch.arange(start, 2**num_players if stop is None else stop)
     return (numbers.unsqueeze(1) >> torch.arange(num_players)) & 1 == 1
 
 
 def independent_levels(batch_size: int, num_levels: int, generator: torch.Generator) -> Float[Tensor, "B levels"]:
-    """Return independent draws from [0, 1)."""
+    """Return independent draws from [0, 1), (batch_size, num_levels).
+
+    Args:
+        batch_size: Number of inputs.
+        num_levels: Number of draws for each input.
+        generator: Generator for drawing levels.
+    """
     return torch.rand(batch_size, num_levels, generator=generator, device=generator.device)
 
 
 def stratified_levels(batch_size: int, num_levels: int, generator: torch.Generator) -> Float[Tensor, "B levels"]:
-    """Return points of [0, 1) at equal distances for the batch, dealt out so that each input's are, too.
+    """Return equally spaced points of [0, 1), (batch_size, num_levels), those of each input equally spaced, too.
 
-    One random turn of the whole circle makes every single level uniform. An input's levels are ``1 / num_levels``
-    apart, and the inputs, in random order, share out each of these gaps.
+    One random shift of the whole circle makes every single level uniform. The levels of an input are ``1 / num_levels``
+    apart, and the inputs, in random order, divide each of these gaps among themselves.
+
+    Args:
+        batch_size: Number of inputs.
+        num_levels: Number of levels for each input.
+        generator: Generator for drawing levels.
     """
     device = generator.device
     row = torch.randperm(batch_size, generator=generator, device=device).unsqueeze(1)
@@ -92,7 +134,13 @@ def stratified_levels(batch_size: int, num_levels: int, generator: torch.Generat
 
 
 def shared_levels(batch_size: int, num_levels: int, generator: torch.Generator) -> Float[Tensor, "B levels"]:
-    """Return points of [0, 1) at equal distances, turned at random, the same for every input."""
+    """Return equally spaced points of [0, 1) with one random shift, (batch_size, num_levels), the same for every input.
+
+    Args:
+        batch_size: Number of inputs.
+        num_levels: Number of levels.
+        generator: Generator for drawing the shift.
+    """
     return stratified_levels(1, num_levels, generator).repeat(batch_size, 1)
 
 
@@ -114,6 +162,12 @@ class ShapleyKernelSampler:
 
     Reference: Covert and Lee, AISTATS 2021, arXiv:2012.01536, section 4.1, on paired sampling; Musco and Witter, ICLR
     2025, arXiv:2410.01917, on leverage scores. Differs from the latter: drawn with replacement.
+
+    Example:
+        >>> sampler = ShapleyKernelSampler(4, paired=True)
+        >>> coalitions, weights = sampler(1, 2, torch.Generator().manual_seed(0), torch.device("cpu"))
+        >>> bool((coalitions[0, 0] == ~coalitions[0, 1]).all()), weights.tolist()
+        (True, [[1.0, 1.0]])
     """
 
     def __init__(
@@ -164,6 +218,11 @@ class UniformSizeSampler:
 
     Args:
         num_players: P, at least 2.
+
+    Example:
+        >>> coalitions, _ = UniformSizeSampler(4)(2, 3, torch.Generator().manual_seed(0), torch.device("cpu"))
+        >>> coalitions.shape
+        torch.Size([2, 3, 4])
     """
 
     def __init__(self, num_players: int) -> None:

@@ -33,6 +33,11 @@ class PairDesign:
             pairs under the Shapley kernel, whose total is 1.
         sampled: Share of each pair's stratum that is in the design, float64 (M,).
         remaining: Share of the kernel's mass whose pairs are not in the design, by their number; 0 if all are.
+
+    Example:
+        >>> design = pair_design(4, 7, "kernel", seed=0)  # all pairs of complements
+        >>> design.coalitions.sum(dim=1).tolist(), design.remaining
+        ([1, 1, 1, 1, 2, 2, 2], 0.0)
     """
 
     coalitions: Bool[Tensor, "M P"]
@@ -80,10 +85,15 @@ def leverage_allocation(num_players: int) -> Float[np.ndarray, " strata"]:
 
 
 def mixed_allocation(num_players: int, pairs: float) -> Float[np.ndarray, " strata"]:
-    """Return how many of so many pairs have each size: first as the kernel has them, later more of the middle ones.
+    """Return how many pairs have each size: at first as the Shapley kernel says, later more of the middle sizes.
 
-    Small coalitions tell what single players do, and middle sizes what interacts. The later pairs are allocated by the
-    geometric mean of kernel and leverage scores: more of the middle sizes served some networks better, fewer others.
+    Small coalitions show effects of single players, middle sizes show interactions. Later pairs are allocated by the
+    geometric mean of kernel and leverage scores. In trials, more of the middle sizes helped some networks, and fewer
+    helped others.
+
+    Args:
+        num_players: Number of players P.
+        pairs: Expected number of pairs.
     """
     first = min(pairs, _KERNEL_FIRST * num_players)
     kernel, leverage = kernel_allocation(num_players), leverage_allocation(num_players)
@@ -115,6 +125,10 @@ def pair_design(num_players: int, pairs: int, allocation: str, seed: int) -> Pai
 
     Raises:
         UserError: There are fewer than two players.
+
+    Example:
+        >>> pair_design(4, 4, "kernel", seed=0).coalitions.shape
+        torch.Size([4, 4])
     """
     check_players(num_players)
     sizes = np.arange(1, num_players // 2 + 1)
@@ -179,9 +193,16 @@ def _without_replacement(num_players: int, size: int, count: int, members: int, 
 
 
 def unrank(ranks: Int[Tensor, " N"], num_players: int, size: int) -> Bool[Tensor, "N P"]:
-    """Return the coalitions of a size by their rank in colexicographic order; those without the last player are first.
+    """Return coalitions of one size, bool (N, P), by their rank in colexicographic order.
+
+    Those without the last player come first.
 
     Reference: Knuth, The Art of Computer Programming 4A, section 7.2.1.3, on the combinatorial number system.
+
+    Args:
+        ranks: Rank of each coalition, from 0.
+        num_players: Number of players P.
+        size: Number of present players.
     """
     below = _binomials(num_players, size)  # (P, size + 1)
     left, wanted = ranks.clone(), torch.full_like(ranks, size)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
@@ -14,12 +15,22 @@ class Game(Protocol):
     """Value function v(input, S) of all classes at once, in the space of its link, without gradients.
 
     Inputs are whatever the game is about, one per entry of the first axis: images, rows of features, tokens.
+
+    Example:
+        >>> game = FunctionGame(lambda inputs, coalitions: coalitions.sum(dim=2, keepdim=True).float(), 3)
+        >>> isinstance(game, Game)
+        True
     """
 
     num_players: int
 
     def values(self, inputs: Shaped[Tensor, "B ..."], coalitions: Bool[Tensor, "B M P"], /) -> Float[Tensor, "B M K"]:
-        """Return the value of each coalition."""
+        """Return the value (B, M, K) of each coalition.
+
+        Args:
+            inputs: Inputs (B, ...).
+            coalitions: Coalitions (B, M, P), True where a player is present.
+        """
 
     def grand(self, inputs: Shaped[Tensor, "B ..."], /) -> Float[Tensor, "B K"]:
         """Return the value when every player is present."""
@@ -31,6 +42,50 @@ class Game(Protocol):
         self, inputs: Shaped[Tensor, "B ..."], coalitions: Bool[Tensor, "B M P"], /
     ) -> tuple[Float[Tensor, "B M K"], Float[Tensor, "B K"], Float[Tensor, "#B K"]]:
         """Return values, grand and null from one batch of passes."""
+
+
+class FunctionGame:
+    """Game of a function.
+
+    Args:
+        function: Takes inputs (B, ...) and coalitions, bool (B, M, P), and returns their values (B, M, K).
+        num_players: Number of players P.
+
+    Example:
+        >>> game = FunctionGame(lambda inputs, coalitions: coalitions.sum(dim=2, keepdim=True).float(), 3)
+        >>> game.grand(torch.zeros(1, 1)).item(), game.null(torch.zeros(1, 1)).item()
+        (3.0, 0.0)
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], num_players: int) -> None:
+        self.function, self.num_players = function, num_players
+
+    def values(self, inputs: Shaped[Tensor, "B ..."], coalitions: Bool[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
+        """Return the value (B, M, K) of each coalition.
+
+        Args:
+            inputs: Inputs (B, ...).
+            coalitions: Coalitions (B, M, P), True where a player is present.
+        """
+        return self.function(inputs, coalitions)
+
+    def grand(self, inputs: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B K"]:
+        """Return the value (B, K) when every player is present."""
+        return self._of_all(inputs, True)
+
+    def null(self, inputs: Shaped[Tensor, "B ..."]) -> Float[Tensor, "B K"]:
+        """Return the value (B, K) when no player is present."""
+        return self._of_all(inputs, False)
+
+    def __call__(
+        self, inputs: Shaped[Tensor, "B ..."], coalitions: Bool[Tensor, "B M P"]
+    ) -> tuple[Float[Tensor, "B M K"], Float[Tensor, "B K"], Float[Tensor, "B K"]]:
+        """Return values, grand and null."""
+        return self.values(inputs, coalitions), self.grand(inputs), self.null(inputs)
+
+    def _of_all(self, inputs: Tensor, present: bool) -> Tensor:
+        coalitions = torch.full((len(inputs), 1, self.num_players), present, device=inputs.device)
+        return self.function(inputs, coalitions).squeeze(1)
 
 
 def check_players(num_players: int) -> None:

@@ -17,7 +17,12 @@ from fastshap_lab.shapley.game import check_players
 
 @runtime_checkable
 class Players(Protocol):
-    """The units of attribution on an image: every pixel belongs to exactly one."""
+    """The units of attribution on an image: every pixel belongs to exactly one.
+
+    Example:
+        >>> isinstance(PlayerGrid((4, 6), (2, 3)), Players)
+        True
+    """
 
     @property
     def num_players(self) -> int:
@@ -51,6 +56,13 @@ class PlayerGrid:
 
     Raises:
         UserError: The grid does not divide the image, or has fewer than two players.
+
+    Example:
+        >>> grid = PlayerGrid((4, 6), (2, 3))
+        >>> grid.num_players, grid.patch_size
+        (6, (2, 2))
+        >>> grid.to_pixels(torch.tensor([[[True, False, False, False, False, False]]]))[0, 0, 0].int().tolist()
+        [[1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]
     """
 
     image_size: tuple[int, int]
@@ -211,6 +223,12 @@ def as_players(players: PlayersLike, image_size: tuple[int, int]) -> Players:
 
     Raises:
         UserError: As for ``PlayerGrid`` and ``Segments``, or they are those of an image of another size.
+
+    Example:
+        >>> as_players((2, 3), (4, 6))
+        PlayerGrid(image_size=(4, 6), shape=(2, 3))
+        >>> as_players(torch.tensor([[0, 0, 1], [2, 2, 1]]), (2, 3)).num_players
+        3
     """
     if isinstance(players, Players):
         found = players

@@ -34,6 +34,11 @@ class Refinement:
         error: Variance of the explainer's error relative to its values' spread, see ``PairKriging.fit_with``.
         target_factor: Factor of the standard errors of each input's predicted class.
         others_factor: Factor of those of the other classes.
+
+    Example:
+        >>> refinement = Refinement(evaluations=(2, 512), error=(0.1, 0.5))
+        >>> refinement.to_json()["error"]
+        [0.1, 0.5]
     """
 
     evaluations: Sequence[int] = (2,)
@@ -84,6 +89,17 @@ def calibrated_refinement(
         reference: Exact values, or much better known than those to be refined.
         target: The predicted class of each input.
         max_evaluations: Largest number of evaluations to spend on each input.
+
+    Example:
+        >>> from fastshap_lab.shapley import FunctionGame
+        >>> worth = torch.tensor([[3.0], [2.0], [1.0]]).double()
+        >>> game = FunctionGame(lambda inputs, present: present.double() @ worth, 3)
+        >>> truth = torch.tensor([[[3.0], [2.0], [1.0]]]).double()
+        >>> reference = Estimate(truth, torch.zeros_like(truth), 6)
+        >>> estimator = Kriging(game, torch.zeros(1, 1))
+        >>> refinement = calibrated_refinement(estimator, truth + 0.1, reference, torch.tensor([0]), 6)
+        >>> list(refinement.evaluations)
+        [2, 4]
     """
     truth, noise = reference.phi, reference.stderr.square()
     is_target = _is_target(target, answer).expand_as(truth)

@@ -233,7 +233,7 @@ def test_query_mean_averages_the_rows_of_a_network_that_pools_its_patches():
 
 
 def test_prefix_mean_is_for_distilled_networks_alone():
-    with pytest.raises(UserError, match="rows=prefix_mean is for distilled DeiT"):
+    with pytest.raises(UserError, match="rows=prefix_mean needs a distilled DeiT"):
         METHODS["cgw2"](family("registers"), rows="prefix_mean")
 
 
@@ -255,10 +255,10 @@ def test_layers_without_positive_gradients_share_equally():
     ("name", "options", "line"),
     [
         ("rollout", {"start_layer": 3}, "start_layer=3: blocks are numbered 0 to 2"),
-        ("rollout", {"discard_ratio": 1.0}, "discard_ratio=1.0: at least 0 and below 1"),
+        ("rollout", {"discard_ratio": 1.0}, "discard_ratio=1.0: must be at least 0 and below 1"),
         ("raw_attention", {"layer": -4}, "layer=-4: blocks are numbered 0 to 2"),
         ("raw_attention", {"head": 3}, "head=3: heads are numbered 0 to 2"),
-        ("tam", {"steps": 1}, "steps=1: at least 2"),
+        ("tam", {"steps": 1}, "steps=1: must be at least 2"),
         ("cgw2", {"max_batch": 0}, "max_batch=0: must be a whole number of 1 or more"),
     ],
 )

@@ -184,7 +184,7 @@ def test_what_has_no_rule_is_refused():
         setattr(network, name, part)
         with pytest.raises(UserError, match="no relevance rules for some layers of this VisionTransformer"):
             METHODS["cgw1"](network)
-    with pytest.raises(UserError, match="CGW1: relevance starts at the network's logits, and the model changes them"):
+    with pytest.raises(UserError, match="CGW1: the model must return the network's logits unchanged"):
         METHODS["cgw1"](Halved(family("distilled"))).attribute(images())
 
 

@@ -73,6 +73,15 @@ def shapley_values(
     Raises:
         UserError: The estimator is unknown, the budget or the tolerance is not positive, the game or the budget is too
             large for the estimator, or the state is of another run.
+
+    Example:
+        >>> import torch
+        >>> from fastshap_lab.shapley import FunctionGame
+        >>> worth = torch.tensor([[3.0], [2.0], [1.0]]).double()
+        >>> game = FunctionGame(lambda inputs, present: present.double() @ worth, 3)
+        >>> estimate = shapley_values(game, torch.zeros(1, 1), "kernel_shap", budget=6)
+        >>> [round(value, 4) for value in estimate.phi.flatten().tolist()], estimate.evaluations
+        ([3.0, 2.0, 1.0], 6)
     """
     if estimator not in ESTIMATORS:
         raise UserError(f"estimator={estimator}: unknown; known: {', '.join(ESTIMATORS)}")
@@ -102,6 +111,11 @@ def relative_error(estimate: Estimate) -> float:
     """Return the largest standard error relative to the spread of its input's and class's values.
 
     Zero where values are exact, ``inf`` where uncertain ones are all the same, NaN where an error is.
+
+    Example:
+        >>> import torch
+        >>> relative_error(Estimate(torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[0.5], [1.0]]]), 2))
+        0.5
     """
     spread = estimate.phi.amax(dim=1) - estimate.phi.amin(dim=1)  # (B, K)
     largest = estimate.stderr.amax(dim=1)

@@ -25,6 +25,10 @@ class Estimate:
         stderr: Standard errors, float64, on the CPU: zero where the values are exact, ``inf`` where nothing can be said
             yet. Classes and players share coalitions, so their errors are correlated.
         evaluations: Coalitions evaluated of each input; grand and null come on top.
+
+    Example:
+        >>> Estimate(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), 6).evaluations
+        6
     """
 
     phi: Float[Tensor, "B P K"]
@@ -45,6 +49,14 @@ class Estimator(ABC):
 
     Raises:
         UserError: The game has fewer than two players.
+
+    Example:
+        >>> from fastshap_lab.shapley import ESTIMATORS, FunctionGame
+        >>> sizes = FunctionGame(lambda inputs, coalitions: coalitions.sum(dim=2, keepdim=True).float(), 3)
+        >>> estimator = ESTIMATORS["permutation"](sizes, torch.zeros(1, 1))
+        >>> estimator.advance(12)
+        >>> estimator.estimate().phi.squeeze().tolist()
+        [1.0, 1.0, 1.0]
     """
 
     _evidence: ClassVar[tuple[str, ...]] = ()  # attributes, all tensors, that hold what was learned
@@ -68,12 +80,23 @@ class Estimator(ABC):
 
     @classmethod
     def check_budget(cls, num_players: int, budget: int) -> None:
-        """Raise a ``UserError`` if there is no use for so many evaluations; here, there is one for any number."""
+        """Raise a ``UserError`` if the estimator cannot use a budget. By default it can use any.
+
+        Args:
+            num_players: Number of players P.
+            budget: Number of evaluations of each input.
+        """
         return
 
     @classmethod
     def next_look(cls, num_players: int, wanted: int, budget: int) -> int:
-        """Return after how many evaluations to look at a tolerance next, not before ``wanted`` or ``budget``."""
+        """Return how many evaluations to make before a tolerance is checked, from ``wanted`` to ``budget``.
+
+        Args:
+            num_players: Number of players P.
+            wanted: Smallest number of evaluations to check at.
+            budget: Largest number of evaluations.
+        """
         return min(wanted, budget)
 
     @property

@@ -85,6 +85,13 @@ def exact_shapley_values(game: Game, inputs: Shaped[Tensor, "B ..."], max_player
 
     Raises:
         UserError: The game has more than ``max_players`` players.
+
+    Example:
+        >>> from fastshap_lab.shapley import FunctionGame
+        >>> def gloves(inputs, present):  # player 0 has a left glove, the others right ones; a pair is worth 1
+        ...     return (present[..., :1] & present[..., 1:].any(dim=2, keepdim=True)).double()
+        >>> exact_shapley_values(FunctionGame(gloves, 3), torch.zeros(1, 1)).squeeze().mul(6).round().tolist()
+        [4.0, 1.0, 1.0]
     """
     estimator = Exact(game, inputs, max_players=max_players)
     estimator.advance(estimator.max_samples)

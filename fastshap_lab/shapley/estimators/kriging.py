@@ -289,6 +289,15 @@ class Kriging(PairEstimator):
     design guarantees, which those of ``KernelSHAP`` are.
 
     Reference: see ``PairKriging``.
+
+    Example:
+        >>> from fastshap_lab.shapley import FunctionGame
+        >>> worth = torch.tensor([[3.0], [2.0], [1.0]]).double()
+        >>> game = FunctionGame(lambda inputs, present: present.double() @ worth, 3)
+        >>> estimator = Kriging(game, torch.zeros(1, 1))
+        >>> estimator.advance(6)
+        >>> [round(value, 4) for value in estimator.estimate().phi.flatten().tolist()]
+        [3.0, 2.0, 1.0]
     """
 
     allocation = "mixed"

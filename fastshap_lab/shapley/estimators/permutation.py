@@ -23,7 +23,14 @@ def marginal_contributions(
     grand: Float[Tensor, "B K"],
     null: Float[Tensor, "B K"],
 ) -> Float[Tensor, "B N P K"]:
-    """Return what each player adds on arrival, given the values of ``arrivals(orders)``; adds up to grand - null."""
+    """Return what each player adds on arrival (B, N, P, K). The contributions of an order add up to grand - null.
+
+    Args:
+        orders: Orders in which players arrive (N, P).
+        values: Values (B, N, M, K) of the coalitions that ``arrivals(orders)`` returns.
+        grand: Value of the coalition of all players (B, K).
+        null: Value of the empty coalition (B, K).
+    """
     first, last = (end[:, None, None].expand(-1, len(orders), -1, -1) for end in (null, grand))
     added = torch.cat([first, values, last], dim=2).diff(dim=2)  # (B, N, P, K), in order of arrival
     return added.take_along_dim(orders.argsort(dim=1)[None, :, :, None], dim=2)

@@ -26,6 +26,16 @@ class PairRegression:
 
     Args:
         design: At least P - 1 pairs of different directions; ``determined`` says whether they are.
+
+    Example:
+        >>> import torch
+        >>> from fastshap_lab.shapley import pair_design
+        >>> regression = PairRegression(pair_design(3, 3, "kernel", seed=0))  # each player alone against the others
+        >>> truth = torch.tensor([3.0, 2.0, 1.0]).double()
+        >>> differences = (2 * regression.design.coalitions.double() - 1) @ truth
+        >>> phi, _ = regression.fit(differences.view(1, 3, 1), torch.full((1, 3, 1), 2.0).double())
+        >>> [round(value, 4) for value in phi.flatten().tolist()]
+        [3.0, 2.0, 1.0]
     """
 
     def __init__(self, design: PairDesign) -> None:
@@ -46,7 +56,12 @@ class PairRegression:
     def fit(
         self, differences: Float[Tensor, "B M K"], start: Float[Tensor, "B P K"]
     ) -> tuple[Float[Tensor, "B P K"], Float[Tensor, "B M K"]]:
-        """Return the values, which add up as those to start from do, and what they leave of the differences."""
+        """Return values that add up as the starting values do, and the residuals of the differences.
+
+        Args:
+            differences: Value of each pair's coalition minus that of its complement (B, M, K).
+            start: Values to start from (B, P, K).
+        """
         left = differences - self.signs @ start
         change = self.gain @ left
         return start + change, left - self.signs @ change
@@ -76,6 +91,16 @@ class KernelSHAP(PairEstimator):
 
     Reference: Lundberg and Lee, NeurIPS 2017, arXiv:1705.07874; paired sampling as in Covert and Lee, AISTATS 2021,
     arXiv:2012.01536, section 4.1. Differs from them: no coalition comes twice, which ends at the exact values.
+
+    Example:
+        >>> import torch
+        >>> from fastshap_lab.shapley import FunctionGame
+        >>> def gloves(inputs, present):  # player 0 has a left glove, the others right ones; a pair is worth 1
+        ...     return (present[..., :1] & present[..., 1:].any(dim=2, keepdim=True)).double()
+        >>> estimator = KernelSHAP(FunctionGame(gloves, 3), torch.zeros(1, 1))
+        >>> estimator.advance(6)
+        >>> estimator.estimate().phi.squeeze().mul(6).round().tolist()
+        [4.0, 1.0, 1.0]
     """
 
     @classmethod
