@@ -242,7 +242,7 @@ class Explanation:
             predictions=[task.in_words(one, self.classes) for one in first.predictions],
             panels=[Panel("Shapley values", of_shown(values), errors)],
             grid=None if self.segments is not None else (self.values.shape[2], self.values.shape[3]),
-            unit=f"Shapley value ({self.link})",
+            space=self.link,
         )
         explorer = Explorer(
             images=(first.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy(),

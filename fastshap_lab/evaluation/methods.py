@@ -145,11 +145,7 @@ def apply_method(name: str, component: ComponentConfig, pipeline: Pipeline, stor
         for key, value in (("model", pipeline.classifier), ("explainer", pipeline.explainer))
         if key in inputs
     }
-<<<<<<< HEAD
-    method = _build(name, component, **given)  # or what is missing
-=======
     method = _build(name, component, **given)
->>>>>>> main
     digests = {
         stage: pipeline.digests[stage]
         for stage in ("classifier", "explainer")

@@ -76,7 +76,7 @@ class View:
         predictions: What it says of each image, in words.
         panels: The explainer's maps first.
         grid: Rows and columns of players.
-        unit: What values are called, and measured in.
+        space: Of the values, and of the answers that they add up to.
         right: Whether it is right about each image, where that is known.
         answers_of_game: To coalitions, where the evaluation knows them.
     """
@@ -87,7 +87,7 @@ class View:
     predictions: Sequence[str]
     panels: Sequence[Panel]
     grid: tuple[int, int] | None
-    unit: str
+    space: str
     right: Bool[np.ndarray, " N"] | None = None
     answers_of_game: GameAnswers | None = None
 
@@ -149,7 +149,7 @@ def _view(view: View) -> dict[str, Any]:
         "predictions": list(view.predictions),
         "right": None if view.right is None else view.right.tolist(),
         "grid": view.grid,
-        "unit": view.unit,
+        "space": view.space,
         "panels": [
             {
                 "name": panel.name,

@@ -51,7 +51,7 @@ def view(name: str, seed: int, right: list[bool]) -> View:
             Panel("Grad-CAM", np.abs(phi[:, :1]), kind="saliency", adds_up=False),
         ],
         GRID,
-        "Shapley value (softmax)",
+        "softmax",
         np.array(right),
         GameAnswers(present[:4], answers[:4]),
     )

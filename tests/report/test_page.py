@@ -74,7 +74,7 @@ def explorer(text="cat") -> Explorer:
         predictions=[text],
         panels=[Panel(text, np.array([[[0.5, -0.25], [np.nan, 1e-9]]]), note=text)],
         grid=(1, 2),
-        unit=text,
+        space=text,
     )
     return Explorer(
         np.zeros((1, 2, 4, 3), np.uint8), [text], [text, text], [view], [text], [text], None, text, True, text

@@ -58,7 +58,7 @@ class Images(Section):
             [task.in_words(one, evaluation.class_names) for one in predictions],
             panels,
             pipeline.grid.shape,
-            f"Shapley value ({pipeline.link}){', in spreads of the labels' if task.units_in_words else ''}",
+            f"{pipeline.link}{', in spreads of the labels' if task.units_in_words else ''}",
             _right(evaluation, pipeline)[indices].numpy() if evaluation.labelled else None,
             None
             if known is None

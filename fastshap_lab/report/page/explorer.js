@@ -220,7 +220,7 @@ class Explorer {
     }
     this.at("lowest").textContent = signed ? inWords(-limit) : "lowest";
     this.at("highest").textContent = signed ? inWords(limit, true) : "highest";
-    const unit = this.panel.addsUp ? this.view.unit : `${this.panel.kind}, on a scale of its own`;
+    const unit = this.panel.addsUp ? `Shapley value (${this.view.space})` : `${this.panel.kind}, on a scale of its own`;
     this.at("unit").textContent = `${unit}. ${signed ? "Red raises the answer, blue lowers it" : "Red is high"}; ${signed ? "zero" : "low"} is clear.`;
   }
 
@@ -271,7 +271,7 @@ class Explorer {
     const { removed } = this.state, whole = this.stored(new Set()), nobody = this.stored(new Set(this.allPlayers()));
     const panel = this.panel.addsUp ? this.panel : null, values = panel && this.values(panel);
     const lost = values && [...removed].reduce((sum, player) => sum + values[player], 0);
-    const what = `for ${this.className}`;
+    const what = `for ${this.className} (${this.view.space})`;
     let text;
     if (!removed.size) {
       text = whole === null ? "Click players away to see what the values say the answer becomes."
