@@ -101,11 +101,15 @@ class Evaluation:
         return pipeline.task.ranks(pipeline.predictions(self.evaluated)).topk(number, dim=1).indices
 
     def shown_classes(self, pipeline: Pipeline, indices: Tensor) -> Tensor:
-        """Return the classes (N, E) of test images whose maps the page shows, the foremost first."""
+        """Return the classes (N, E) of test images whose maps the page shows, the foremost first.
+
+        Args:
+            pipeline: Pipeline that predicts.
+            indices: Indices of the test images (N,).
+        """
         number = min(num_classes_shown(pipeline.grid.num_players), len(self.class_names))
-        return pipeline.task.ranks(pipeline.predictions(indices)).argsort(dim=1, descending=True, stable=True)[
-            :, :number
-        ]
+        order = pipeline.task.ranks(pipeline.predictions(indices)).argsort(dim=1, descending=True, stable=True)
+        return order[:, :number]
 
     @property
     def explained(self) -> list[Pipeline]:
