@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastshap_lab.checkpoints import load_model, read_spec
 from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError, check_max_batch
-from fastshap_lab.files import open_file, replacing
+from fastshap_lab.files import open_file, replacing, sha256
 from fastshap_lab.images import Images, Resize, to_tensor
 from fastshap_lab.models import (
     IMPORT,
@@ -33,8 +33,9 @@ from fastshap_lab.models.freezing import evaluating, frozen_copy
 from fastshap_lab.models.specs import ClassifierSpec, ExplainerSpec, SurrogateSpec
 from fastshap_lab.models.targets import Classes, Targets, chosen_classes, class_of_each
 from fastshap_lab.models.tasks import Multiclass
-from fastshap_lab.records import model_folder
+from fastshap_lab.records import RECORD, model_folder
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, Kriging, Refinement, efficiency_gap, relative_error
+from fastshap_lab.sharing import fetch, is_hub_name, push_to_hub, save_pretrained
 
 # Figures take matplotlib and pandas, and a second to import: what draws them imports them.
 if TYPE_CHECKING:
@@ -186,20 +187,86 @@ class Explanation:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write it as one ``.npz`` file, whole or not at all.
+        """Write it as one file, whole or not at all: a page to look into if its suffix is ``.html``, else ``.npz``.
 
-        Tensors are arrays under their names; ``description`` is JSON text of the rest: ``classes``, ``link``,
-        ``source``, ``task``, and null for what there is not. What the model answered is ``probabilities``, of a
-        regression ``predictions``. NumPy reads it, without this package and without unpickling.
+        The page is that of ``save_page``. In the other file, tensors are arrays under their names; ``description`` is
+        JSON text of the rest: ``classes``, ``link``, ``source``, ``task``, and null for what there is not. What the
+        model answered is ``probabilities``, of a regression ``predictions``. NumPy reads it, without this package and
+        without unpickling.
 
         Args:
             path: The file to make or replace.
         """
+        if Path(path).suffix.lower() == ".html":
+            self.save_page(path)
+            return
         arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
         rest = {name: value for name, value in vars(self).items() if name not in arrays}
         rest["task"], arrays[self.task.answers] = self.task.to_json(), arrays.pop("predictions")
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, description=np.array(json.dumps(rest)), **arrays)
+
+    def save_page(self, path: str | Path, names: Sequence[str] | None = None, classes: Classes | None = None) -> None:
+        """Write a page to look into maps, classes and players: one HTML file that needs nothing but itself.
+
+        It holds the first 200 images, and the ten most probable classes of each; where there are more than 64 players,
+        five.
+
+        Args:
+            path: The file to make or replace.
+            names: Of the images; by default they are numbered.
+            classes: Names or numbers of the classes to show instead, of them as many.
+
+        Raises:
+            UserError: There is no such class.
+        """
+        from fastshap_lab.report import MAX_IMAGES, Explorer, Panel, View, num_classes_shown, write_page
+
+        first, task = self[:MAX_IMAGES], self.task
+        values = first.values.flatten(2)
+        number = num_classes_shown(values.shape[2])
+        ranked = task.ranks(first.predictions)
+        if classes is None:
+            shown = ranked.argsort(dim=1, descending=True, stable=True)[:, :number]
+        else:
+            shown = torch.tensor(chosen_classes(classes, self.classes)[:number]).expand(len(first), -1)
+
+        def of_shown(tensor: Tensor) -> np.ndarray:
+            tensor = tensor.flatten(2)
+            return tensor.gather(1, shown.unsqueeze(2).expand(-1, -1, tensor.shape[2])).float().cpu().numpy()
+
+        errors = None if first.stderr is None else of_shown(first.stderr)
+        view = View(
+            name="explanation",
+            classes=shown.numpy(),
+            answers=first.predictions.gather(1, shown).float().cpu().numpy(),
+            predictions=[task.in_words(one, self.classes) for one in first.predictions],
+            panels=[Panel("Shapley values", of_shown(values), errors)],
+            grid=None if self.segments is not None else (self.values.shape[2], self.values.shape[3]),
+            space=self.link,
+        )
+        explorer = Explorer(
+            images=(first.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy(),
+            names=list(names or [f"image {number}" for number in range(1, len(self) + 1)])[:MAX_IMAGES],
+            class_names=self.classes,
+            views=[view],
+            segments=None if first.segments is None else first.segments.cpu().numpy(),
+            answer=task.answer,
+            bounded=task.answers == "probabilities",
+            noun=task.nouns[0],
+        )
+        rest = f"; shown are the first {MAX_IMAGES}" if len(self) > MAX_IMAGES else ""
+        known = "Intervals, 95 %, stand beside values."
+        if first.stderr is None:
+            known = "One forward pass, of which no errors are known here; explain(images, refine=256) gives them."
+        summary = {"Explained": self._summary() + rest, "How true": known, "Answers": f"of the {self.source}"}
+        write_page(path, "Shapley explanations", summary, explorer=explorer)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Explanation"]) -> "Explanation":
+        """Return explanations by one explainer, all refined or none, as one."""
+        names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
     @classmethod
     def load(cls, path: str | Path) -> "Explanation":
@@ -284,7 +351,9 @@ class AmortizedExplainer(nn.Module):
         resize: How pictures become as large as the model wants them: as those that it was trained on did.
 
     Attributes:
-        run: Folder of the run that trained it, where ``train_explainer`` did.
+        run: Folder of the run that trained it, where it comes from there.
+        spec: What its model folder says of it, where it comes from one.
+        digest: SHA-256 of that, the weights' digest among it.
     """
 
     def __init__(
@@ -301,6 +370,8 @@ class AmortizedExplainer(nn.Module):
         super().__init__()
         self.resize = resize
         self.run: Path | None = None
+        self.spec: ExplainerSpec | None = None
+        self.digest: str | None = None
         self.refinement = refinement or Refinement()
         self.network, self.surrogate, self.classifier = network, surrogate, classifier
         self.grid, self.class_names = network.grid, list(class_names)
@@ -355,7 +426,7 @@ class AmortizedExplainer(nn.Module):
         """
         check_max_batch(max_batch)
         if refine:
-            self._check_refinement(refine, tolerance)
+            check_refinement(refine, tolerance, self.grid.num_players)
         batch = to_tensor(images, self.grid.image_size, self.resize)
         game = self.game(max_batch) if refine else None
         parts = []
@@ -436,12 +507,35 @@ class AmortizedExplainer(nn.Module):
 
         export(self, path, precision, calibration, replace)
 
-    def _check_refinement(self, refine: int, tolerance: float | None) -> None:
-        if refine < 2:
-            raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")
-        if tolerance is not None and not tolerance > 0:
-            raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
-        Kriging.check_budget(self.grid.num_players, refine)
+    def save_pretrained(self, folder: str | Path, license: str, images: Images | None = None) -> None:
+        """Write it as a folder that ``load_explainer`` reads, with a model card, whole or not at all.
+
+        The card (``README.md``) says what is explained, on which data, how true the values are as far as the run and
+        its evaluation have measured it, how to load it, and its limits.
+
+        Args:
+            folder: To be made.
+            license: Of the weights, by the hub's name of it: ``apache-2.0``, ``mit``, ``other``.
+            images: As for ``explain``. The first four are shown with their maps, and are published with it.
+
+        Raises:
+            UserError: The folder exists; the licence is no name of one; this explainer comes from no model folder.
+        """
+        save_pretrained(self, Path(folder), license, images)
+
+    def push_to_hub(self, name: str, license: str, images: Images | None = None, private: bool = False) -> str:
+        """Put it on the Hugging Face hub as ``save_pretrained`` writes it, and return its address.
+
+        Args:
+            name: ``user/name``; made if it is not there, changed by a commit if it is.
+            license: As for ``save_pretrained``.
+            images: The same.
+            private: Let a model that is made be seen by nobody else.
+
+        Raises:
+            UserError: As for ``save_pretrained``, or the hub refuses.
+        """
+        return push_to_hub(self, name, license, images, private)
 
     def _refined(
         self,
@@ -469,6 +563,21 @@ class AmortizedExplainer(nn.Module):
         return NORMALIZATIONS[self.normalization](raw, grand, null), efficiency_gap(raw, grand, null), full
 
 
+def check_refinement(refine: int, tolerance: float | None, num_players: int) -> None:
+    """Raise a ``UserError`` where values cannot be refined so.
+
+    Args:
+        refine: Evaluations of the game.
+        tolerance: Share of the values' spread, if any.
+        num_players: P.
+    """
+    if refine < 2:
+        raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")
+    if tolerance is not None and not tolerance > 0:
+        raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
+    Kriging.check_budget(num_players, refine)
+
+
 def build_amortized(
     spec: ExplainerSpec, surrogate: nn.Module | None = None, classifier: nn.Module | None = None
 ) -> AmortizedExplainer:
@@ -482,7 +591,7 @@ def build_amortized(
     lookup(LINKS, "link", spec.link)
     lookup(NORMALIZATIONS, "normalization", spec.normalization)
     described = None if _lacks_classifier(spec, classifier) else spec.classifier
-    return AmortizedExplainer(
+    explainer = AmortizedExplainer(
         spec.network.build(),
         spec.surrogate.build(surrogate),
         None if described is None else described.build(classifier),
@@ -492,6 +601,8 @@ def build_amortized(
         _refinement(spec.refinement),
         spec.resize,
     )
+    explainer.spec = spec
+    return explainer
 
 
 def _lacks_classifier(spec: ExplainerSpec, classifier: nn.Module | None) -> bool:
@@ -545,7 +656,8 @@ def load_explainer(
     """Return a trained explainer, in evaluation mode on the CPU.
 
     Args:
-        folder: A run folder, or the model folder in it.
+        folder: A run folder, or the model folder in it; or, if no folder is called so, ``user/name`` of the Hugging
+            Face hub, which is fetched once.
         surrogate: The caller's own network, where the surrogate is one; see ``load_classifier``.
         classifier: The same of a bundled classifier. Without it such a one is left out, and probabilities are the
             surrogate's.
@@ -557,10 +669,15 @@ def load_explainer(
         >>> explainer = load_explainer("runs/explainer/…")  # doctest: +SKIP
         >>> explainer.explain("cat.png").plot("cat.svg")  # doctest: +SKIP
     """
-    place = model_folder(folder)
-    return load_model(
+    place = fetch(str(folder)) if is_hub_name(folder) else model_folder(folder)
+    if not place.exists():
+        raise UserError(f"{folder}: no model folder, and no user/name of the hub")
+    explainer = load_model(
         place,
         ExplainerSpec,
         lambda spec: build_amortized(spec, surrogate, classifier),
         without="classifier." if _lacks_classifier(read_spec(place, ExplainerSpec), classifier) else None,
     )
+    explainer.run = place.parent if (place.parent / RECORD).is_file() else None
+    explainer.digest = sha256((place / "config.json").read_bytes())
+    return explainer

@@ -247,7 +247,7 @@ class Run:
         """
         write_atomically(self.folder / MEASURES, json.dumps(measures, indent=2) + "\n")
         files: dict[str, str | None] = {}
-        for pattern in (MEASURES, METRICS_FILE, REPORT, "model/[!.]*", "labels/[!.]*"):
+        for pattern in (MEASURES, METRICS_FILE, REPORT, "*.jsonl", "model/[!.]*", "labels/[!.]*", "explanations/[!.]*"):
             for path in sorted(self.folder.glob(pattern)):
                 digest = sha256(path.read_bytes()) if path.suffix in (".json", ".csv") else None
                 files[path.relative_to(self.folder).as_posix()] = digest

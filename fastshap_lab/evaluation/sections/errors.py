@@ -8,16 +8,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.evaluation import Evaluation, KnownValues
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.references import References
 from fastshap_lab.evaluation.report import Report
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.metrics import ShapleyError
-from fastshap_lab.report import budget_curves, comparison, scatter
+from fastshap_lab.report import Table, budget_curves, comparison, scatter
 from fastshap_lab.runs.sources import identity
 from fastshap_lab.runs.store import content_digest
-from fastshap_lab.shapley import ESTIMATORS, KernelSHAP, Kriging, additive_normalization, equal_split
+from fastshap_lab.shapley import ESTIMATORS, Estimate, KernelSHAP, Kriging, additive_normalization, equal_split
 
 _REFINED = ("evaluations", "explainer", "kriging", "KernelSHAP", "coverage, target", "coverage, others")
 MAX_REFINED = 1024  # largest number of evaluations of an image in the curves of refinement
@@ -28,6 +28,7 @@ class ShapleyErrors(Section):
 
     kind = "shapley_errors"
     tables = ("shapley_errors", "refinement")
+    version = 2  # refined values are kept
 
     def __call__(self, evaluation: Evaluation, name: str) -> dict[str, float]:
         """Add the errors of the explanations, and return those of each pipeline's explainer."""
@@ -85,7 +86,10 @@ class ShapleyErrors(Section):
             figures[f"scatter-{pipeline.name}", f"{pipeline.name}: every player, class and reference image"] = scatter(
                 truth.flatten().numpy(), phi.flatten().numpy(), pipeline.name
             )
-            refinements[pipeline.name] = self._refinement(evaluation, pipeline, indices, phi, reference)
+            spent = self._refinement(evaluation, pipeline, indices, phi, reference)
+            refinements[pipeline.name] = pd.DataFrame({name: spent[name].numpy() for name in _REFINED if name in spent})
+            refined = Estimate(spent["phi"], spent["stderr"], int(spent["spent"])) if "phi" in spent else None
+            evaluation.known_values[pipeline.name] = KnownValues(reference, refined)
         shared = evaluation.data.task
         known = "; ".join(kinds)
         known += f"; the variance of their errors is {max(noise):.1%} of the values' variance" if any(noise) else ""
@@ -107,20 +111,21 @@ class ShapleyErrors(Section):
     ) -> pd.DataFrame:
         """Return R² of the refined explainer, of kriging and of KernelSHAP by the number of evaluations, as a table."""
         images = evaluation.test.images_at(indices)
+        shown = evaluation.shown_classes(pipeline, indices)
         key = {
             "explainer": pipeline.digests["explainer"],
             "images": content_digest(images),
             "references": content_digest(reference.phi, reference.stderr),
             "estimators": [identity(ESTIMATORS, name, {}) for name in ("kernel_shap", "kriging")],
+            "shown": content_digest(shown),
         }
         target = pipeline.foremost[indices]
-        make = partial(_refined, pipeline, images.float() / 255, phi, reference, target)
-        found = self.stored(evaluation, key, make)
-        return pd.DataFrame({name: found[name].numpy() for name in _REFINED if name in found})
+        make = partial(_refined, pipeline, images.float() / 255, phi, reference, target, shown)
+        return self.stored(evaluation, key, make)
 
 
 def _refined(
-    pipeline: Pipeline, image: Tensor, phi: Tensor, reference: References, target: Tensor
+    pipeline: Pipeline, image: Tensor, phi: Tensor, reference: References, target: Tensor, shown: Tensor
 ) -> dict[str, Tensor]:
     """Return R² and coverage as columns, with a row for each number of evaluations of an image."""
     assert pipeline.explainer is not None
@@ -133,10 +138,16 @@ def _refined(
     def r2(values: Tensor) -> float:
         return 1 - float((values - truth).square().sum() / (truth - truth.mean()).square().sum())
 
+    of_shown = shown.unsqueeze(1).expand(-1, truth.shape[1], -1)
+    kept: dict[str, Tensor] = {}
     rows: list[dict[str, float]] = [{"evaluations": 0, "explainer": r2(phi)}]
     for budget in (2**power for power in range(4, most.bit_length())):
         estimator.advance(budget - estimator.granted)
         alone, refined = estimator.estimate(), refine(estimator, phi, target)
+        if budget <= SHOWN_REFINED:
+            values = {"phi": refined.phi, "stderr": refined.stderr.expand_as(refined.phi)}
+            kept = {name: value.gather(2, of_shown).float() for name, value in values.items()}
+            kept["spent"] = torch.tensor(budget)
         kernel = KernelSHAP.from_pairs(estimator).estimate()
         inside = (refined.phi - truth).square() <= 1.96**2 * (refined.stderr.square() + reference.stderr.square())
         rows.append(
@@ -151,7 +162,7 @@ def _refined(
         )
     names = rows[-1] if len(rows) > 1 else rows[0]
     columns = {name: torch.tensor([row.get(name, float("nan")) for row in rows], dtype=torch.float64) for name in names}
-    return columns | {"evaluations": columns["evaluations"].long()}
+    return columns | kept | {"evaluations": columns["evaluations"].long()}
 
 
 def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
@@ -165,6 +176,8 @@ def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
             **{name: spent[name].iloc[1:] for name in ("kriging", "KernelSHAP") if name in spent},
         }
         figures[f"refinement-{name}", name] = budget_curves(curves, name)
+        if covered := {column: spent[column].iloc[1:] for column in spent if column.startswith("coverage")}:
+            figures[f"coverage-{name}", f"{name}: coverage"] = budget_curves(covered, name, "share of true values")
     tables = [table.assign(pipeline=name) for name, table in refinements.items()]
     if tables:
         joined = pd.concat(tables)
