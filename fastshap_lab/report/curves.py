@@ -52,9 +52,8 @@ def training_curves(histories: Mapping[str, pd.DataFrame], panels: Mapping[str, 
 
 
 def _colour(number: int) -> str:
-    return (
-        f"C{number}" if number < 10 else to_hex(colormaps["tab20"](2 * number % 20 + 1))
-    )  # lighter versions of the first ten
+    # After the first ten colours come lighter versions of them.
+    return f"C{number}" if number < 10 else to_hex(colormaps["tab20"](2 * number % 20 + 1))
 
 
 def _draw_panel(axes: Axes, histories: Mapping[str, pd.DataFrame], names: Sequence[str]) -> None:
@@ -80,13 +79,14 @@ def _draw_panel(axes: Axes, histories: Mapping[str, pd.DataFrame], names: Sequen
         text.set_parse_math(False)
 
 
-def budget_curves(curves: Mapping[str, pd.Series], title: str) -> Figure:
-    """Return a figure of R² by the number of evaluations; values below zero are outside of the figure.
+def budget_curves(curves: Mapping[str, pd.Series], title: str, height: str = "R²") -> Figure:
+    """Return a figure of R², or another fraction, by the number of evaluations; values below zero are not shown.
 
     Args:
-        curves: R² by name, with the number of evaluations as index. A curve whose only index is 0 is drawn as a
+        curves: Values by name, with the number of evaluations as index. A curve whose only index is 0 is drawn as a
             horizontal line.
         title: Title of the figure.
+        height: Label of the y-axis.
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained", facecolor="white")
     axes = figure.add_subplot(xlabel="evaluations of the game per image", ylabel=height, ylim=(0, 1.02))

@@ -3,4 +3,12 @@
 from fastshap_lab.stages import classifier, evaluate, explain, explainer, labels, pretrain, surrogate
 
 # In the order in which runs are made.
-STAGES = (pretrain.STAGE, classifier.STAGE, surrogate.STAGE, labels.STAGE, explainer.STAGE, evaluate.STAGE)
+STAGES = (
+    pretrain.STAGE,
+    classifier.STAGE,
+    surrogate.STAGE,
+    labels.STAGE,
+    explainer.STAGE,
+    explain.STAGE,
+    evaluate.STAGE,
+)

@@ -79,10 +79,10 @@ class Overdetermined(Section):
         text = (
             "Sufficient is the fraction of images whose prediction stays the same if only their most important "
             "players, up to a share of all players, are shown; rest sufficient is that fraction if only the other "
-            "players are shown. Overdetermined images have both, so that two parts without a common player each suffice for the "
-            "prediction; in the row any, they have both at one of the shares at least. Images with the same prediction "
-            f"when all players are absent are left out. Absent players are removed by {in_words(self.removal)}. "
-            "Intervals are 95 % bootstrap intervals over images."
+            "players are shown. Overdetermined images have both, so that two parts without a common player each "
+            "suffice for the prediction; in the row any, they have both at one of the shares at least. Images with the "
+            "same prediction when all players are absent are left out. Absent players are removed by "
+            f"{in_words(self.removal)}. Intervals are 95 % bootstrap intervals over images."
         )
         tables = {(name, "Shares of images"): pd.DataFrame(rows)} if rows else {}
         evaluation.report.add(self.titled("Overdetermined images", name), "\n\n".join([text, *refused]), tables)

@@ -21,6 +21,7 @@ from fastshap_lab.shapley import ESTIMATORS, Estimate, KernelSHAP, Kriging, addi
 
 _REFINED = ("evaluations", "explainer", "kriging", "KernelSHAP", "coverage, target", "coverage, others")
 MAX_REFINED = 1024  # largest number of evaluations of an image in the curves of refinement
+SHOWN_REFINED = 256  # largest number of evaluations of an image behind the refined values on the page
 
 
 class ShapleyErrors(Section):
@@ -100,7 +101,11 @@ class ShapleyErrors(Section):
             "which gives every player the same share, has a high R² already; R² beyond the equal split is the fraction "
             "of the remaining variance that is explained. Cosine and Spearman correlation are means over images and "
             "classes. Intervals are 95 % bootstrap intervals over images.",
-            {("shapley_errors", "Errors of one forward pass, and of uninformed values"): pd.DataFrame(rows)},
+            {
+                ("shapley_errors", "Errors of one forward pass, and of uninformed values"): Table(
+                    pd.DataFrame(rows), {"cosine": True, "spearman": True}, within=("pipeline", "classes")
+                )
+            },
             figures,
         )
         _refinements(report, refinements)
@@ -108,8 +113,11 @@ class ShapleyErrors(Section):
 
     def _refinement(
         self, evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, phi: Tensor, reference: References
-    ) -> pd.DataFrame:
-        """Return R² of the refined explainer, of kriging and of KernelSHAP by the number of evaluations, as a table."""
+    ) -> dict[str, Tensor]:
+        """Return the columns of ``_REFINED`` by the number of evaluations.
+
+        For one number of evaluations, the result has the refined values of the classes that the page shows, too.
+        """
         images = evaluation.test.images_at(indices)
         shown = evaluation.shown_classes(pipeline, indices)
         key = {
@@ -127,7 +135,7 @@ class ShapleyErrors(Section):
 def _refined(
     pipeline: Pipeline, image: Tensor, phi: Tensor, reference: References, target: Tensor, shown: Tensor
 ) -> dict[str, Tensor]:
-    """Return R² and coverage as columns, with a row for each number of evaluations of an image."""
+    """Return R² and coverage by the number of evaluations of an image, a column each, and refined values."""
     assert pipeline.explainer is not None
     refine, truth = pipeline.explainer.refinement, reference.phi
     # These are fewer evaluations than those of the references, and other ones.
@@ -188,7 +196,7 @@ def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
             "shows R² against the same references, also of kriging and KernelSHAP, which use the same evaluations "
             "without the explainer. Coverage is the fraction of true values within the 95 % intervals of the refined "
             "values.",
-            {("refinement", "R² by the number of evaluations"): joined},
+            {("refinement", "R² by the number of evaluations"): Table(joined, within=("pipeline",))},
             figures,
         )
 

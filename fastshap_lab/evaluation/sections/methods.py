@@ -15,6 +15,7 @@ from fastshap_lab.metrics import Deletion, PerImage
 from fastshap_lab.report import Table, gallery, removal_curves
 
 _COLUMNS = 9  # largest number of methods in a figure of the gallery
+_NOTICED = 0.05  # largest p-value at which a method counts as different from the best one
 
 
 class Methods(Section):
