@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "safetensors", "datasets", "matplotlib")
 _MAX_CLASSES = 10  # listed and drawn, if the user names none
+_PAGE, _MAX_PICTURES = "explanations.html", 200  # in DIR; in the page
 # Largest error of the self-test, as a share of the largest value. Rounding makes 1e-6 of it on a CPU, and up to some
 # thousandths on a GPU, whose convolutions take 10 bits of each factor (TF32).
 _EXACT = 1e-2
@@ -88,6 +89,8 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--tolerance", metavar="SHARE", type=float, help=spread)
     default = f"names or numbers to draw and list; default: all, of more than {_MAX_CLASSES} the most probable"
     explain.add_argument("--classes", metavar="CLASS", nargs="+", help=default)
+    page = f"write {_PAGE}, too, a page to look into and to send, of the first {_MAX_PICTURES} pictures"
+    explain.add_argument("--html", action="store_true", help=page)
     explain.add_argument("--batch", metavar="N", type=int, default=32, help="pictures at once; default: 32")
     explain.add_argument("--device", help="such as cpu or cuda:1; default: a CUDA device if there is one")
     parquet = explain.add_argument_group("pictures in any number")
@@ -156,7 +159,7 @@ def _explain_each(chosen: argparse.Namespace) -> int:
     pictures = _named(chosen.images, chosen.out)
     from fastshap_lab.bulk.explaining import explained
     from fastshap_lab.bulk.sources import Picture
-    from fastshap_lab.inference import load_explainer
+    from fastshap_lab.inference import Explanation, load_explainer
     from fastshap_lab.models.targets import chosen_classes
 
     explainer = _placed(load_explainer(chosen.model), chosen.device)
@@ -164,6 +167,7 @@ def _explain_each(chosen: argparse.Namespace) -> int:
     chosen.out.mkdir(parents=True, exist_ok=True)
     # Taken now: a bar on a terminal catches what is printed. Where the lines go there, they say how far it is.
     lines, failed = sys.stdout, 0
+    paged: dict[str, Explanation] = {}
     progress = None if lines.isatty() else Progress("explain", len(pictures))
     encoded, left = (Picture(str(path), path) for path, _ in pictures), iter(pictures)
     with (
@@ -171,12 +175,14 @@ def _explain_each(chosen: argparse.Namespace) -> int:
         closing(explained(explainer, encoded, chosen.batch, chosen.refine, chosen.tolerance)) as batches,
     ):
         for batch in batches:
-            for row in _rows(batch, left, classes):
+            for row in _rows(batch, left, classes, chosen, paged):
                 lines.write(json.dumps(row) + "\n")
                 lines.flush()
                 failed += "error" in row
                 if progress:
                     progress.advance()
+    if paged:
+        Explanation.joined([*paged.values()]).save_page(chosen.out / _PAGE, [*paged], classes)
     if failed:
         say(f"{failed:,} of {len(pictures):,} pictures could not be read")
     return 2 if failed == len(pictures) else 0
@@ -185,6 +191,8 @@ def _explain_each(chosen: argparse.Namespace) -> int:
 def _explain_in_bulk(chosen: argparse.Namespace) -> int:
     if chosen.classes is not None:
         raise UserError("--classes: of figures; with --parquet give --top, the number of classes to keep")
+    if chosen.html:
+        raise UserError("--html: shows figures, which --parquet does not write; leave one of them out")
     from filelock import FileLock, Timeout
 
     from fastshap_lab.bulk.shards import FAILED, Settings, write_explanations
@@ -294,9 +302,16 @@ def _placed(explainer: "AmortizedExplainer", device: str | None) -> "AmortizedEx
 
 
 def _rows(
-    batch: "Explained", pictures: Iterator[tuple[Path, Path]], classes: list[int] | None
+    batch: "Explained",
+    pictures: Iterator[tuple[Path, Path]],
+    classes: list[int] | None,
+    chosen: argparse.Namespace,
+    paged: "dict[str, Explanation]",
 ) -> Iterator[dict[str, Any]]:
-    """Write the files of some pictures, and yield what there is to print about each, in order."""
+    """Write the files of some pictures, and yield what there is to print about each, in order.
+
+    Those that the page is to show are added to ``paged``.
+    """
     number = 0
     for error, (path, target) in zip(batch.errors, pictures, strict=False):  # in this order: no picture too many
         if error is not None:
@@ -304,7 +319,10 @@ def _rows(
             yield {"path": str(path), "error": error}
         else:
             assert batch.explanation is not None
-            yield {"path": str(path), **_written(batch.explanation[number], target, classes)}
+            explanation = batch.explanation[number]
+            if chosen.html and len(paged) < _MAX_PICTURES:
+                paged[target.relative_to(chosen.out).as_posix()] = explanation
+            yield {"path": str(path), **_written(explanation, target, classes)}
             number += 1
 
 

@@ -187,20 +187,86 @@ class Explanation:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write it as one ``.npz`` file, whole or not at all.
+        """Write it as one file, whole or not at all: a page to look into if its suffix is ``.html``, else ``.npz``.
 
-        Tensors are arrays under their names; ``description`` is JSON text of the rest: ``classes``, ``link``,
-        ``source``, ``task``, and null for what there is not. What the model answered is ``probabilities``, of a
-        regression ``predictions``. NumPy reads it, without this package and without unpickling.
+        The page is that of ``save_page``. In the other file, tensors are arrays under their names; ``description`` is
+        JSON text of the rest: ``classes``, ``link``, ``source``, ``task``, and null for what there is not. What the
+        model answered is ``probabilities``, of a regression ``predictions``. NumPy reads it, without this package and
+        without unpickling.
 
         Args:
             path: The file to make or replace.
         """
+        if Path(path).suffix.lower() == ".html":
+            self.save_page(path)
+            return
         arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
         rest = {name: value for name, value in vars(self).items() if name not in arrays}
         rest["task"], arrays[self.task.answers] = self.task.to_json(), arrays.pop("predictions")
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, description=np.array(json.dumps(rest)), **arrays)
+
+    def save_page(self, path: str | Path, names: Sequence[str] | None = None, classes: Classes | None = None) -> None:
+        """Write a page to look into maps, classes and players: one HTML file that needs nothing but itself.
+
+        It holds the first 200 images, and the ten most probable classes of each; where there are more than 64 players,
+        five.
+
+        Args:
+            path: The file to make or replace.
+            names: Of the images; by default they are numbered.
+            classes: Names or numbers of the classes to show instead, of them as many.
+
+        Raises:
+            UserError: There is no such class.
+        """
+        from fastshap_lab.report import MAX_IMAGES, Explorer, Panel, View, num_classes_shown, write_page
+
+        first, task = self[:MAX_IMAGES], self.task
+        values = first.values.flatten(2)
+        number = num_classes_shown(values.shape[2])
+        ranked = task.ranks(first.predictions)
+        if classes is None:
+            shown = ranked.argsort(dim=1, descending=True, stable=True)[:, :number]
+        else:
+            shown = torch.tensor(chosen_classes(classes, self.classes)[:number]).expand(len(first), -1)
+
+        def of_shown(tensor: Tensor) -> np.ndarray:
+            tensor = tensor.flatten(2)
+            return tensor.gather(1, shown.unsqueeze(2).expand(-1, -1, tensor.shape[2])).float().cpu().numpy()
+
+        errors = None if first.stderr is None else of_shown(first.stderr)
+        view = View(
+            name="explanation",
+            classes=shown.numpy(),
+            answers=first.predictions.gather(1, shown).float().cpu().numpy(),
+            predictions=[task.in_words(one, self.classes) for one in first.predictions],
+            panels=[Panel("Shapley values", of_shown(values), errors)],
+            grid=None if self.segments is not None else (self.values.shape[2], self.values.shape[3]),
+            space=self.link,
+        )
+        explorer = Explorer(
+            images=(first.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy(),
+            names=list(names or [f"image {number}" for number in range(1, len(self) + 1)])[:MAX_IMAGES],
+            class_names=self.classes,
+            views=[view],
+            segments=None if first.segments is None else first.segments.cpu().numpy(),
+            answer=task.answer,
+            bounded=task.answers == "probabilities",
+            noun=task.nouns[0],
+        )
+        rest = f"; shown are the first {MAX_IMAGES}" if len(self) > MAX_IMAGES else ""
+        known = "Intervals, 95 %, stand beside values."
+        if first.stderr is None:
+            known = "One forward pass, of which no errors are known here; explain(images, refine=256) gives them."
+        summary = {"Explained": self._summary() + rest, "How true": known, "Answers": f"of the {self.source}"}
+        write_page(path, "Shapley explanations", summary, explorer=explorer)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Explanation"]) -> "Explanation":
+        """Return explanations by one explainer, all refined or none, as one."""
+        names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
     @classmethod
     def load(cls, path: str | Path) -> "Explanation":

@@ -133,6 +133,7 @@ def test_values_are_nearer_to_the_exact_ones_than_the_equal_split(kind, syntheti
     assert made == []
 
 
+@pytest.mark.extended
 def test_a_change_of_weights_of_an_attribute_or_of_an_image_makes_another(synthetic, tmp_path):
     images, given = synthetic[0][:20], {"normalized": True, "players": (2, 2), "runs_dir": tmp_path, "device": "cpu"}
     given["overrides"] = FASTEST

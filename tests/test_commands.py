@@ -87,6 +87,16 @@ def test_explain_writes_figures_and_values_and_prints_a_line_each(capsys, explai
         assert row["stderr"] == pytest.approx(errors.tolist(), rel=1e-5)
 
 
+def test_a_page_shows_all_pictures_by_their_files_names(capsys):
+    words = "explain run pictures pictures/dog/1.png --out out --batch 2 --html --classes dog"
+    assert status(*words.split()) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    page = (Path("out") / "explanations.html").read_text(encoding="utf-8")
+    found = json.loads(page.split('id="explorer-data">')[1].split("</script>")[0])
+    assert found["names"] == ["cat/1", "cat/1-2", "dog/1", "1"]
+    assert found["views"][0]["classes"] == [[1]] * 4
+
+
 @pytest.mark.parametrize(
     ("task", "link", "key"),
     [

@@ -20,7 +20,22 @@ from fastshap_lab.evaluation.pipeline import Pipeline, data_key
 from fastshap_lab.evaluation.references import References, reference_order, reference_values
 from fastshap_lab.evaluation.report import Report
 from fastshap_lab.progress import track
+from fastshap_lab.report import num_classes_shown
 from fastshap_lab.runs.store import Store
+from fastshap_lab.shapley import Estimate
+
+
+@dataclass(frozen=True)
+class KnownValues:
+    """What an evaluation knows of the first test images beside an explainer's answer, in a task's common units.
+
+    Attributes:
+        reference: Their true values, of all classes.
+        refined: The explainer's answer with evaluations, of the classes that the page shows; None where there are none.
+    """
+
+    reference: References
+    refined: Estimate | None
 
 
 @dataclass
@@ -37,6 +52,7 @@ class Evaluation:
         store: Keeps what took long.
         report: Where results go.
         refused: Methods that were chosen and do not apply.
+        known_values: By pipeline, as sections find them.
     """
 
     settings: EvaluateConfig
@@ -48,6 +64,7 @@ class Evaluation:
     store: Store
     report: Report
     refused: list[dict[str, str]] = field(default_factory=list)
+    known_values: dict[str, KnownValues] = field(default_factory=dict)
     _chunks: dict[tuple[int, ...], ImageChunk] = field(default_factory=dict, init=False, repr=False)
     _loaded: tuple[tuple[int, ...], Tensor] | None = field(default=None, init=False, repr=False)
     _applied: dict[str, dict[str, AppliedMethod]] = field(default_factory=dict, init=False, repr=False)
@@ -83,6 +100,17 @@ class Evaluation:
         number = min(self.settings.classes, len(self.class_names))
         return pipeline.task.ranks(pipeline.predictions(self.evaluated)).topk(number, dim=1).indices
 
+    def shown_classes(self, pipeline: Pipeline, indices: Tensor) -> Tensor:
+        """Return the classes (N, E) of test images whose maps the page shows, the foremost first.
+
+        Args:
+            pipeline: Pipeline that predicts.
+            indices: Indices of the test images (N,).
+        """
+        number = min(num_classes_shown(pipeline.grid.num_players), len(self.class_names))
+        order = pipeline.task.ranks(pipeline.predictions(indices)).argsort(dim=1, descending=True, stable=True)
+        return order[:, :number]
+
     @property
     def explained(self) -> list[Pipeline]:
         """The pipelines that have an explainer."""
@@ -105,6 +133,10 @@ class Evaluation:
         if pipeline.name not in self._applied:
             self._applied[pipeline.name] = dict(self._apply_methods(pipeline))
         return self._applied[pipeline.name]
+
+    def applied_methods(self, pipeline: Pipeline) -> dict[str, AppliedMethod]:
+        """Return the methods that sections have applied to a pipeline, by name."""
+        return self._applied.get(pipeline.name, {})
 
     @property
     def baseline(self) -> str:

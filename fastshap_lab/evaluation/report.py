@@ -1,6 +1,7 @@
 """What an evaluation writes: sections of a page, and their tables and figures as files."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fastshap_lab.components import did_you_mean
 from fastshap_lab.errors import UserError
-from fastshap_lab.report import Section, save_figure, write_table
+from fastshap_lab.report import Explorer, Section, Table, drawn_curves, save_figure, write_table
 
 
 @dataclass
@@ -19,6 +20,7 @@ class Report:
         folder: Of the run.
         published: Numbers of a paper by table, row and column, that stand beside ours; a row is called by the text in
             its columns, joined by commas.
+        explorer: Images of the page to look into.
     """
 
     folder: Path
@@ -26,13 +28,14 @@ class Report:
     sections: list[Section] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, Path] = field(default_factory=dict)
+    explorer: Explorer | None = None
 
     def add(
         self,
         title: str,
         text: str,
-        tables: dict[tuple[str, str], pd.DataFrame] | None = None,
-        figures: dict[tuple[str, str], Figure] | None = None,
+        tables: Mapping[tuple[str, str], pd.DataFrame | Table] | None = None,
+        figures: Mapping[tuple[str, str], Figure] | None = None,
     ) -> None:
         """Write tables and figures as files and add a section that shows them.
 
@@ -45,19 +48,18 @@ class Report:
         Raises:
             UserError: A published row is none of a table's.
         """
-        tables = {
-            (name, caption): self._beside_published(name, table) for (name, caption), table in (tables or {}).items()
-        }
-        figures = figures or {}
-        for (name, _), table in tables.items():
-            self.tables[name] = table
-            write_table(table, self.folder / "tables" / name)
+        shown, figures = {}, figures or {}
+        for (name, caption), given in (tables or {}).items():
+            table = given if isinstance(given, Table) else Table(given)
+            frame = self._beside_published(name, table.frame)
+            self.tables[name], shown[caption] = frame, replace(table, frame=frame)
+            write_table(frame, self.folder / "tables" / name)
         for (name, _), figure in figures.items():
             self.figures[name] = self.folder / "figures" / f"{name}.png"
             save_figure(figure, self.figures[name])
-        shown = {caption: table for (_, caption), table in tables.items()}
+        curves = {caption: found for (_, caption), figure in figures.items() if (found := drawn_curves(figure))}
         drawn = {caption: self.figures[name] for name, caption in figures}
-        self.sections.append(Section(title, text, shown, drawn))
+        self.sections.append(Section(title, text, shown, drawn, curves))
 
     def check_published(self) -> None:
         """Raise a ``UserError`` where published numbers belong to a table that the report does not have."""

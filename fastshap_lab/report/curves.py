@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -76,15 +77,16 @@ def _draw_panel(axes: Axes, histories: Mapping[str, pd.DataFrame], names: Sequen
         text.set_parse_math(False)
 
 
-def budget_curves(curves: Mapping[str, pd.Series], title: str) -> Figure:
-    """Return a figure of R² by evaluations, which are each series' index; below zero a curve is cut off.
+def budget_curves(curves: Mapping[str, pd.Series], title: str, height: str = "R²") -> Figure:
+    """Return a figure of R², or another share, by evaluations, the index of each series; below zero a curve is cut off.
 
     Args:
         curves: By name. A value at zero evaluations is drawn as a horizontal line: it needs none.
         title: What stands over the figure.
+        height: What the curves show.
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained", facecolor="white")
-    axes = figure.add_subplot(xlabel="evaluations of the game per image", ylabel="R²", ylim=(0, 1.02))
+    axes = figure.add_subplot(xlabel="evaluations of the game per image", ylabel=height, ylim=(0, 1.02))
     axes.set_xscale("log", base=2)
     axes.set_title(title, fontsize=10, parse_math=False)
     for number, (name, curve) in enumerate(curves.items()):
@@ -235,3 +237,32 @@ def _apart(places: np.ndarray, gap: float) -> np.ndarray:
     steps = gap * np.arange(len(places))
     up = np.maximum.accumulate(places - steps)
     return np.minimum(up, 1 - steps[-1]) + steps
+
+
+def drawn_curves(figure: Figure) -> list[dict[str, Any]]:
+    """Return the curves of a figure's panels as plain values, for a page to draw; none where it holds anything else.
+
+    Args:
+        figure: Of this module, or of others that draw lines.
+    """
+    panels = []
+    for axes in figure.axes:
+        lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+        if axes.collections or axes.images or axes.patches or not lines or len(lines) < len(axes.lines):
+            return []
+        panel = {
+            "title": axes.get_title(),
+            "x": axes.get_xlabel(),
+            "y": axes.get_ylabel(),
+            "logarithmic": axes.get_xscale() == "log",
+            "lines": [_line(line, axes) for line in lines],
+        }
+        panels.append(panel)
+    return panels
+
+
+def _line(line: Line2D, axes: Axes) -> dict[str, Any]:
+    level = line.get_transform() != axes.transData  # which has no places of its own
+    points = zip(axes.get_xlim() if level else line.get_xdata(), line.get_ydata(), strict=True)
+    known = [(float(f"{x:.6g}"), float(f"{y:.6g}")) for x, y in points if np.isfinite([x, y]).all()]
+    return {"name": line.get_label(), "level": level, "points": known}

@@ -19,13 +19,11 @@ from matplotlib.figure import Figure
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import replacing
 
-# ColorBrewer's RdBu, reversed, with its light grey centre made white. An odd number of colours, so that zero has one of
-# its own; NaN is grey, so that it does not pass for zero.
-BLUE_WHITE_RED = LinearSegmentedColormap.from_list(
-    "blue_white_red",
-    ["#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b"],
-    N=257,
-).with_extremes(bad="0.6")
+# ColorBrewer's RdBu, reversed, with its light grey centre made white.
+COLOURS = ("#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b")
+
+# An odd number of colours, so that zero has one of its own; NaN is grey, so that it does not pass for zero.
+BLUE_WHITE_RED = LinearSegmentedColormap.from_list("blue_white_red", COLOURS, N=257).with_extremes(bad="0.6")
 
 FIGURE_FORMATS = ("png", "svg", "pdf", "jpg", "jpeg", "webp")
 

@@ -1,9 +1,13 @@
 """The evaluate stage: measure pipelines and other methods, set them side by side, draw their maps, write the report."""
 
+import json
 import math
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from fastshap_lab.components import build, did_you_mean, lookup
@@ -19,6 +23,7 @@ from fastshap_lab.evaluation.report import Report
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.sections import SECTIONS
 from fastshap_lab.evaluation.sections.errors import MAX_REFINED
+from fastshap_lab.evaluation.verdict import verdict
 from fastshap_lab.models import Task
 from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
@@ -119,14 +124,41 @@ def make(run: Run) -> dict[str, float]:
     for name, section in _sections(run.config.evaluate).items():
         measures |= section(evaluation, name) or {}
     report.check_published()
-    summary = {
-        "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {_outputs(run)}",
-        "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
-    }
     warnings = [*_warnings_of(pipelines), *_warnings(run, measures)]
-    write_page(run.folder / REPORT, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
+    lines = verdict(evaluation, measures) | {"Warnings": f"{len(warnings) or 'none'}", "Made": _made(run)}
+    lines["Explained"] = f"{run.config.data.name}: {lines['Explained']}"
+    title, code = f"Shapley explanations: {run.name}", _code(run)
+    write_page(run.folder / REPORT, title, lines, report.sections, warnings, report.explorer, code)
     log_results(run, report.tables, report.figures)
     return measures
+
+
+def _made(run: Run) -> str:
+    """Return when, of what and on what the report was made."""
+    record = run.record()
+    versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
+    hardware, commit = record["hardware"], record["git"].get("commit")
+    machine = f"{hardware['machine']}, {hardware['threads']} threads, {', '.join(hardware['gpus']) or 'no GPU'}"
+    git = [f"commit {commit[:12]}{'' if record['git'].get('clean') else ', with changes'}"] if commit else []
+    parts = [record["updated"], f"seed {run.config.seed}", versions, *git, machine, f"run {run.fingerprint[:8]}"]
+    return "; ".join(parts)
+
+
+def _code(run: Run) -> str:
+    """Return lines that repeat the run, and that load each of its explainers."""
+    program, *words = sys.argv
+    lines = []
+    if started := {"train.py": ["python", "train.py"], "fastshap-lab": ["fastshap-lab"]}.get(Path(program).name):
+        lines.append(shlex.join([*started, *words]))
+    loading = []
+    for name, end in run.parents.items():
+        if end.stage.loading is not None:
+            place = json.dumps(end.folder.as_posix(), ensure_ascii=False)
+            loading.append(end.stage.loading.format(place=place) + (f"  # {name}" if len(run.parents) > 1 else ""))
+    if loading:
+        lines += ["import fastshap_lab as fsl", *loading]
+        lines.append('explainer.explain("picture.png").save("page.html")')
+    return "\n".join(lines)
 
 
 def _classifier_names(run: Run) -> dict[str, str]:
@@ -149,11 +181,6 @@ def _classifier_names(run: Run) -> dict[str, str]:
             )
         found[name] = called
     return found
-
-
-def _outputs(run: Run) -> str:
-    number = run.data.num_classes
-    return f"{number} {run.data.task.nouns[number != 1]}"
 
 
 def _sections(settings: EvaluateConfig) -> dict[str, Section]:

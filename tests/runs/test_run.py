@@ -23,6 +23,7 @@ from fastshap_lab.runs.plan import runs_of, show
 from fastshap_lab.runs.run import Run
 from fastshap_lab.stages import STAGES
 from fastshap_lab.training.training import Training
+from tests.parts import first
 from tests.small_runs import configured, executed, planned
 
 CONFIGS = {loss: configured(f"explainer.loss={loss}") for loss in ("labels", "fastshap")}
@@ -307,20 +308,23 @@ def damage(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "name", "how"),
-    [
-        ("classifier", "run.json", "empty"),
-        ("classifier", "run.json", "cut short"),
-        ("classifier", "metrics.json", "missing"),
-        ("classifier", "metrics.json", "other"),
-        ("classifier", "metrics.csv", "empty"),
-        ("classifier", "metrics.csv", "other"),
-        ("classifier", "model/config.json", "other"),
-        ("classifier", "model/config.json", "a folder"),
-        ("classifier", "model/model.safetensors", "missing"),
-        ("labels", "labels/000-00000.safetensors", "missing"),
-        ("evaluate", "report.html", "missing"),
-        ("evaluate", "metrics.json", "cut short"),
-    ],
+    first(
+        6,
+        [
+            ("classifier", "run.json", "cut short"),
+            ("classifier", "metrics.json", "other"),
+            ("classifier", "metrics.csv", "empty"),
+            ("classifier", "model/config.json", "a folder"),
+            ("classifier", "model/model.safetensors", "missing"),
+            ("evaluate", "report.html", "missing"),
+            ("classifier", "run.json", "empty"),
+            ("classifier", "metrics.json", "missing"),
+            ("classifier", "metrics.csv", "other"),
+            ("classifier", "model/config.json", "other"),
+            ("labels", "labels/000-00000.safetensors", "missing"),
+            ("evaluate", "metrics.json", "cut short"),
+        ],
+    ),
 )
 def test_what_is_gone_or_changed_is_said_and_made_again(whole, tmp_path, capsys, stage, name, how):
     runs = copied(whole, tmp_path / "runs")

@@ -84,7 +84,7 @@ def test_what_is_not_this_networks_weights_is_refused_before_anything_runs(state
         "missing.pt": ({name: state[name] for name in state if name != "conv1.weight"}, "conv1.weight is missing"),
         "shape.pt": (
             state | {"conv1.weight": torch.zeros(1)},
-            r"conv1.weight has shape \(1,\), must be \(4, 3, 3, 3\)",
+            r"conv1.weight has shape \(1,\), must be \(8, 3, 3, 3\)",
         ),
         "unknown.pt": (state | {"neck.weight": torch.zeros(1)}, "it has no neck.weight"),
     }

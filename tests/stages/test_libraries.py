@@ -85,7 +85,7 @@ def test_a_pretrained_network_is_explained_as_it_is(source, tmp_path, monkeypatc
     assert labels == {1, 285, -100} | ({517, 134} & labels)
     assert math.isnan(run.measures()["test/accuracy"])
     (same,) = planned(*data, "stage=classifier", f"runs_dir={tmp_path / 'runs'}", base=words)
-    assert same.plan == "reuse"
+    assert same.action == "reuse"
 
 
 def test_weights_have_the_pixels_of_their_library_unless_told_otherwise(tmp_path):

@@ -41,7 +41,6 @@ class Overdetermined(Section):
     """
 
     kind = "overdetermined"
-    version = 2
     uncounted = ("images", "methods")
 
     def __init__(
@@ -65,7 +64,7 @@ class Overdetermined(Section):
                     continue
                 found = self._of(evaluation, pipeline, methods[method])
                 # (N, shares, 2)
-                unchanged = found["unchanged"].double().masked_fill(found["empty"][:, None, None], torch.nan)
+                unchanged = found["kept"].double().masked_fill(found["empty"][:, None, None], torch.nan)
                 both = unchanged.prod(dim=2)
                 columns = [
                     (unchanged[:, place, 0], unchanged[:, place, 1], both[:, place])
@@ -104,7 +103,7 @@ class Overdetermined(Section):
             outputs = coalition_values(game.values, image, coalitions, pipeline.max_batch)
             whole = pipeline.outputs[evaluation.evaluated[place]].to(outputs.device)
             unchanged = pipeline.task.right(outputs, pipeline.task.decide(whole))
-            return {"unchanged": unchanged[:, :-1].unflatten(1, (len(sizes), 2)), "empty": unchanged[:, -1]}
+            return {"kept": unchanged[:, :-1].unflatten(1, (len(sizes), 2)), "empty": unchanged[:, -1]}
 
         key = {"method": applied.key, "removal": removal_key(self.removal)}
         return of_images(self, evaluation, pipeline, self.images, key, make)

@@ -8,19 +8,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastshap_lab.evaluation.evaluation import Evaluation
+from fastshap_lab.evaluation.evaluation import Evaluation, KnownValues
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.references import References
 from fastshap_lab.evaluation.report import Report
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.metrics import ShapleyError
-from fastshap_lab.report import budget_curves, comparison, scatter
+from fastshap_lab.report import Table, budget_curves, comparison, scatter
 from fastshap_lab.runs.sources import identity
 from fastshap_lab.runs.store import content_digest
-from fastshap_lab.shapley import ESTIMATORS, KernelSHAP, Kriging, additive_normalization, equal_split
+from fastshap_lab.shapley import ESTIMATORS, Estimate, KernelSHAP, Kriging, additive_normalization, equal_split
 
 _REFINED = ("evaluations", "explainer", "kriging", "KernelSHAP", "coverage, target", "coverage, others")
 MAX_REFINED = 1024  # evaluations of each image in the curve of refinement
+SHOWN_REFINED = 256  # of each image whose refined values are kept, at most
 
 
 class ShapleyErrors(Section):
@@ -28,6 +29,7 @@ class ShapleyErrors(Section):
 
     kind = "shapley_errors"
     tables = ("shapley_errors", "refinement")
+    version = 2  # refined values are kept
 
     def __call__(self, evaluation: Evaluation, name: str) -> dict[str, float]:
         """Add the errors against reference values, and return those of each pipeline's explainer."""
@@ -85,7 +87,10 @@ class ShapleyErrors(Section):
             figures[f"scatter-{pipeline.name}", f"{pipeline.name}: every player, class and reference image"] = scatter(
                 truth.flatten().numpy(), phi.flatten().numpy(), pipeline.name
             )
-            refinements[pipeline.name] = self._refinement(evaluation, pipeline, indices, phi, reference)
+            spent = self._refinement(evaluation, pipeline, indices, phi, reference)
+            refinements[pipeline.name] = pd.DataFrame({name: spent[name].numpy() for name in _REFINED if name in spent})
+            refined = Estimate(spent["phi"], spent["stderr"], int(spent["spent"])) if "phi" in spent else None
+            evaluation.known_values[pipeline.name] = KnownValues(reference, refined)
         shared = evaluation.data.task
         known = "; ".join(kinds) + (f" and known but for {max(noise):.1%} of their variance" if any(noise) else "")
         report.add(
@@ -94,7 +99,11 @@ class ShapleyErrors(Section):
             f"{shared.target_in_words}. R² is pooled over images, players and classes. Giving every player the same "
             "share scores high already: R² beyond the equal split says how much of the rest is explained. Cosine and "
             "Spearman correlation are means over images and classes. Intervals: 95 %, from resampling images.",
-            {("shapley_errors", "Errors of one forward pass, and of knowing nothing"): pd.DataFrame(rows)},
+            {
+                ("shapley_errors", "Errors of one forward pass, and of knowing nothing"): Table(
+                    pd.DataFrame(rows), {"cosine": True, "spearman": True}, within=("pipeline", "classes")
+                )
+            },
             figures,
         )
         _refinements(report, refinements)
@@ -102,25 +111,29 @@ class ShapleyErrors(Section):
 
     def _refinement(
         self, evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, phi: Tensor, reference: References
-    ) -> pd.DataFrame:
-        """Return how close to the references a pipeline's explainer comes with evaluations, and others with as many."""
+    ) -> dict[str, Tensor]:
+        """Return how close to the references a pipeline's explainer comes with evaluations, and others with as many.
+
+        Of one number of evaluations, there are the refined values of the classes that the page shows, too.
+        """
         images = evaluation.test.images_at(indices)
+        shown = evaluation.shown_classes(pipeline, indices)
         key = {
             "explainer": pipeline.digests["explainer"],
             "images": content_digest(images),
             "references": content_digest(reference.phi, reference.stderr),
             "estimators": [identity(ESTIMATORS, name, {}) for name in ("kernel_shap", "kriging")],
+            "shown": content_digest(shown),
         }
         target = pipeline.foremost[indices]
-        make = partial(_refined, pipeline, images.float() / 255, phi, reference, target)
-        found = self.stored(evaluation, key, make)
-        return pd.DataFrame({name: found[name].numpy() for name in _REFINED if name in found})
+        make = partial(_refined, pipeline, images.float() / 255, phi, reference, target, shown)
+        return self.stored(evaluation, key, make)
 
 
 def _refined(
-    pipeline: Pipeline, image: Tensor, phi: Tensor, reference: References, target: Tensor
+    pipeline: Pipeline, image: Tensor, phi: Tensor, reference: References, target: Tensor, shown: Tensor
 ) -> dict[str, Tensor]:
-    """Return R² and coverage by the number of evaluations of each image, a column each."""
+    """Return R² and coverage by the number of evaluations of each image, a column each, and refined values."""
     assert pipeline.explainer is not None
     refine, truth = pipeline.explainer.refinement, reference.phi
     # Fewer evaluations than the references had, and other ones.
@@ -131,10 +144,16 @@ def _refined(
     def r2(values: Tensor) -> float:
         return 1 - float((values - truth).square().sum() / (truth - truth.mean()).square().sum())
 
+    of_shown = shown.unsqueeze(1).expand(-1, truth.shape[1], -1)
+    kept: dict[str, Tensor] = {}
     rows: list[dict[str, float]] = [{"evaluations": 0, "explainer": r2(phi)}]
     for budget in (2**power for power in range(4, most.bit_length())):
         estimator.advance(budget - estimator.granted)
         alone, refined = estimator.estimate(), refine(estimator, phi, target)
+        if budget <= SHOWN_REFINED:
+            values = {"phi": refined.phi, "stderr": refined.stderr.expand_as(refined.phi)}
+            kept = {name: value.gather(2, of_shown).float() for name, value in values.items()}
+            kept["spent"] = torch.tensor(budget)
         kernel = KernelSHAP.from_pairs(estimator).estimate()
         inside = (refined.phi - truth).square() <= 1.96**2 * (refined.stderr.square() + reference.stderr.square())
         rows.append(
@@ -149,7 +168,7 @@ def _refined(
         )
     names = rows[-1] if len(rows) > 1 else rows[0]
     columns = {name: torch.tensor([row.get(name, float("nan")) for row in rows], dtype=torch.float64) for name in names}
-    return columns | {"evaluations": columns["evaluations"].long()}
+    return columns | kept | {"evaluations": columns["evaluations"].long()}
 
 
 def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
@@ -163,6 +182,8 @@ def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
             **{name: spent[name].iloc[1:] for name in ("kriging", "KernelSHAP") if name in spent},
         }
         figures[f"refinement-{name}", name] = budget_curves(curves, name)
+        if covered := {column: spent[column].iloc[1:] for column in spent if column.startswith("coverage")}:
+            figures[f"coverage-{name}", f"{name}: coverage"] = budget_curves(covered, name, "share of true values")
     tables = [table.assign(pipeline=name) for name, table in refinements.items()]
     if tables:
         joined = pd.concat(tables)
@@ -172,7 +193,7 @@ def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
             "R² against the same references of the explainer's answer refined with evaluations of the game "
             "(explain(images, refine=N)), and of kriging and KernelSHAP without the explainer from the same "
             "evaluations. Coverage: how many of the true values lie within the refined ones' 95 % intervals.",
-            {("refinement", "One pass, and more"): joined},
+            {("refinement", "One pass, and more"): Table(joined, within=("pipeline",))},
             figures,
         )
 

@@ -12,9 +12,10 @@ from fastshap_lab.evaluation.metrics import ChosenMetric, choose_metrics
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.metrics import Deletion, PerImage
-from fastshap_lab.report import gallery, removal_curves
+from fastshap_lab.report import Table, gallery, removal_curves
 
 _COLUMNS = 9  # methods in a figure of the gallery
+_NOTICED = 0.05  # p-values above do not tell a method from the best
 
 
 class Methods(Section):
@@ -127,10 +128,14 @@ def _add_metric(
             figures[f"methods-{chosen.name}-{pipeline.name}", pipeline.name] = removal_curves(
                 curves, "inserted" if kind.insert else "deleted", main, evaluation.baseline
             )
-    title, tables = chosen.name.replace("_", " "), {}
+    title = chosen.name.replace("_", " ")
+    tables: dict[tuple[str, str], Table | pd.DataFrame] = {}
     if rows:
-        tables[f"methods-{chosen.name}", title.capitalize()] = pd.DataFrame(rows)
-        tables[f"methods-{chosen.name}-tests", f"Paired tests on {main}"] = pd.DataFrame(tests)
+        frame, tested_frame = pd.DataFrame(rows), pd.DataFrame(tests)
+        better = dict.fromkeys(frame, kind.higher_is_better) | {"images": None}
+        as_good = (tested_frame["p (minus the best)"] > _NOTICED).tolist()
+        tables[f"methods-{chosen.name}", title.capitalize()] = Table(frame, better, ("model",), {main: as_good})
+        tables[f"methods-{chosen.name}-tests", f"Paired tests on {main}"] = tested_frame
     tested = (
         "Intervals: 95 %, from resampling images. Tests: sign flips of the differences on the same images, two-sided, "
         "not corrected for their number."
