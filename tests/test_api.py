@@ -217,7 +217,7 @@ def nothing_but(output) -> nn.Module:
         ),
         ({"model": nothing_but(lambda pixels: {"out": pixels})}, "model: answers with a dict; logits"),
         ({"model": nothing_but(lambda pixels: pixels[:, :2, 0, 0] * torch.nan)}, "numbers that are not finite"),
-        ({"images": torch.zeros(9, 3, 16, 16)}, "images: 9 of them; 10 are the fewest"),
+        ({"images": torch.zeros(9, 3, 16, 16)}, "images: there are 9, must be at least 10"),
         ({"images": "nosuch"}, "images=nosuch: no such folder"),
         ({"images": 5}, "images: a int; a folder"),
         ({"images": [object()] * 12}, "images: number 0 is a object"),

@@ -1,4 +1,4 @@
-"""What an evaluation writes: sections of a page, and their tables and figures as files."""
+"""The report of an evaluation: sections of a page, and their tables and figures as files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,13 +14,15 @@ from fastshap_lab.report import Explorer, Section, Table, drawn_curves, save_fig
 
 @dataclass
 class Report:
-    """Sections of the page; their tables and figures are files of their own, too.
+    """Sections of the page, whose tables and figures are written as files, too.
 
     Attributes:
-        folder: Of the run.
-        published: Numbers of a paper by table, row and column, that stand beside ours; a row is called by the text in
-            its columns, joined by commas.
-        explorer: Images of the page to look into.
+        folder: Folder of the run.
+        published: Numbers of a paper by table, row and column, which are shown beside the measured ones. The name of a
+            row is the text in its columns, joined by commas.
+        sections: Sections in the order of the page.
+        tables: Tables by file name.
+        figures: Paths of the figures by file name.
     """
 
     folder: Path
@@ -46,7 +48,7 @@ class Report:
             figures: Figures by file name and caption.
 
         Raises:
-            UserError: A published row is none of a table's.
+            UserError: A published row does not exist in its table.
         """
         shown, figures = {}, figures or {}
         for (name, caption), given in (tables or {}).items():
@@ -62,13 +64,13 @@ class Report:
         self.sections.append(Section(title, text, shown, drawn, curves))
 
     def check_published(self) -> None:
-        """Raise a ``UserError`` where published numbers belong to a table that the report does not have."""
+        """Raise a ``UserError`` if published numbers belong to a table that the report does not have."""
         for name in self.published:
             if name not in self.tables:
                 raise UserError(f"evaluate.published.{name}: no such table, {did_you_mean(name, self.tables)}")
 
     def _beside_published(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
-        """Return a table with the published numbers, if there are any, each to the right of ours."""
+        """Return a table with columns of published numbers, if there are any, to the right of the measured ones."""
         published = self.published.get(name, {})
         if not published:
             return table

@@ -1,4 +1,4 @@
-"""Results in, figures and tables out: numpy arrays and data frames, no models."""
+"""Figures, tables and the page of a report, made from NumPy arrays and data frames; models are not needed."""
 
 from fastshap_lab.report.curves import (
     budget_curves,

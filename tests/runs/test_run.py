@@ -254,7 +254,7 @@ def test_the_second_process_waits_says_so_and_reuses(tmp_path, capsys):
     run.stage = dataclasses.replace(run.stage, make=lambda run: pytest.fail("it was there"))
     execute([run], Console(width=80))
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"classifier  waiting for another process that makes {run.folder}"
+    assert said[0] == f"classifier  waiting for another process, which makes {run.folder}"
     assert said[1].split()[:2] == ["classifier", "reused"]
 
 
@@ -379,7 +379,7 @@ def test_a_run_is_known_by_its_whole_fingerprint(whole, tmp_path):
     assert run.folder == others
     for folder in (others, run.folder.with_name(f"{run.name}-{run.fingerprint[:16]}")):
         (folder / "run.json").write_text(json.dumps(record | {"fingerprint": "another"}))
-    with pytest.raises(UserError, match=r"run.json: of another run; move its folder away"):
+    with pytest.raises(UserError, match=r"run.json: belongs to another run; move its folder away"):
         _ = run.action
 
 
@@ -393,13 +393,17 @@ def test_what_a_later_stage_builds_on_must_not_vanish_or_change(whole, tmp_path)
         return {"test/kl": 0.0, "test/masked_kl": 0.0, "test/accuracy": 1.0}
 
     second.stage = dataclasses.replace(second.stage, make=make)
-    line = f"^{first.model / 'config.json'}: missing; the .* builds on it: the same command makes it again$"
+    line = (
+        f"^{first.model / 'config.json'}: missing; the stage .* needs it: run the same command again, which makes it$"
+    )
     with pytest.raises(UserError, match=line):
         execute(runs, Console(quiet=True))
     shutil.copytree(whole[0].model, first.model)
     (first.model / "config.json").write_text((first.model / "config.json").read_text().replace("[", " ["))
-    with pytest.raises(UserError, match=r"model/config.json: changed since it was written; the surrogate builds on it"):
+    with pytest.raises(
+        UserError, match=r"model/config.json: changed since it was written; the stage surrogate needs it"
+    ):
         execute([second], Console(quiet=True))
     shutil.rmtree(first.folder)
-    with pytest.raises(UserError, match=f"^{first.folder}: not finished; the surrogate builds on it"):
+    with pytest.raises(UserError, match=f"^{first.folder}: not finished; the stage surrogate needs it"):
         execute([second], Console(quiet=True))

@@ -187,7 +187,7 @@ def test_a_signal_ends_the_wait_for_another_process(tmp_path, monkeypatch, capsy
         signal_at(patch, time, "sleep", 3, signal.SIGTERM)  # how the lock waits
         ended, out, said = command(patch, capsys, *words)
     assert ended == 143
-    assert out.splitlines()[-1] == f"classifier  waiting for another process that makes {run.folder}"
+    assert out.splitlines()[-1] == f"classifier  waiting for another process, which makes {run.folder}"
     assert said == "interrupted; the same command goes on from what is saved\n"
     assert not run.folder.exists()
 

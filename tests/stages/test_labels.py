@@ -147,7 +147,7 @@ def test_an_explainer_learns_and_knows_how_well(tmp_path, loss):
 
 
 def test_without_references_nothing_is_calibrated(tmp_path):
-    with pytest.raises(UserError, match=r"explainer.monitor=shapley_error: needs references.val"):
+    with pytest.raises(UserError, match=r"explainer.monitor=shapley_error: references.val must be at least 1"):
         planned("stage=explainer", "references.val=0", "explainer.monitor=shapley_error")
     run = executed("stage=explainer", "references.val=0", f"runs_dir={tmp_path}")[-1]
     assert "val/shapley_r2" not in pd.read_csv(run.folder / "metrics.csv")
@@ -157,7 +157,7 @@ def test_without_references_nothing_is_calibrated(tmp_path):
 
 
 def test_labels_do_not_tell_what_values_add_up_to():
-    with pytest.raises(UserError, match=r"explainer.normalization=none: labels do not say"):
+    with pytest.raises(UserError, match=r"explainer.normalization=none: labels do not determine the sum"):
         planned("stage=explainer", "explainer.normalization=none")
     planned("stage=explainer", "explainer.normalization=none", "explainer.efficiency_penalty=0.1")
     planned("stage=explainer", "explainer.normalization=none", "explainer.loss=fastshap")

@@ -101,7 +101,7 @@ def test_with_its_last_checkpoint_damaged_a_training_starts_over_and_says_so(tmp
     said = capsys.readouterr().out.splitlines()
     assert said[0].split()[:2] == ["classifier", "train"]
     assert said[1:-1] == [
-        f"classifier  again:   {last}: changed since it was written, or damaged; the training starts over"
+        f"classifier  again:   {last}: changed since it was written, or damaged; the training starts again"
     ]
     execute([run], Console(quiet=True))
     assert_same_result(interrupted[1], run.folder)

@@ -1,4 +1,4 @@
-"""Sections of the report, one per file, in the order of the page."""
+"""Table of the report's sections, in the order of the page."""
 
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.sections.errors import ShapleyErrors

@@ -1,4 +1,4 @@
-"""How far explainers are from true Shapley values, and how near evaluations of the game bring them."""
+"""Errors of explainers against true Shapley values, before and after refinement with evaluations of the game."""
 
 from dataclasses import replace
 from functools import partial
@@ -20,33 +20,33 @@ from fastshap_lab.runs.store import content_digest
 from fastshap_lab.shapley import ESTIMATORS, Estimate, KernelSHAP, Kriging, additive_normalization, equal_split
 
 _REFINED = ("evaluations", "explainer", "kriging", "KernelSHAP", "coverage, target", "coverage, others")
-MAX_REFINED = 1024  # evaluations of each image in the curve of refinement
-SHOWN_REFINED = 256  # of each image whose refined values are kept, at most
+MAX_REFINED = 1024  # largest number of evaluations of an image in the curves of refinement
+SHOWN_REFINED = 256  # largest number of evaluations of an image behind the refined values on the page
 
 
 class ShapleyErrors(Section):
-    """How far explainers are from true Shapley values, and how near evaluations of the game bring them."""
+    """Errors of explainers against true Shapley values, before and after refinement with evaluations of the game."""
 
     kind = "shapley_errors"
     tables = ("shapley_errors", "refinement")
     version = 2  # refined values are kept
 
     def __call__(self, evaluation: Evaluation, name: str) -> dict[str, float]:
-        """Add the errors against reference values, and return those of each pipeline's explainer."""
+        """Add the errors of the explanations, and return those of each pipeline's explainer."""
         title, report = "Errors against true Shapley values", evaluation.report
         number = evaluation.references.test
         indices = evaluation.order[:number]
         if not evaluation.explained:
             return {}
         if not len(indices):
-            report.add(title, "Not measured: references.test=0.")
+            report.add(title, "They are not measured, as references.test is 0.")
             return {}
         rows, figures, measures, noise = [], {}, {}, []
-        kinds: dict[str, None] = {}  # in the order they come
+        kinds: dict[str, None] = {}  # kinds of references, in the order of the pipelines
         refinements: dict[str, pd.DataFrame] = {}
         image = evaluation.images(indices)
         for pipeline in evaluation.explained:
-            in_units = pipeline.task.in_units  # a mean over classes wants like scales
+            in_units = pipeline.task.in_units  # a mean over classes needs similar scales
             found_values = evaluation.reference_values(pipeline, indices, pipeline.link)
             reference = replace(found_values, phi=in_units(found_values.phi), stderr=in_units(found_values.stderr))
             kinds[reference.kind] = None
@@ -92,15 +92,17 @@ class ShapleyErrors(Section):
             refined = Estimate(spent["phi"], spent["stderr"], int(spent["spent"])) if "phi" in spent else None
             evaluation.known_values[pipeline.name] = KnownValues(reference, refined)
         shared = evaluation.data.task
-        known = "; ".join(kinds) + (f" and known but for {max(noise):.1%} of their variance" if any(noise) else "")
+        known = "; ".join(kinds)
+        known += f"; the variance of their errors is {max(noise):.1%} of the values' variance" if any(noise) else ""
         report.add(
             title,
-            f"Over {len(indices)} test images, whose Shapley values are {known}.{shared.units_in_words} Target: "
-            f"{shared.target_in_words}. R² is pooled over images, players and classes. Giving every player the same "
-            "share scores high already: R² beyond the equal split says how much of the rest is explained. Cosine and "
-            "Spearman correlation are means over images and classes. Intervals: 95 %, from resampling images.",
+            f"The errors are over {len(indices)} test images, whose Shapley values are {known}.{shared.units_in_words} "
+            f"The target is {shared.target_in_words}. R² is pooled over images, players and classes. The equal split, "
+            "which gives every player the same share, has a high R² already; R² beyond the equal split is the fraction "
+            "of the remaining variance that is explained. Cosine and Spearman correlation are means over images and "
+            "classes. Intervals are 95 % bootstrap intervals over images.",
             {
-                ("shapley_errors", "Errors of one forward pass, and of knowing nothing"): Table(
+                ("shapley_errors", "Errors of one forward pass, and of uninformed values"): Table(
                     pd.DataFrame(rows), {"cosine": True, "spearman": True}, within=("pipeline", "classes")
                 )
             },
@@ -112,9 +114,9 @@ class ShapleyErrors(Section):
     def _refinement(
         self, evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, phi: Tensor, reference: References
     ) -> dict[str, Tensor]:
-        """Return how close to the references a pipeline's explainer comes with evaluations, and others with as many.
+        """Return the columns of ``_REFINED`` by the number of evaluations.
 
-        Of one number of evaluations, there are the refined values of the classes that the page shows, too.
+        For one number of evaluations, the result has the refined values of the classes that the page shows, too.
         """
         images = evaluation.test.images_at(indices)
         shown = evaluation.shown_classes(pipeline, indices)
@@ -133,10 +135,10 @@ class ShapleyErrors(Section):
 def _refined(
     pipeline: Pipeline, image: Tensor, phi: Tensor, reference: References, target: Tensor, shown: Tensor
 ) -> dict[str, Tensor]:
-    """Return R² and coverage by the number of evaluations of each image, a column each, and refined values."""
+    """Return R² and coverage by the number of evaluations of an image, a column each, and refined values."""
     assert pipeline.explainer is not None
     refine, truth = pipeline.explainer.refinement, reference.phi
-    # Fewer evaluations than the references had, and other ones.
+    # These are fewer evaluations than those of the references, and other ones.
     game = pipeline.game(pipeline.link).in_units(pipeline.task.in_units)
     estimator, most = Kriging(game, image, seed=2), min(reference.evaluations // 4, MAX_REFINED)
     is_target = torch.nn.functional.one_hot(target, truth.shape[2]).bool().unsqueeze(1).expand_as(truth)
@@ -172,7 +174,7 @@ def _refined(
 
 
 def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
-    """Add what evaluations of the game add to an explainer's answer."""
+    """Add the section about refining explanations with evaluations of the game."""
     figures = {}
     for name, table in refinements.items():
         spent = table.set_index("evaluations")
@@ -190,16 +192,17 @@ def _refinements(report: Report, refinements: dict[str, pd.DataFrame]) -> None:
         joined.insert(0, "pipeline", joined.pop("pipeline"))
         report.add(
             "Refinement",
-            "R² against the same references of the explainer's answer refined with evaluations of the game "
-            "(explain(images, refine=N)), and of kriging and KernelSHAP without the explainer from the same "
-            "evaluations. Coverage: how many of the true values lie within the refined ones' 95 % intervals.",
-            {("refinement", "One pass, and more"): Table(joined, within=("pipeline",))},
+            "The explainer's values are refined with N evaluations of the game (explain(images, refine=N)). The table "
+            "shows R² against the same references, also of kriging and KernelSHAP, which use the same evaluations "
+            "without the explainer. Coverage is the fraction of true values within the 95 % intervals of the refined "
+            "values.",
+            {("refinement", "R² by the number of evaluations"): Table(joined, within=("pipeline",))},
             figures,
         )
 
 
 def _beside_exact(evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, phi: Tensor, exact: Tensor) -> Figure:
-    """Return the first reference images with the explainer's and the exact map of the predicted class."""
+    """Return a figure of the first reference images, with the explainer's and the exact map of the target."""
     maps: dict[str, list[Tensor]] = {"explainer": [], "exact": []}
     texts, notes = [], []
     for place, index in enumerate(indices[: evaluation.settings.images_shown].tolist()):
