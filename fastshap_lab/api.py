@@ -1,5 +1,7 @@
 """Training an explainer of any model from a program: the stages of ``train.py``, chosen from the model."""
 
+from fastshap_lab import _timm  # noqa: F401, I001 - before timm and torchvision
+
 import copy
 import math
 from collections.abc import Iterator, Sequence

@@ -316,7 +316,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a large network": (describe(**GIGANTIC), "more layers than model.safetensors has"),
     "large layers": (
         describe(name="resnet", channels=[10_000] * 4),
-        r"does not fit the model in config.json: network.bn1.bias has shape \(4,\), must be \(10000,\)",
+        r"does not fit the model in config.json: network.bn1.bias has shape \(8,\), must be \(10000,\)",
     ),
     "large images": (describe(name="resnet", image_size=(20_000, 20_000)), "whole numbers from 1 to 2048"),
     "many windows": (

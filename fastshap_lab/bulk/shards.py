@@ -383,6 +383,10 @@ def read_explanations(folder: str | Path) -> Explanations:
 
     Raises:
         UserError: There are none in it, or they are damaged.
+
+    Example:
+        >>> explanations = read_explanations("runs/explain/…")  # doctest: +SKIP
+        >>> [picture.path for picture in explanations if picture.classes[0] == "cat"]  # doctest: +SKIP
     """
     return Explanations(folder)
 
