@@ -185,7 +185,7 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs,
             "evaluate.methods.mine.params.a: unknown to explainer",
         ),
         ("evaluate.metrics={mine: {name: delition}}", "evaluate.metrics.mine.name=delition: unknown"),
-        ("evaluate.metrics={mine: {name: deletion, params: {units: pixels}}}", "a surrogate knows players only"),
+        ("evaluate.metrics={mine: {name: deletion, params: {units: pixels}}}", "a surrogate can remove players only"),
         ("evaluate.metrics={mine: {name: deletion, params: {removal: black}}}", "mine.params.removal=black: unknown"),
         ("evaluate.metrics={mine: {name: deletion, params: {removal: token_drop}}}", "removal=token_drop: unknown"),
         (

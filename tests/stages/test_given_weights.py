@@ -63,7 +63,7 @@ def test_the_head_alone_is_replaced_where_classes_differ_and_then_wants_training
     path = tmp_path / "other_classes.safetensors"
     head = {"fc.weight": torch.zeros(7, 8), "fc.bias": torch.zeros(7)}
     save_file(state | head, path)
-    with pytest.raises(UserError, match=r"classifier.epochs=0: .*other classes, and its new head needs training"):
+    with pytest.raises(UserError, match=r"classifier.epochs=0: .*other classes, so its head is new"):
         planned(*CLASSIFIER, f"classifier.weights={path}", "classifier.epochs=0")
     found = exported(tmp_path, f"classifier.weights={path}", "classifier.epochs=1", "classifier.optim.lr=1e-9")
     assert found["network.fc.weight"].shape == (3, 8)

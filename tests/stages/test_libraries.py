@@ -155,7 +155,7 @@ def test_a_backbone_without_a_head_gets_one_and_its_positions_are_resampled(tmp_
         ("classifier=torchvision classifier.params.model=resnet81", "no model of torchvision .* did you mean resnet18"),
         ("classifier=torchvision classifier.params.model=resnet18 classifier.params.pretrained=1", "true or false"),
         ("classifier.params.pretrained=true", "classifier.params.pretrained=True: must be true or false"),
-        ("surrogate=timm surrogate.params.model=test_vit surrogate.params.pretrained=true", "a surrogate starts from"),
+        ("surrogate=timm surrogate.params.model=test_vit surrogate.params.pretrained=true", "only a classifier can be"),
         (
             "classifier=torchvision classifier.params.model=resnet18 classifier.epochs=0",
             "an untrained classifier needs weights; name a",
