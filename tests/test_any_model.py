@@ -184,7 +184,7 @@ def test_each_image_may_have_its_own_segments_and_as_many_as_it_likes(removal, t
         ({"std": (0.1, 0.0, 0.1)}, "three numbers each are wanted, and std above 0"),
         ({"normalized": True}, "mean, std: the model normalizes pixels itself"),
         ({"players": (3, 3)}, "3×3 players do not divide an image of 8×12"),
-        ({"players": small.label_map(5, (12, 8))}, "players: of an image of 12×8 pixels, and this one has 8×12"),
+        ({"players": small.label_map(5, (12, 8))}, "players: are for images of 12×8 pixels, but these images have 8×12"),
         ({"players": small.label_map(5) + 1}, "a label map from 1 to 5 without 0"),
         ({"players": [small.label_map(5)] * 2}, "players: 2 label maps for 3 images; one is wanted, or one for each"),
         ({"players": []}, "players: none given"),
