@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
+unexport PYTHONDONTWRITEBYTECODE  # the tests start many processes, and each would compile the package again
+
 .PHONY: help demo test lint clean
 .DELETE_ON_ERROR:
 

@@ -8,8 +8,8 @@ from torchvision, so declaring their signatures is enough.
 timm and torchvision import two large packages for a few functions, which serving never calls: W&B's, and those of
 PyTorch's compiler, which takes as long as all the rest of PyTorch. They import them when they are called.
 
-Packages import this before they import timm, torchvision or Lightning; where somebody else has imported timm before,
-it does nothing.
+Packages import this before they import timm, torchvision, torchmetrics or Lightning; where somebody else has imported
+timm before, it does nothing.
 """
 
 import sys

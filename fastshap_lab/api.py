@@ -112,6 +112,14 @@ def train_explainer(
     Raises:
         UserError: An argument makes no sense, the model does not take the images or answers with no logits, its
             normalization is unknown, or the images are too few.
+
+    Example:
+        >>> import torchvision, fastshap_lab as fsl  # doctest: +SKIP
+        >>> model = torchvision.models.resnet18(weights="DEFAULT")  # doctest: +SKIP
+        >>> explainer = fsl.train_explainer(  # doctest: +SKIP
+        ...     model, "photos", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), image_size=224, players=(7, 7)
+        ... )
+        >>> explainer.explain("photos/cat.png").plot("cat.svg")  # doctest: +SKIP
     """
     pictures = Pictures(images)
     size = _size_of(pictures, model, image_size)

@@ -70,6 +70,10 @@ def save_model(folder: Path, module: nn.Module, description: dict[str, Any]) -> 
 def read_description(folder: Path | str, kind: str) -> dict[str, Any]:
     """Return the description in a model folder.
 
+    Args:
+        folder: Model folder, or run folder with a ``model`` folder in it.
+        kind: Kind of model that is wanted: ``classifier``, ``surrogate``, ``explainer`` or ``encoder``.
+
     Raises:
         UserError: There is no such folder, or it holds something else than this kind of model.
     """
@@ -95,6 +99,10 @@ def read_description(folder: Path | str, kind: str) -> dict[str, Any]:
 
 def read_spec(folder: Path | str, kind: type[S]) -> S:
     """Return what the description in a model folder says.
+
+    Args:
+        folder: Model folder, or run folder with a ``model`` folder in it.
+        kind: Class of the description that is wanted, for example ``ExplainerSpec``.
 
     Raises:
         UserError: As for ``read_description``, or something in it is missing or ill-typed.
@@ -244,7 +252,12 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(network: nn.Module, state: dict[str, Tensor], path: Path | str) -> bool:
-    """Fill a network with weights; return whether its head stayed as it was, because the classes differ.
+    """Fill a network with weights. Return whether its head kept its own weights because the numbers of classes differ.
+
+    Args:
+        network: Network to fill, in place.
+        state: Weights by parameter name.
+        path: File that the weights come from, for error messages.
 
     Raises:
         UserError: The weights are another network's.

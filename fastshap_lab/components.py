@@ -23,7 +23,12 @@ Color = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3,
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error line: the nearest known word if one is near, and what is known, of hundreds a part."""
+    """Return the end of an error line: the nearest known word, if one is near, and the known words or some of them.
+
+    Args:
+        word: Word that was not found.
+        known: Words that would have been found.
+    """
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
@@ -33,6 +38,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def name_and_params(component: Any, key: str) -> tuple[str, dict[str, Any]]:
     """Return an entry of a table and its arguments, given as its name alone or as ``{name: …, params: {…}}``.
+
+    Args:
+        component: Name of an entry, or ``{name: …, params: {…}}``.
+        key: Configuration key that the component stands under, for error messages.
 
     Raises:
         UserError: It is given as something else.
@@ -64,6 +73,11 @@ Component = Annotated[Any, AfterValidator(_shortest)]
 
 def lookup(table: Mapping[str, T], key: str, name: str) -> T:
     """Return a table's entry.
+
+    Args:
+        table: Table of components by name.
+        key: Configuration key that the name stands under, for error messages.
+        name: Name of the entry.
 
     Raises:
         UserError: There is no such entry; names the configuration key and the known entries.
@@ -102,7 +116,14 @@ def arguments(
 
 
 def build(table: Mapping[str, Callable[..., T]], group: str, name: str, params: Mapping[str, Any], **given: Any) -> T:
-    """Return the table's component, constructed; arguments and errors as for ``arguments``.
+    """Construct a component of a table and return it.
+
+    Args:
+        table: Table of constructors by name.
+        group: Group of the configuration that the component belongs to, for error messages.
+        name: Name of the entry.
+        params: The user's arguments of the constructor.
+        given: Arguments of the constructor that the program supplies.
 
     Raises:
         UserError: As there, or the constructor refuses its arguments.
@@ -118,7 +139,12 @@ def build(table: Mapping[str, Callable[..., T]], group: str, name: str, params: 
 
 
 def checked(expected: Any, value: Any, key: str = "") -> Any:
-    """Return a value as pydantic makes it fit (lists become tuples, say); ``key`` is where it stands, "" the root.
+    """Return a value as pydantic makes it fit its annotation; a list becomes a tuple, for example.
+
+    Args:
+        expected: Annotation that the value must fit.
+        value: Value to check.
+        key: Configuration key that the value stands under, for error messages; "" for the root.
 
     Raises:
         UserError: It cannot be made to fit.

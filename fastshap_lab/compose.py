@@ -21,7 +21,12 @@ from fastshap_lab.errors import UserError
 
 
 def compose(words: Sequence[str], folder: Path | None = None) -> Config:
-    """Return the configuration that the words ask for, every value in its range; arguments and errors as below."""
+    """Return the configuration that the words ask for. Every value is within its range.
+
+    Args:
+        words: Overrides as on the command line of ``train.py``.
+        folder: Folder with the user's own choices, searched before the package's.
+    """
     config = composed(words, folder)
     with _in_one_line(folder):
         return validated(config)

@@ -102,7 +102,12 @@ def exported(explainer: "AmortizedExplainer", dtype: torch.dtype = torch.float32
 
 
 def describe(explainer: "AmortizedExplainer", precision: str) -> dict[str, Any]:
-    """Return what whoever runs a file must know of it and cannot see in its inputs and outputs."""
+    """Return what the user of an exported file must know and cannot see from its inputs and outputs.
+
+    Args:
+        explainer: Explainer that is exported.
+        precision: ``float32``, ``float16`` or ``int8``.
+    """
     return {
         "kind": "amortized Shapley explainer",
         "classes": explainer.class_names,
@@ -126,7 +131,15 @@ def export(
     calibration: Images | None = None,
     replace: bool = False,
 ) -> None:
-    """Write an explainer as a graph, whole or not at all; see ``AmortizedExplainer.export``."""
+    """Write an explainer as a graph, whole or not at all, as ``AmortizedExplainer.export`` describes.
+
+    Args:
+        explainer: Explainer to export.
+        path: File to write; its suffix, ``.onnx`` or ``.pt2``, chooses the format.
+        precision: ``float32``, ``float16`` or ``int8``.
+        calibration: Images that ranges of activations are measured on, for ``int8``.
+        replace: Whether an existing file is replaced.
+    """
     path = Path(path)
     if path.suffix not in _NEEDED:
         raise UserError(f"{path}: the suffix says what to write, .onnx or, of torch.export, .pt2; choose one of them")

@@ -128,7 +128,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], identity: str) -> None
 
 
 def read_tensors(path: Path, identity: str) -> dict[str, Tensor] | None:
-    """Return the tensors that ``write_tensors`` wrote; none where the file is missing, changed or another's."""
+    """Return what ``write_tensors`` wrote, or None where the file is missing, changed, or of another identity.
+
+    Args:
+        path: File to read.
+        identity: Text that the tensors were written under.
+    """
     try:
         content = path.read_bytes()
         tensors = load(content)
@@ -141,7 +146,12 @@ def read_tensors(path: Path, identity: str) -> dict[str, Tensor] | None:
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write what PyTorch can save, with the digest of the file as the comment of its zip archive."""
+    """Write a checkpoint, with the digest of the file as the comment of its zip archive.
+
+    Args:
+        path: File to write.
+        checkpoint: Tensors and plain values, nested.
+    """
     content = BytesIO()
     torch.save(checkpoint, content)  # to a file, it would say of a full disk that a position is unexpected
     with content.getbuffer() as archive:

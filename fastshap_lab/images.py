@@ -122,13 +122,23 @@ def opened(source: str | Path | BytesIO) -> Iterator[Image.Image]:
 
 
 def read_rgb(source: str | Path | BytesIO, upright: bool = True) -> Image.Image:
-    """Return an encoded image as ``to_rgb`` does; source and errors as for ``opened``."""
+    """Return an encoded image as ``to_rgb`` does.
+
+    Args:
+        source: File, or its bytes.
+        upright: Whether the orientation that a camera recorded is applied.
+    """
     with opened(source) as image:
         return to_rgb(image, upright)
 
 
 def size_of(source: str | Path | BytesIO, upright: bool = True) -> tuple[int, int]:
-    """Return width and height of an encoded image, of which the header alone is read; arguments as for ``read_rgb``."""
+    """Return width and height of an encoded image in pixels. Only its header is read.
+
+    Args:
+        source: File, or its bytes.
+        upright: Whether the orientation that a camera recorded is applied.
+    """
     with opened(source) as image:
         width, height = image.size
         turned = upright and image.getexif().get(_ORIENTATION, 1) >= 5  # by a quarter, in one way or another
@@ -254,7 +264,12 @@ def box_region(boxes: Float[Tensor, "N 4"], image_size: tuple[int, int]) -> Bool
 
 
 def to_pixels(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """Return any image as uint8 (3, H, W), stretched where its size differs."""
+    """Return any image as uint8 (3, H, W), stretched where its size differs.
+
+    Args:
+        image: Image of any mode.
+        size: Height and width in pixels.
+    """
     return resized(to_rgb(image), size)
 
 

@@ -60,6 +60,12 @@ class Explanation:
         evaluations: (B,), of the game, that the refinement of each image took; 0 without one.
         segments: (B, H, W), the player that each pixel belongs to, where players are segments, else None.
         task: What the model's outputs mean.
+
+    Example:
+        >>> explainer = load_explainer("runs/explainer/…")  # doctest: +SKIP
+        >>> explanation = explainer.explain("cat.png", refine=256)  # doctest: +SKIP
+        >>> explanation.plot("cat.svg")  # doctest: +SKIP
+        >>> explanation.values[0, 3], explanation.stderr[0, 3]  # of class 3  # doctest: +SKIP
     """
 
     images: Tensor
@@ -511,12 +517,25 @@ def load_classifier(folder: str | Path, module: nn.Module | None = None) -> Clas
     Raises:
         UserError: The folder is missing, damaged, or holds another kind of model; its network is one's own code and
             ``module`` is missing, or is another network.
+
+    Example:
+        >>> classifier = load_classifier("runs/classifier/…")  # doctest: +SKIP
+        >>> classifier(torch.rand(2, 3, 32, 32)).softmax(dim=1)  # doctest: +SKIP
     """
     return load_model(model_folder(folder), ClassifierSpec, lambda spec: spec.network.build(module))
 
 
 def load_surrogate(folder: str | Path, module: nn.Module | None = None) -> Surrogate:
-    """Return a trained surrogate, in evaluation mode on the CPU; arguments and errors as for ``load_classifier``."""
+    """Return a trained surrogate, in evaluation mode on the CPU.
+
+    Args:
+        folder: Model folder, or run folder.
+        module: The caller's own network, where the surrogate is of a class of one's own code.
+
+    Example:
+        >>> game = load_surrogate("runs/surrogate/…").game()  # doctest: +SKIP
+        >>> game.values(images, coalitions)  # the value of each coalition  # doctest: +SKIP
+    """
     return load_model(model_folder(folder), SurrogateSpec, lambda spec: spec.surrogate.build(module))
 
 
@@ -533,6 +552,10 @@ def load_explainer(
 
     Raises:
         UserError: As for ``load_classifier``.
+
+    Example:
+        >>> explainer = load_explainer("runs/explainer/…")  # doctest: +SKIP
+        >>> explainer.explain("cat.png").plot("cat.svg")  # doctest: +SKIP
     """
     place = model_folder(folder)
     return load_model(

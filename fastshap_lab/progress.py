@@ -62,7 +62,12 @@ class Progress:
 
 
 def track(items: Collection[T], title: str) -> Iterator[T]:
-    """Yield items, each a step of long work, and show how far it is."""
+    """Yield items, each a step of long work, and show the progress.
+
+    Args:
+        items: Steps of the work.
+        title: Text before the progress.
+    """
     with Progress(title, len(items)) as progress:
         for item in items:
             yield item

@@ -25,8 +25,9 @@ def missing() -> Iterator[str]:
             names = arguments(function)
             if len(names) < 2 or (owner is not None and overrides(owner, function, classes)):
                 continue
-            described = owner if owner is not None and function.name == "__init__" else function
-            lacking = [name for name in names if name not in described_arguments(ast.get_docstring(described) or "")]
+            described = family(owner, classes) if owner is not None and function.name == "__init__" else [function]
+            found = set().union(*(described_arguments(ast.get_docstring(node) or "") for node in described))
+            lacking = [name for name in names if name not in found]
             if lacking:
                 place = f"{path.relative_to(PACKAGE.parent)}:{function.lineno}"
                 name = function.name if owner is None else f"{owner.name}.{function.name}"
@@ -76,12 +77,18 @@ def arguments(function: Function) -> list[str]:
     return [one.arg for one in names if one is not None and one.arg not in ("self", "cls") and one.arg[0] != "_"]
 
 
+def family(owner: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
+    """Return a class and those that it derives from, as far as they are of the package."""
+    names = (ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in owner.bases)
+    return [owner, *(one for name in names if name in classes for one in family(classes[name], classes))]
+
+
 def overrides(owner: ast.ClassDef, function: Function, classes: dict[str, ast.ClassDef]) -> bool:
     """Return whether a class that ``owner`` derives from has the method, too, or is of another package."""
     for base in owner.bases:
         name = ast.unparse(base).partition("[")[0].rpartition(".")[2]
         if name not in classes:
-            if function.name in FOREIGN:
+            if function.name in FOREIGN or function.name.startswith("on_"):
                 return True
         elif function.name != "__init__" and (
             any(isinstance(node, Function) and node.name == function.name for node in classes[name].body)
@@ -91,8 +98,18 @@ def overrides(owner: ast.ClassDef, function: Function, classes: dict[str, ast.Cl
     return False
 
 
-FOREIGN = {"forward", "update", "training_step", "validation_step", "test_step", "load_state_dict", "state_dict"}
-"""Methods that PyTorch, torchmetrics or Lightning describe, as long as ours say nothing more."""
+FOREIGN = {
+    "forward",
+    "update",
+    "list",
+    "save_checkpoint",
+    "lr_scheduler_step",
+    "training_step",
+    "validation_step",
+    "load_state_dict",
+    "state_dict",
+}
+"""Methods that PyTorch, torchmetrics, Lightning or Hydra describe; so are those that begin with ``on_``."""
 
 
 def described_arguments(docstring: str) -> set[str]:

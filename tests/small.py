@@ -15,7 +15,7 @@ M = TypeVar("M", bound=nn.Module)
 IMAGE_SIZE = (8, 12)  # with patches of 2 pixels, 4 × 6 tokens: every side differs from every other
 PIXELS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25]}
 PARAMS: dict[str, dict[str, Any]] = {
-    "resnet": {"channels": [4, 6, 8, 10], "depths": [1, 1, 1, 1]},
+    "resnet": {"channels": [8, 8, 10, 12], "depths": [1, 1, 1, 1]},
     "vit": {"patch_size": 2, "width": 12, "depth": 2, "num_heads": 3, "mlp_width": 16},
 }
 OF_TOKENS = ("attention", "token_drop", "mask_token")

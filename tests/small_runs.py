@@ -33,8 +33,20 @@ TINY = [
     "references={val: 2, test: 2}",
     "evaluate={images_shown: 2, bootstrap: 10}",
 ]
-RESNET = [f"{stage}.params.channels=[4,4,8,8]" for stage in ("classifier", "surrogate")]
+RESNET = [f"{stage}.params.channels=[8,8,8,8]" for stage in ("classifier", "surrogate")]
 UNET = ["explainer.params.channels=[8,8]"]
+PRETRAIN = [
+    *(word for word in TINY if not word.startswith("classifier.")),
+    "stage=pretrain",
+    "classifier=mae_vit",
+    "classifier.params={patch_size: 4, width: 12, depth: 1, mlp_width: 16, drop_path: 0.1}",
+    "classifier.epochs=1",
+    "classifier.batch_size=16",
+    "classifier.pretrain.params={decoder_width: 12, decoder_depth: 1}",
+    "classifier.pretrain.epochs=3",
+    "classifier.pretrain.batch_size=16",
+    "surrogate.params.channels=[8,8,8,8]",
+]
 
 
 def configured(*overrides: str, base: list[str] | None = None) -> Config:

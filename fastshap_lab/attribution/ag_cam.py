@@ -7,12 +7,21 @@ from fastshap_lab.attribution.attention_method import AttentionMethod
 
 
 class AGCAM(AttentionMethod):
-    """Sum over blocks and heads of the sigmoid of attention scores, before the softmax, times positive gradients.
+    """Attention-guided CAM: a sum over blocks and heads of sigmoid attention scores times positive gradients.
 
-    The target logit's gradient by the attention, after the softmax, runs through residual sums and MLPs only: the input
-    of each attention counts as constant.
+    The scores are the scaled dot products before the softmax; the gradients are those of the target's logit by the
+    attention after the softmax. They flow through residual connections and MLPs only: each attention module's input is
+    held constant.
 
     Reference: Leem and Seo, Attention guided CAM, AAAI 2024, arXiv:2402.04563, equations 2 and 7.
+
+    Arguments are those of ``AttentionMethod``.
+
+    Example:
+        >>> from timm.models import VisionTransformer
+        >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)
+        >>> AGCAM(model).attribute(torch.rand(2, 3, 8, 8), target=1).shape
+        torch.Size([2, 2, 2])
     """
 
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:

@@ -13,15 +13,28 @@ from fastshap_lab.models.heads import affine
 
 
 class CAM(AttributionMethod):
-    """What each place adds to a logit that is linear in the mean of features: a map adds up to it without the bias.
+    """Class activation map: the contribution of each position to a logit that is linear in the mean of the features.
+
+    A map adds up to the target's logit without the bias.
 
     Reference: Zhou et al., Learning deep features for discriminative localization, CVPR 2016, arXiv:1512.04150,
     equation 2.
 
     Args:
-        model: Takes the mean over places, by a pooling module, to logits by its last linear layer. That nothing comes
-            between is checked with each image.
-        max_batch: Images per pass.
+        model: Model whose last linear layer computes the logits from the output of an average pooling module. Each call
+            checks that nothing comes between the two.
+        max_batch: Number of images per pass.
+
+    Raises:
+        UserError: The model has no such layers; or, from ``attribute``, its logits are not linear in the mean of the
+            features.
+
+    Example:
+        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
+        >>> _ = nn.init.eye_(model[2].weight)  # logit k is the mean of channel k, plus a bias
+        >>> image = torch.zeros(1, 2, 2, 2).index_fill(1, torch.tensor(1), 4)
+        >>> CAM(model).attribute(image, target=1).tolist()
+        [[[1.0, 1.0], [1.0, 1.0]]]
     """
 
     kind: ClassVar[Kind] = "attribution"
@@ -29,7 +42,7 @@ class CAM(AttributionMethod):
 
     @classmethod
     def supports(cls, model: nn.Module) -> str | None:
-        """Return why the method does not apply to a model, or None if it seems to."""
+        """Return why the method cannot be applied to a model, or None if its layers allow it."""
         return None if _head(model) else "the model has no average pooling of rows and columns before a linear layer"
 
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:
@@ -39,26 +52,28 @@ class CAM(AttributionMethod):
     @torch.no_grad()
     def _attribute_all(self, image: Tensor) -> Tensor:
         found = _head(self.model)
-        assert found is not None  # or the constructor had refused
+        assert found is not None  # the constructor refuses models without these layers
         pooling, linear = found
         logits, features, to_feature_map = forward_with_features(self.model, [pooling], image, entering=True)
         planes = to_feature_map(features)
         if planes.shape[1] != linear.in_features:
-            raise UserError(f"CAM: {planes.shape[1]} features are pooled, {linear.in_features} enter the linear layer")
+            raise UserError(
+                f"CAM: {planes.shape[1]} features are pooled: must be {linear.in_features}, as the linear layer takes"
+            )
         weight, bias = affine(linear)
         maps = torch.einsum("kd,bdrc->bkrc", weight, planes) / planes[0, 0].numel()
         expected = maps.sum(dim=(2, 3)) + bias
         if logits.shape != expected.shape or not torch.allclose(
             logits, expected, rtol=0, atol=1e-2 * max(1, float(logits.abs().max()))
         ):
-            raise UserError("CAM: the logits are not linear in the mean of the features; take grad_cam instead")
+            raise UserError("CAM: the logits are not linear in the mean of the features; use grad_cam instead")
         return maps
 
 
 def _head(model: nn.Module) -> tuple[nn.Module, nn.Linear] | None:
-    """Return the last average pooling and the last linear layer."""
+    """Return the last average pooling module and the last linear layer, or None if one is missing."""
     modules = list(model.modules())
-    # timm's own kind holds one of PyTorch's; what kind of pooling it is, the check of the logits tells.
+    # timm's pooling module contains one of PyTorch's. The check of the logits reveals other kinds of pooling.
     timms: list[nn.Module] = [m for m in modules if isinstance(m, SelectAdaptivePool2d)]
     pools = timms or [m for m in modules if isinstance(m, nn.AdaptiveAvgPool2d)]
     linears = [m for m in modules if isinstance(m, nn.Linear)]

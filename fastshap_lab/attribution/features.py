@@ -1,4 +1,4 @@
-"""Where a model's features still have places, and how they are laid out there."""
+"""Find a layer whose features have positions in the image, and arrange them as feature maps."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,15 +16,19 @@ Swin = SwinTransformer | SwinTransformerV2
 
 
 def find_swin(model: nn.Module) -> Swin | None:
-    """Return the Swin transformer that a model is or holds, or None where it holds none or several."""
+    """Return the Swin transformer that a model is or contains, or None if it contains none or several."""
     found = [module for module in model.modules() if isinstance(module, Swin)]
     return found[0] if len(found) == 1 else None
 
 
 def last_block(model: nn.Module, stage: int = -1) -> Any | None:
-    """Return the last block of a vision transformer, of a Swin transformer the last of a stage; of other models None.
+    """Return the last block of a vision transformer or of a Swin transformer's stage, or None.
 
-    Counted as blocks are those with a normalization before, or after, their attention alone, and a residual sum.
+    A block counts only if it has a normalization ``norm1`` for its attention and a residual connection ``drop_path1``.
+
+    Args:
+        model: Model that is or contains the network.
+        stage: Negative index of the Swin transformer's stage. Vision transformers ignore it.
     """
     network, swin = find_token_network(model), find_swin(model)
     blocks: Any = ()
@@ -37,22 +41,27 @@ def last_block(model: nn.Module, stage: int = -1) -> Any | None:
 
 
 def find_layers(model: nn.Module, name: str | None = None) -> list[nn.Module]:
-    """Return the last module whose features have places and matter to the answer, and after it earlier ones.
+    """Return the last module whose features have positions and influence the output, followed by earlier candidates.
 
-    Of a vision or Swin transformer, the first normalization of the last block: after that block's attention, patches no
-    longer matter to a class token. Of other networks of timm, the stages from the last to the first; of any other
-    module, its last part with a convolution and no linear layer, the parts of that, and what comes before, unless
-    several modules of attention come later.
+    For a vision or Swin transformer it is the first normalization of the last block, because patches no longer
+    influence a class token after that block's attention. For other timm networks the candidates are their stages, last
+    first. For any other module they are its last part with a convolution and without a linear layer, the children of
+    that part, and the parts before it; there are none if several attention modules follow.
 
     Args:
-        model: Is or holds the network.
-        name: Of the one module wanted, as in ``model.named_modules()``.
+        model: Model that is or contains the network.
+        name: Name of the one module to return, as in ``model.named_modules()``; None to search.
 
     Returns:
-        The last one first; none where none is found.
+        Modules, the last in the network first; empty if none is found.
 
     Raises:
         UserError: The model has no module of that name.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(80, 2))
+        >>> find_layers(model)[0]
+        Conv2d(4, 5, kernel_size=(3, 3), stride=(1, 1))
     """
     if name is not None:
         modules = dict(model.named_modules())
@@ -72,19 +81,25 @@ def find_layers(model: nn.Module, name: str | None = None) -> list[nn.Module]:
 def forward_with_features(
     model: nn.Module, modules: Sequence[nn.Module], image: Tensor, entering: bool = False
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """Return logits, what a module computes on the way, and the function that lays out this, or its gradient.
+    """Return logits, a module's features, and the function that arranges these features or their gradients as a map.
 
-    Laid out, features are (B, D, rows, columns), without those of prefix tokens. Of several modules it is the first
-    whose features have more than one place, since of one there is nothing to be seen; each takes a pass until then.
+    Feature maps are (B, D, rows, columns), without features of prefix tokens. The first module whose feature map has
+    more than one position is used; trying each module takes one pass.
 
     Args:
-        model: Takes images to logits.
-        modules: Parts of it.
-        image: As the model takes it.
-        entering: Record what enters the module instead, not to be differentiated by.
+        model: Model that maps images to logits.
+        modules: Modules of the model to try, in this order.
+        image: Images (B, C, H, W) as the model takes them.
+        entering: Record the module's input instead of its output. One cannot differentiate by inputs.
 
     Raises:
-        UserError: None of them has such features, or one takes no part in the answer.
+        UserError: No module has such features, or the last one is not used in the forward pass.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> logits, features, to_feature_map = forward_with_features(model, [model[0]], torch.rand(1, 3, 8, 8))
+        >>> logits.shape, to_feature_map(features).shape
+        (torch.Size([1, 2]), torch.Size([1, 4, 6, 6]))
     """
     for module in modules:
         try:
@@ -96,7 +111,7 @@ def forward_with_features(
         if to_feature_map(features)[0, 0].numel() > 1:
             return logits, features, to_feature_map
     height, width = image.shape[2:]
-    raise UserError(f"on images of {height}×{width}, features have a single place here, of which there is no map")
+    raise UserError(f"on images of {height}×{width}, the layer's features have a single position: a map needs more")
 
 
 def _forward_with_features(
@@ -108,7 +123,7 @@ def _forward_with_features(
         logits = model(image)
     if module not in recorded:
         raise UserError(
-            f"the layer {type(module).__name__} takes no part in the model's answer, or its own is no tensor"
+            f"the layer {type(module).__name__} is not used in the forward pass, or its output is not a tensor"
         )
 
     def to_feature_map(features: Tensor) -> Tensor:
@@ -118,14 +133,14 @@ def _forward_with_features(
             if network.dynamic_img_size:
                 grid = network.patch_embed.dynamic_feat_size((rows, columns))
             return features[:, network.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
-        # Of a normalization within a block; attention has windows where images are.
+        # A normalization inside a Swin block gives (B, tokens, D). Inside attention the first axis counts windows.
         if swin is not None and features.ndim == 3 and len(features) == len(image):
             rows = round((features.shape[1] * image.shape[2] / image.shape[3]) ** 0.5)
             if rows and features.shape[1] % rows == 0:
                 features = features.unflatten(1, (rows, -1))
         if features.ndim != 4:
             shape = tuple(features.shape)
-            raise UserError(f"the layer {type(module).__name__} gives {shape}, not features of rows and columns")
+            raise UserError(f"the layer {type(module).__name__} returns {shape}, not features with rows and columns")
         channels_first, channels_last = (
             _like(sides, image.shape[2:]) for sides in (features.shape[2:], features.shape[1:3])
         )
@@ -135,14 +150,14 @@ def _forward_with_features(
 
 
 def _like(rows_and_columns: torch.Size, size: torch.Size) -> bool:
-    """Return whether rows and columns have the proportions of a size, but for rounding."""
+    """Return whether rows and columns have the proportions of an image size, up to rounding."""
     return abs(rows_and_columns[0] * size[1] - rows_and_columns[1] * size[0]) < max(size)
 
 
 def _last_convolutions(model: nn.Module) -> list[nn.Module]:
-    """Return the last part with a convolution and no linear layer, its own parts, and those before, the last one first.
+    """Return the last part with a convolution and no linear layer, its children and the parts before it, last first.
 
-    None where attention comes later, not once.
+    The list is empty if more than one attention module follows.
     """
     part, before = model, list[nn.Module]()
     while not isinstance(part, nn.Conv2d):
@@ -155,14 +170,14 @@ def _last_convolutions(model: nn.Module) -> list[nn.Module]:
             break
     modules = list(model.modules())
     later = set(modules[modules.index(part) :]) - set(part.modules())
-    # One may be a pooling; several are what the answer is made of.
+    # A single attention module may be a pooling; several compute most of the output.
     if sum("attention" in type(module).__name__.lower() for module in later) > 1:
         return []
     return [part, *_with_convolutions(part), *before]
 
 
 def _with_convolutions(module: nn.Module) -> list[nn.Module]:
-    """Return the parts that hold a convolution, the last one first."""
+    """Return a module's children that contain a convolution, the last one first."""
     return [child for child in reversed(list(module.children())) if _holds(child, nn.Conv2d)]
 
 

@@ -26,7 +26,17 @@ Rule = Literal["gauss_legendre", "trapezoid"]
 
 
 def quadrature(rule: Rule, steps: int) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """Return points in [0, 1] and their weights, which sum to one, in float64."""
+    """Return N = ``steps`` points in [0, 1] and their weights, which sum to one, both float64.
+
+    Args:
+        rule: Quadrature rule: ``gauss_legendre`` or ``trapezoid``.
+        steps: Number of points; at least 2 for ``trapezoid``.
+
+    Example:
+        >>> points, weights = quadrature("trapezoid", 3)
+        >>> points.tolist(), weights.tolist()
+        ([0.0, 0.5, 1.0], [0.25, 0.5, 0.25])
+    """
     if rule == "gauss_legendre":
         nodes, shares = np.polynomial.legendre.leggauss(steps)
         return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(shares / 2)
@@ -37,19 +47,29 @@ def quadrature(rule: Rule, steps: int) -> tuple[Float[Tensor, " N"], Float[Tenso
 
 
 class IntegratedGradients(AttributionMethod):
-    """Gradients by the pixels averaged on the straight way from a baseline, times the change; channels summed.
+    """The mean pixel gradient on a straight path from a baseline to the image, times the change of the pixel.
 
-    Up to the quadrature's error, a map adds up to what the target's logit gains on the way; ``completeness_gap`` says
-    what it misses.
+    Channels are summed. A map adds up to the change of the target's logit along the path, up to the error of the
+    quadrature, which ``completeness_gap`` returns.
 
     Reference: Sundararajan et al., Axiomatic attribution for deep networks, ICML 2017, arXiv:1703.01365, section 3.
 
     Args:
-        model: Takes images to logits.
-        steps: Points on the way.
-        rule: Quadrature: ``gauss_legendre`` or ``trapezoid``.
-        baseline: Colour the way starts at, in units of the input; by default the model's mean colour.
-        max_batch: Points per pass.
+        model: Model that maps images to logits.
+        steps: Number of points on the path.
+        rule: Quadrature rule: ``gauss_legendre`` or ``trapezoid``.
+        baseline: Colour at which the path starts, one number per channel in units of the input; by default the model's
+            mean colour.
+        max_batch: Number of points per pass.
+
+    Raises:
+        UserError: The rule is unknown, or has too few steps.
+
+    Example:
+        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # logit k is the mean of channel k
+        >>> maps = IntegratedGradients(model, steps=4).attribute(torch.tensor([[[[2.0, 6.0]], [[1.0, 1.0]]]]), target=0)
+        >>> maps.round(decimals=3).tolist()  # they add up to the logit, 4
+        [[[1.0, 3.0]]]
     """
 
     kind: ClassVar[Kind] = "attribution"
@@ -66,18 +86,18 @@ class IntegratedGradients(AttributionMethod):
         super().__init__(model, max_batch)
         self.steps, self.rule, self.baseline = steps, one_of("rule", rule, Rule), baseline
         if steps < (2 if rule == "trapezoid" else 1):
-            raise UserError(f"IntegratedGradients: steps={steps}: at least 1, with rule=trapezoid 2")
+            raise UserError(f"IntegratedGradients: steps={steps}: must be at least 1, or 2 with rule=trapezoid")
 
     @torch.no_grad()
     def completeness_gap(
         self, image: Float[Tensor, "B C H W"], maps: Float[Tensor, "B H W"], target: Targets
     ) -> Float[Tensor, " B"]:
-        """Return what maps miss of the change of the logit from the baseline to each image: positive if too little.
+        """Return the logit's change from the baseline to the image minus the map's sum; positive if that is small.
 
         Args:
-            image: As the model takes it.
-            maps: Its maps, from ``attribute``.
-            target: The class they explain, of all images or of each.
+            image: Images as the model takes them.
+            maps: Maps of these images, from ``attribute``.
+            target: Class that the maps explain, one for all images or one for each.
         """
         with restoring(self.model), torch.no_grad():
             start = baseline_colour(self.model, image, self.baseline).expand_as(image[:1])

@@ -1,4 +1,4 @@
-"""Occlusion: what an answer loses when a part of the image is covered."""
+"""Occlusion: the drop of an output when a part of the image is covered."""
 
 import math
 from collections.abc import Sequence
@@ -19,23 +19,32 @@ from fastshap_lab.models.game import ModelGame
 
 
 class Occlusion(PerturbationMethod):
-    """What the answer loses when a window around a pixel is covered, averaged over the windows with that pixel.
+    """The drop of the output when a window is covered, averaged for each pixel over the windows that contain it.
 
-    Windows start at every multiple of the stride until one reaches the border, where it is cut off. Segments of other
-    shapes are covered by ``LeaveOneOut``.
+    Windows start at every multiple of the stride until one reaches the image's border, where it is cut off.
+    ``LeaveOneOut`` covers segments of other shapes.
 
     Reference: Zeiler and Fergus, Visualizing and understanding convolutional networks, ECCV 2014, arXiv:1311.2901,
     section 4.2.
 
     Args:
-        model: Takes images to logits.
-        window: Height and width in pixels; by default twice the stride.
-        stride: Down and across, no larger than the window; by default a patch of ``finest_grid``, or a 14th of the side
-            where that has one or two, of which a window would be all.
-        baseline: Colour of the cover, in units of the input; by default the model's mean colour.
-        link: See ``PerturbationMethod``.
-        bf16: See ``PerturbationMethod``.
-        max_batch: Copies per pass.
+        model: Model that maps images to logits.
+        window: Height and width of a window in pixels; by default twice the stride.
+        stride: Step between windows, down and across, in pixels, at most the window's size; by default the size of a
+            patch of ``finest_grid``. Where that grid has only one or two rows or columns, it is a 14th of the side.
+        baseline: Colour of the cover, one number per channel in units of the input; by default the model's mean colour.
+        link: Space of the output, see ``PerturbationMethod``.
+        bf16: Run passes in bfloat16, see ``PerturbationMethod``.
+        max_batch: Number of copies per pass.
+
+    Raises:
+        UserError: From ``attribute``: the stride is below 1 or above the window.
+
+    Example:
+        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # logit k is the mean of channel k
+        >>> image = torch.tensor([[[[8.0, 0.0, 0.0, 0.0]], [[1.0, 1.0, 1.0, 1.0]]]])
+        >>> Occlusion(model, window=(1, 2), stride=(1, 2), link="logits").attribute(image, target=0).tolist()
+        [[[2.0, 2.0, 0.0, 0.0]]]
     """
 
     def __init__(
@@ -69,13 +78,13 @@ class Occlusion(PerturbationMethod):
 
     def _windows(self, size: tuple[int, int]) -> list[tuple[slice, slice]]:
         grid = finest_grid(self.model, size)
-        # Windows need not divide the image: where no fine grid does, they start at as many places as on one that would.
+        # Windows need not divide the image. Where no fine grid divides it, there are as many windows as on such a grid.
         stride = self.stride or tuple(
             n // g if g > 2 else max(1, round(n / MAX_GRID_SIDE)) for n, g in zip(size, grid, strict=True)
         )
         window = self.window or (2 * stride[0], 2 * stride[1])
         if min(stride) < 1 or window[0] < stride[0] or window[1] < stride[1]:
-            raise UserError(f"Occlusion: window={window}, stride={stride}: 1 ≤ stride ≤ window wanted, both ways")
+            raise UserError(f"Occlusion: window={window}, stride={stride}: must be 1 ≤ stride ≤ window in both axes")
         ways = [
             [slice(i * s, i * s + w) for i in range(max(0, math.ceil((n - w) / s)) + 1)]
             for n, w, s in zip(size, window, stride, strict=True)
@@ -84,7 +93,16 @@ class Occlusion(PerturbationMethod):
 
 
 class LeaveOneOut(PlayersMethod):
-    """What the answer loses when a player is covered: a patch, or a segment; arguments as ``PlayersMethod``."""
+    """The drop of the output when one player (a patch or a segment) is covered.
+
+    Arguments are those of ``PlayersMethod``.
+
+    Example:
+        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # logit k is the mean of channel k
+        >>> image = torch.tensor([[[[8.0, 0.0], [4.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]])
+        >>> LeaveOneOut(model, players=(2, 2), link="logits").attribute(image, target=0).tolist()
+        [[[2.0, 0.0], [1.0, 0.0]]]
+    """
 
     def _values_of_players(self, game: ModelGame, image: Tensor) -> Tensor:
         others = ~torch.eye(game.num_players, dtype=torch.bool, device=image.device)

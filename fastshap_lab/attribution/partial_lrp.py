@@ -8,18 +8,29 @@ from fastshap_lab.components import Count
 
 
 class PartialLRP(RelevanceMethod):
-    """Relevance of the last block's attention, negative entries cut off, averaged over heads.
+    """Partial layer-wise relevance propagation: the relevance of the last block's attention, averaged over heads.
 
-    It depends on the class, weakly.
+    Negative entries are set to zero first. The map depends weakly on the class.
 
-    Reference: Voita et al., Analyzing multi-head self-attention, ACL 2019, arXiv:1905.09418, as Chefer et al.,
-    CVPR 2021, arXiv:2012.09838, implement it for vision transformers as a baseline.
+    Reference: Voita et al., Analyzing multi-head self-attention, ACL 2019, arXiv:1905.09418, as Chefer et al., CVPR
+    2021, arXiv:2012.09838, implement it for vision transformers as a baseline.
 
     Args:
-        model: See ``RelevanceMethod``.
-        grad: Multiply the relevance by the target logit's gradient before negative entries are cut off.
-        rows: See ``AttentionMethod``.
-        max_batch: Images per pass.
+        model: Model to explain, see ``RelevanceMethod``.
+        grad: Whether the relevance is multiplied by the gradient of the target's logit before negative entries are set
+            to zero.
+        rows: Query rows that are read, see ``AttentionMethod``.
+        max_batch: Number of images per pass.
+
+    Raises:
+        UserError: The method does not apply to the model.
+
+    Example:
+        >>> import torch
+        >>> from timm.models import VisionTransformer
+        >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)
+        >>> PartialLRP(model).attribute(torch.rand(2, 3, 8, 8), target=1).shape
+        torch.Size([2, 2, 2])
     """
 
     def __init__(self, model: nn.Module, grad: bool = False, rows: Rows = "class", max_batch: Count = 32) -> None:

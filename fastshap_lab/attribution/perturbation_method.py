@@ -1,4 +1,4 @@
-"""What methods that look at a model's answers alone share."""
+"""The base classes of methods that use only a model's outputs, for altered copies of an image."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -22,30 +22,44 @@ from fastshap_lab.models.tokens import token_grid
 from fastshap_lab.shapley.game import LINKS
 from fastshap_lab.shapley.players import PlayerGrid, Players, Segments, as_players
 
-# Rows and columns of a grid that nothing else determines, at most: those of patches of 16 on 224 pixels.
+# Largest number of rows and of columns of a default grid: that of patches of 16 pixels on an image of 224 pixels.
 MAX_GRID_SIDE = 14
 
 Classes = slice | Tensor
-"""Which classes: a slice or their numbers."""
+"""Classes to explain: a slice, or class indices (E,)."""
 
 GivenPlayers = tuple[int, int] | InstanceOf[Players] | InstanceOf[Tensor] | InstanceOf[np.ndarray]
-"""Rows and columns of a grid, a label map (H, W), or ``shapley.Players``; of every image the same."""
+"""Rows and columns of a grid, a label map (H, W), or ``shapley.Players``, the same for all images."""
 
 
 class PerturbationMethod(AttributionMethod):
-    """Compares a model's answers to altered copies of an image.
+    """Base class of methods that compare a model's outputs for altered copies of an image.
 
-    Images are explained one at a time, ``max_batch`` copies to a pass. Copies do not depend on the class, so that the
-    maps of all classes cost the passes of one.
+    Images are explained one at a time, with ``max_batch`` copies per pass. Copies do not depend on the class, so the
+    maps of all classes cost as many passes as the map of one.
 
     Args:
-        model: Takes images to logits.
-        baseline: Colour of what is absent, in units of the input; by default the model's mean colour.
-        link: Entry of ``shapley.game.LINKS``: the space the answers are compared in; by default ``softmax``, or the
-            first of a ``Classifier``'s task.
-        bf16: Run passes in bfloat16: about twice as fast where processors know it, maps as good as their smallest
-            differences are large. The last linear layer stays as it is; logits rounded to 8 bits would hide most.
-        max_batch: Copies per pass.
+        model: Model that maps images to logits.
+        baseline: Colour of absent pixels, one number per channel in units of the input; by default the model's mean
+            colour.
+        link: Entry of ``shapley.game.LINKS``, the space in which outputs are compared; by default ``softmax``, or the
+            first link of a ``Classifier``'s task.
+        bf16: Whether passes run in bfloat16: about twice as fast on processors with bfloat16 arithmetic, with maps as
+            precise as their smallest differences are large. The last linear layer keeps its dtype, because logits
+            rounded to 8 bits would hide most differences.
+        max_batch: Number of copies per pass.
+
+    Raises:
+        UserError: The link is unknown, or is a softmax for a model with a single logit.
+
+    Example:
+        >>> class MinusBaseline(PerturbationMethod):
+        ...     def _explain(self, image, colour, classes):
+        ...         whole, empty = self._values(torch.stack([image, colour.expand_as(image)]), classes)
+        ...         return (whole - empty).view(-1, 1, 1)
+        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # logit k is the mean of channel k
+        >>> MinusBaseline(model, link="logits").attribute(torch.full((1, 2, 4, 4), 3.0), target=0).tolist()
+        [[[3.0]]]
     """
 
     kind: ClassVar[Kind] = "attribution"
@@ -61,14 +75,14 @@ class PerturbationMethod(AttributionMethod):
         super().__init__(model, max_batch)
         link = link or task_of(model).links[0]
         if link not in LINKS:
-            raise UserError(f"{type(self).__name__}: link={link}: unknown, one of {', '.join(LINKS)} wanted")
+            raise UserError(f"{type(self).__name__}: link={link}: unknown; must be one of {', '.join(LINKS)}")
         self.baseline, self.link, self.bf16 = baseline, link, bf16
 
     def _check_answer(self, answer: Any) -> None:
         super()._check_answer(answer)
         if answer.shape[1] == 1 and self.link in Multiclass.links:
             raise UserError(
-                f"{type(self).__name__}: link={self.link}: the model has one logit, and nothing that it could exclude; "
+                f"{type(self).__name__}: link={self.link}: needs two classes or more, and the model has one logit; "
                 "choose sigmoid or logits"
             )
 
@@ -91,10 +105,10 @@ class PerturbationMethod(AttributionMethod):
 
     @abstractmethod
     def _explain(self, image: Tensor, colour: Tensor, classes: Classes) -> Tensor:
-        """Return the maps (K', rows, columns) of one image (C, H, W) for some classes; runs without gradients."""
+        """Return the maps (E, rows, columns) of one image (C, H, W) for some classes. It runs without gradients."""
 
     def _values(self, copies: Tensor, classes: Classes) -> Tensor:
-        """Return the values (M, K') of copies (M, C, H, W)."""
+        """Return the outputs (M, E), after the link, for copies (M, C, H, W)."""
         link = LINKS[self.link]
         return torch.cat([link(self._logits(part))[:, classes] for part in copies.split(self.max_batch)])
 
@@ -121,17 +135,31 @@ class PerturbationMethod(AttributionMethod):
 
 
 class PlayersMethod(PerturbationMethod):
-    """Attributes an answer to players, of which an absent one takes the baseline colour.
+    """Base class of methods that attribute the output to players; absent players take the baseline colour.
 
-    Maps have a number per patch where players are a grid, and are as large as the image where they are segments.
+    Maps have one value per patch if the players are a grid, and are as large as the image if they are segments.
 
     Args:
-        model: Takes images to logits.
-        players: See ``GivenPlayers``; by default the patches of ``default_grid``.
-        baseline: Colour of absent players, in units of the input; by default the model's mean colour.
-        link: See ``PerturbationMethod``: the space of the values.
-        bf16: See ``PerturbationMethod``.
-        max_batch: Copies per pass.
+        model: Model that maps images to logits.
+        players: Players of every image, see ``GivenPlayers``; by default the patches of ``default_grid``.
+        baseline: Colour of absent players, one number per channel in units of the input; by default the model's mean
+            colour.
+        link: Space of the values, see ``PerturbationMethod``.
+        bf16: Run passes in bfloat16, see ``PerturbationMethod``.
+        max_batch: Number of copies per pass.
+
+    Raises:
+        UserError: The players are no grid or label map; from ``attribute``: they do not fit the images.
+
+    Example:
+        >>> class FirstIn(PlayersMethod):
+        ...     def _values_of_players(self, game, image):
+        ...         alone = torch.eye(game.num_players, dtype=torch.bool).unsqueeze(0)
+        ...         return game.values(image, alone) - game.null(image).unsqueeze(1)
+        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # logit k is the mean of channel k
+        >>> image = torch.tensor([[[[8.0, 0.0], [4.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]])
+        >>> FirstIn(model, players=(2, 2), link="logits").attribute(image, target=0).tolist()
+        [[[2.0, 0.0], [1.0, 0.0]]]
     """
 
     def __init__(
@@ -145,7 +173,7 @@ class PlayersMethod(PerturbationMethod):
     ) -> None:
         super().__init__(model, baseline, link, bf16, max_batch)
         self.players = given_players(players)
-        # A pixel carries its segment's value undivided: over an image these do not add up.
+        # Each pixel has the full value of its segment, so a map of segments does not add up.
         of_grid = not isinstance(self.players, Players) or isinstance(self.players, PlayerGrid)
         self.unit = self.link if of_grid else None
 
@@ -159,26 +187,44 @@ class PlayersMethod(PerturbationMethod):
 
     @abstractmethod
     def _values_of_players(self, game: ModelGame, image: Tensor) -> Float[Tensor, "1 P K"]:
-        """Return the values of the players of one image (1, C, H, W)."""
+        """Return the attributions of the players of one image (1, C, H, W)."""
 
 
 def given_players(players: GivenPlayers | None) -> tuple[int, int] | Players | None:
-    """Return players as they are given, a label map as ``Segments``, so that a bad one is refused at once."""
+    """Return the given players; a label map becomes ``Segments``, which checks it at once."""
     return Segments(players) if isinstance(players, Tensor | np.ndarray) else players
 
 
 def faded(
     image: Float[Tensor, "C H W"], masks: Float[Tensor, "M H W"], colour: Float[Tensor, "C 1 1"]
 ) -> Float[Tensor, "M C H W"]:
-    """Return copies of an image that keep of each pixel what a mask in [0, 1] says, and the colour for the rest."""
+    """Return copies of an image, each a blend of the image and a colour by the weights of a mask.
+
+    Args:
+        image: Image.
+        masks: Weights in [0, 1]: 1 keeps the image's pixel, 0 replaces it by the colour.
+        colour: Colour of the hidden part, in units of the image.
+
+    Example:
+        >>> faded(torch.full((1, 1, 1), 8.0), torch.tensor([[[0.25]]]), torch.zeros(1, 1, 1)).item()
+        2.0
+    """
     return torch.addcmul(colour, masks.unsqueeze(1), image - colour)
 
 
 def finest_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Return rows and columns of a grid that divides an image.
+    """Return rows and columns of the finest grid that divides an image into equal patches.
 
-    The patches of a plain vision transformer; of other models, or where these do not divide the image, the finest with
-    14 or fewer each way, which is a single one where the side is a larger prime.
+    For a vision transformer it is its own grid of patches, if that divides the image. Otherwise it has as many rows and
+    columns as possible up to 14; it has only 1 where the side is a prime above 14.
+
+    Args:
+        model: Model to explain.
+        image_size: Height and width in pixels.
+
+    Example:
+        >>> finest_grid(nn.Identity(), (28, 17))
+        (14, 1)
     """
     network = find_token_network(model)
     if network is not None:
@@ -192,10 +238,18 @@ def finest_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int
 
 
 def default_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Return the ``finest_grid``.
+    """Return the ``finest_grid`` of an image if it has more than one row and column.
+
+    Args:
+        model: Model to explain.
+        image_size: Height and width in pixels.
 
     Raises:
-        UserError: It has a single row or column.
+        UserError: The grid has a single row or column.
+
+    Example:
+        >>> default_grid(nn.Identity(), (224, 32))
+        (14, 8)
     """
     grid = finest_grid(model, image_size)
     if min(grid) == 1:

@@ -1,4 +1,4 @@
-"""Maps that know nothing: what every method has to beat."""
+"""Random maps: the lower bound that every method should exceed."""
 
 import hashlib
 from typing import ClassVar
@@ -13,13 +13,19 @@ from fastshap_lab.seeding import derive_seed
 
 
 class Random(AttributionMethod):
-    """Standard normal noise, drawn from a seed and the image's content.
+    """Maps of standard normal noise, determined by a seed and the image's content.
 
     Args:
-        model: Not asked.
-        grid: Rows and columns of the map; by default those of ``finest_grid``, or 14 where that has but one.
-        seed: Of the noise.
-        max_batch: Images at a time.
+        model: Model to explain; it is never run.
+        grid: Rows and columns of the map; by default those of ``finest_grid``, with 14 in place of 1.
+        seed: Seed of the noise.
+        max_batch: Number of images per step.
+
+    Example:
+        >>> image = torch.rand(2, 3, 8, 8)
+        >>> first, second = (Random(nn.Identity(), grid=(2, 4)).attribute(image) for _ in range(2))
+        >>> first.shape, torch.equal(first, second)
+        (torch.Size([2, 2, 4]), True)
     """
 
     kind: ClassVar[Kind] = "attribution"

@@ -1,4 +1,4 @@
-"""Attention as it is."""
+"""Raw attention of a single block."""
 
 import torch
 from jaxtyping import Float
@@ -12,19 +12,29 @@ from fastshap_lab.errors import UserError
 
 
 class RawAttention(AttentionMethod):
-    """How much the class token attends to each patch, in one block, as the mean over heads or of one head.
+    """The class token's attention to each patch in one block, averaged over heads or of one head.
 
-    Rows of attention sum to one over all tokens, so that a map sums to what is left by the prefix tokens.
+    Each row of attention sums to one over all tokens, so a map sums to one minus the attention to prefix tokens.
 
-    Reference: Hebbar, Okafor, Banerjee, Interpreting vision transformers, section 3.3; the baseline "raw attention" of
-    Chefer et al., CVPR 2021, arXiv:2012.09838, which is its default here, the last block.
+    Reference: Hebbar, Okafor, Banerjee, Interpreting vision transformers, section 3.3. The last block, the default, is
+    the baseline "raw attention" of Chefer et al., CVPR 2021, arXiv:2012.09838.
 
     Args:
-        model: See ``AttentionMethod``.
-        layer: Block, counted from 0; negative, from the end.
-        head: Head, or None for the mean of all.
-        rows: See ``AttentionMethod``.
-        max_batch: Images per pass.
+        model: Model to explain, see ``AttentionMethod``.
+        layer: Index of the block, from 0; a negative index counts from the end.
+        head: Index of the head, or None for the mean over heads.
+        rows: Query rows that are read, see ``AttentionMethod``.
+        max_batch: Number of images per pass.
+
+    Raises:
+        UserError: The method does not apply to the model, or the block or the head does not exist.
+
+    Example:
+        >>> from timm.models import VisionTransformer
+        >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)
+        >>> RawAttention(model).attribute(torch.rand(1, 3, 8, 8)).round(decimals=1)  # untrained: a 5th to each token
+        tensor([[[0.2000, 0.2000],
+                 [0.2000, 0.2000]]])
     """
 
     class_specific = False
@@ -39,7 +49,7 @@ class RawAttention(AttentionMethod):
             raise UserError(f"RawAttention: head={head}: heads are numbered 0 to {num_heads - 1}")
 
     def all_heads(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L A rows columns"]:
-        """Return the maps of every head of every block; their mean over heads is that of every block."""
+        """Return the maps of all L blocks and A heads."""
         with restoring(self.model):
             return torch.cat([self._heads(part.detach().clone()) for part in image.split(self.max_batch)])
 

@@ -1,5 +1,6 @@
-"""What a network computes on the way to its answer: attention of vision transformers, activations of any module."""
+"""Record a network's intermediate results: attention of vision transformers, inputs and outputs of any module."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,19 +14,27 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastshap_lab.attribution.base import changed, hooked
+from fastshap_lab.errors import UserError
 from fastshap_lab.models.tokens import TokenNetwork, is_token_network, token_grid
 
 SelfAttention = Attention | AttentionRope | EvaAttention
 
 
 def find_token_network(model: nn.Module) -> TokenNetwork | None:
-    """Return the vision transformer that a model is or holds, or None where it holds none or several."""
+    """Return the vision transformer that a model is or contains, or None if it contains none or several.
+
+    Example:
+        >>> from timm.models import VisionTransformer
+        >>> vit = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)
+        >>> find_token_network(nn.Sequential(nn.Identity(), vit)) is vit, find_token_network(nn.Identity())
+        (True, None)
+    """
     found = _token_networks(model)
     return found[0] if len(found) == 1 else None
 
 
 def attention_modules(network: TokenNetwork) -> list[SelfAttention]:
-    """Return the attention of each block."""
+    """Return the attention module of each block, first block first."""
     return [cast(SelfAttention, block.attn) for block in network.blocks]
 
 
@@ -36,20 +45,26 @@ def unrecordable(model: nn.Module) -> str | None:
     network = find_token_network(model)
     if network is None:
         name = type(getattr(model, "network", model)).__name__
-        return f"{name} has no attention between all of its tokens, as timm's VisionTransformer and Eva families have"
+        return f"{name} has no attention between all of its tokens, unlike timm's VisionTransformer and Eva families"
     if not all(isinstance(getattr(block, "attn", None), SelfAttention) for block in network.blocks):
-        return f"the blocks of this {type(network).__name__} have no ordinary self-attention, one per block"
+        return f"the blocks of this {type(network).__name__} do not each have one ordinary self-attention"
     return None
 
 
 @dataclass
 class AttentionRecord:
-    """Attention of one forward pass, block by block from the image on: each (B, A, T, T), rows are queries."""
+    """Attention of one forward pass, one entry (B, A, T, T) per block, first block first; rows are queries.
+
+    Example:
+        >>> record = AttentionRecord()
+        >>> record.attention, record.grid
+        ([], (0, 0))
+    """
 
     scores: list[Tensor] = field(default_factory=list)
-    """Scaled dot products, before the softmax."""
+    """Scaled dot products of queries and keys, before the softmax."""
     attention: list[Tensor] = field(default_factory=list)
-    """After the softmax: rows sum to one. What gradients are taken by."""
+    """Attention after the softmax: each row sums to one. Gradients are taken by these tensors."""
     grid: tuple[int, int] = (0, 0)
     """Rows and columns of the patch tokens, which follow the prefix tokens."""
 
@@ -58,23 +73,34 @@ class AttentionRecord:
 def recorded_attention(network: TokenNetwork, detach_inputs: bool = False) -> Iterator[AttentionRecord]:
     """Record the attention of each block during the one forward pass in the ``with`` block.
 
-    The softmax itself is watched, so that what is recorded is what the network used, whatever was done to queries and
-    keys before. Fused attention, which never makes these matrices, is off meanwhile. With gradients on, each recorded
-    attention can be differentiated by even if nothing before it requires a gradient.
+    The softmax itself is observed, so the record holds what the network used, whatever it did to queries and keys
+    before. Fused attention, which never computes these matrices, is off inside the block. With gradients on, one can
+    differentiate by each recorded attention, even if nothing before it requires a gradient.
 
     Args:
-        network: One that ``unrecordable`` accepts.
-        detach_inputs: Cut the graph where a block's normalized tokens enter its attention.
+        network: Network that ``unrecordable`` accepts.
+        detach_inputs: Whether the graph is cut where a block's normalized tokens enter its attention.
+
+    Raises:
+        UserError: A block did not compute exactly one attention matrix by ``Tensor.softmax``.
+
+    Example:
+        >>> from timm.models import VisionTransformer
+        >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)
+        >>> with recorded_attention(model) as record:
+        ...     logits = model(torch.rand(1, 3, 8, 8))
+        >>> [tuple(attention.shape) for attention in record.attention], record.grid
+        ([(1, 3, 5, 5), (1, 3, 5, 5)], (2, 2))
     """
     record = AttentionRecord()
     tap = _SoftmaxTap(record)
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        tap.inside = True
+        tap.inside = module
         return (args[0].detach(), *args[1:]) if detach_inputs else args
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        tap.inside = False
+        tap.inside = None
 
     def see_grid(module: nn.Module, args: tuple[Any, ...]) -> None:
         size = args[0].shape[-2:]
@@ -86,22 +112,30 @@ def recorded_attention(network: TokenNetwork, detach_inputs: bool = False) -> It
         hooks += [partial(module.register_forward_pre_hook, enter), partial(module.register_forward_hook, leave)]
     with changed([(module, "fused_attn", False) for module in modules]), hooked(hooks), tap:
         yield record
+    for number, module in enumerate(modules):
+        if tap.recorded[module] != modules.count(module):
+            raise UserError(
+                f"block {number} of this {type(network).__name__}: {tap.recorded[module]} attention matrices were "
+                "recorded: must be one, by Tensor.softmax, in one forward pass"
+            )
 
 
 class _SoftmaxTap(TorchFunctionMode):
-    """Keep what goes into and comes out of each softmax that is taken while ``inside`` an attention module."""
+    """Record the input and the output of each softmax that is computed while ``inside`` an attention module."""
 
     def __init__(self, record: AttentionRecord) -> None:
         super().__init__()
-        self.record, self.inside = record, False
+        self.record, self.recorded = record, Counter[nn.Module]()
+        self.inside: nn.Module | None = None
 
-    @no_type_check  # called for every operation, which would take less time than checking it in test runs
+    @no_type_check  # It runs at every operation, and a check of its types in test runs would take longer than that.
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if self.inside and func is torch.Tensor.softmax:
+        if self.inside is not None and func is torch.Tensor.softmax:
             result = _differentiable(result)
             self.record.scores.append(args[0])
             self.record.attention.append(result)
+            self.recorded[self.inside] += 1
         return result
 
 
@@ -109,14 +143,24 @@ class _SoftmaxTap(TorchFunctionMode):
 def recorded_activations(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
     """Record the output of each module during the one forward pass in the ``with`` block.
 
-    What follows a module works on a copy, so that a layer that works in place neither changes the record nor breaks
-    the gradient by it. With gradients on, each output can be differentiated by, whatever came before. A module whose
-    output is no tensor is not in the record.
+    The module that follows gets a copy, so that operations in place neither change the record nor break its gradient.
+    With gradients on, one can differentiate by each output, even if nothing before it requires a gradient. Modules
+    whose output is not a tensor are left out.
+
+    Args:
+        modules: Modules of the network that is run.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
+        >>> with recorded_activations([model[0]]) as outputs:
+        ...     answer = model(torch.rand(1, 2))
+        >>> torch.equal(outputs[model[0]].relu(), answer)
+        True
     """
     outputs: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
-        if not isinstance(output, Tensor):  # transformers wraps what its larger parts say
+        if not isinstance(output, Tensor):  # Larger parts of Hugging Face's transformers return other objects.
             return None
         outputs[module] = _differentiable(output)
         return outputs[module].clone()
@@ -127,7 +171,18 @@ def recorded_activations(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Modul
 
 @contextmanager
 def recorded_inputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
-    """Record the first argument of each module during the one forward pass in the ``with`` block."""
+    """Record the first argument of each module during the one forward pass in the ``with`` block.
+
+    Args:
+        modules: Modules of the network that is run.
+
+    Example:
+        >>> model = nn.Sequential(nn.ReLU(), nn.Linear(2, 3))
+        >>> with recorded_inputs([model[1]]) as inputs:
+        ...     answer = model(torch.tensor([[-1.0, 2.0]]))
+        >>> inputs[model[1]].tolist()
+        [[0.0, 2.0]]
+    """
     inputs: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, args: tuple[Any, ...]) -> None:

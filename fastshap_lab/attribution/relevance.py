@@ -1,8 +1,8 @@
-"""Layer-wise relevance of attention: what each entry of an attention matrix contributed to a logit.
+"""Layer-wise relevance of attention: the contribution of each entry of an attention matrix to a logit.
 
-The rules of Chefer et al., CVPR 2021, arXiv:2012.09838, section 3.1, for timm's own modules, from what these were given
-in one forward pass. Activations, normalizations, layer scales and the softmax pass relevance on as it is. Relevance is
-not conserved down to the patches.
+The rules are those of Chefer et al., CVPR 2021, arXiv:2012.09838, section 3.1, for timm's own modules. They work on the
+inputs of these modules in one forward pass. Activations, normalizations, layer scales and the softmax pass relevance on
+unchanged. Relevance is not conserved down to the patches.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,12 @@ _EPSILON = 1e-9
 
 
 def divide(part: Tensor, whole: Tensor) -> Tensor:
-    """Return part / (whole + 1e-9), and zero where the whole is zero."""
+    """Return part / (whole + 1e-9), and zero where the whole is zero.
+
+    Args:
+        part: Numerator.
+        whole: Denominator, of a shape that broadcasts with the numerator's.
+    """
     shifted = whole + _EPSILON
     return torch.where((whole == 0) | (shifted == 0), 0, part / shifted)
 
@@ -38,16 +43,23 @@ def divide(part: Tensor, whole: Tensor) -> Tensor:
 def linear_rule(
     layer: nn.Linear, given: Float[Tensor, "*batch inputs"], relevance: Float[Tensor, "*batch outputs"], separate: bool
 ) -> Float[Tensor, "*batch inputs"]:
-    """Return the relevance of a linear layer's inputs: in proportion to what each contributed with a positive sign.
+    """Return the relevance of a linear layer's inputs, in proportion to their positive contributions.
 
-    Such contributions come from positive inputs with positive weights and from negative inputs with negative weights.
+    Positive contributions come from positive inputs with positive weights and from negative inputs with negative
+    weights.
 
     Args:
-        layer: Its bias gets nothing.
-        given: Its input.
-        relevance: That of its output.
-        separate: Share out all of the relevance to either kind of contribution, and so about double it, as the
-            implementation of partial LRP does, rather than to both kinds together.
+        layer: Linear layer. Its bias gets no relevance.
+        given: Input of the layer.
+        relevance: Relevance of the layer's output.
+        separate: Whether each of the two kinds of contribution shares out all of the relevance, which about doubles it,
+            as the implementation of partial LRP does. Otherwise both kinds share it together.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> _ = nn.init.ones_(layer.weight)
+        >>> linear_rule(layer, torch.tensor([1.0, 3.0]), torch.tensor([1.0]), separate=False).tolist()
+        [0.25, 0.75]
     """
     (positive, negative), (excitation, inhibition) = _by_sign(given), _by_sign(layer.weight)
     by_positive, by_negative = positive @ excitation.T, negative @ inhibition.T
@@ -60,16 +72,22 @@ def linear_rule(
 def residual_rule(
     left: Float[Tensor, "B T D"], right: Float[Tensor, "B T D"], relevance: Float[Tensor, "B T D"], rescale: bool
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"]]:
-    """Return the relevance of both parts of a sum, in proportion to their entries.
+    """Return the relevance of the two summands of a sum, in proportion to their entries.
 
-    Differs from the paper's implementation: rescaled are the sums over each image, not over the batch.
+    Differs from the paper's implementation: rescaling uses sums over each image, not over the batch.
 
     Args:
-        left: One part.
-        right: The other.
-        relevance: That of their sum.
-        rescale: Give each part in total a share of the relevance that goes with its absolute total, without which
-            entries of opposite signs make both grow.
+        left: First summand.
+        right: Second summand.
+        relevance: Relevance of their sum.
+        rescale: Whether each summand's total relevance is rescaled to the share of its absolute total. Without that,
+            entries of opposite signs make both totals grow.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1)
+        >>> left, right = residual_rule(one, 3 * one, 4 * one, rescale=True)
+        >>> left.item(), right.item()
+        (1.0, 3.0)
     """
     shared = divide(relevance, left + right)
     parts = [left * shared, right * shared]
@@ -84,7 +102,18 @@ def residual_rule(
 def product_rule(
     left: Float[Tensor, "*batch I J"], right: Float[Tensor, "*batch J L"], relevance: Float[Tensor, "*batch I L"]
 ) -> tuple[Float[Tensor, "*batch I J"], Float[Tensor, "*batch J L"]]:
-    """Return the relevance of both factors of a matrix product, half to each."""
+    """Return the relevance of both factors of a matrix product; each factor gets half.
+
+    Args:
+        left: First factor.
+        right: Second factor.
+        relevance: Relevance of the product.
+
+    Example:
+        >>> left, right = product_rule(torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([[6.0]]))
+        >>> left.item(), right.item()
+        (3.0, 3.0)
+    """
     shared = divide(relevance, left @ right)
     return left * (shared @ right.mT) / 2, right * (left.mT @ shared) / 2
 
@@ -99,11 +128,20 @@ def attention_relevance(
     """Yield the relevance of each block's attention, from the last block to the first.
 
     Args:
-        network: One with rules for all of its layers.
-        inputs: What each module was given.
-        attention: After the softmax, block by block.
+        network: Network with rules for all of its layers, see ``RelevanceMethod``.
+        inputs: First argument of each module in the forward pass.
+        attention: Attention (B, A, T, T) after the softmax, first block first.
         start: Relevance of the logits.
-        partial: The rules of partial LRP: linear layers share out separately, residual sums are not rescaled.
+        partial: Whether the rules of partial LRP are used: linear layers share out separately, and residual connections
+            are not rescaled.
+
+    Example:
+        >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)
+        >>> with torch.no_grad(), recorded_attention(model) as record, recorded_inputs(list(model.modules())) as inputs:
+        ...     logits = model(torch.rand(1, 3, 8, 8))
+        >>> blocks = attention_relevance(model, inputs, record.attention, start=torch.eye(3)[:1], partial=False)
+        >>> [tuple(relevance.shape) for relevance in blocks]
+        [(1, 3, 5, 5), (1, 3, 5, 5)]
     """
     relevance, heads = torch.zeros_like(inputs[_blocks(network)[-1].norm1]), _heads(network)
     for token, head in enumerate(heads):
@@ -127,20 +165,37 @@ def attention_relevance(
 
 
 class RelevanceMethod(AttentionMethod):
-    """A method that needs the relevance of attention: on timm's VisionTransformer with a class token, DeiT with it.
+    """Base class of methods that use the relevance of attention.
 
-    Of a distilled DeiT, half of the relevance starts at each head.
+    They apply to timm's VisionTransformer with a class token, which includes DeiT. In a distilled DeiT, half of the
+    relevance starts at each of the two heads.
+
+    Arguments are those of ``AttentionMethod``.
+
+    Example:
+        >>> class LastBlock(RelevanceMethod):
+        ...     def _attribute(self, image, target):
+        ...         grid, attention, relevance, by_attention = self._trace(image, target)
+        ...         return self._map(next(relevance).mean(dim=1), grid)
+        >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)
+        >>> LastBlock(model).attribute(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 2, 2])
     """
 
     @classmethod
     def supports(cls, model: nn.Module, rows: Rows = "class") -> str | None:
-        """Return why the method does not apply to a model when it reads these rows, or None if it does."""
+        """Return why the method cannot be applied to a model with these rows, or None if it can.
+
+        Args:
+            model: Model to explain.
+            rows: Query rows, see ``AttentionMethod``.
+        """
         return unrecordable(model) or _without_rules(find_token_network(model)) or cls._without_rows(model, rows)
 
     def _trace(
         self, image: Tensor, target: Tensor, partial: bool = False, differentiate: bool = True
     ) -> tuple[tuple[int, int], list[Tensor], Iterator[Tensor], list[Tensor]]:
-        """Return the token grid, attention, its relevance from the last block to the first, and its gradients."""
+        """Return the token grid, the attention, its relevance from the last block to the first, and its gradients."""
         network, own = cast(VisionTransformer, self.network), list[Tensor]()
         with (
             torch.set_grad_enabled(differentiate),
@@ -151,7 +206,7 @@ class RelevanceMethod(AttentionMethod):
             logits = self.model(image)
         if not own or not torch.equal(own[0], logits):
             raise UserError(
-                f"{type(self).__name__}: relevance starts at the network's logits, and the model changes them"
+                f"{type(self).__name__}: the model must return the network's logits unchanged: relevance starts at them"
             )
         start = nn.functional.one_hot(target, logits.shape[1]).to(logits.dtype)
         by_attention = gradients(logits, target, record.attention) if differentiate else []
@@ -186,7 +241,7 @@ def _blocks(network: VisionTransformer) -> list[Block]:
 
 
 def _heads(network: VisionTransformer) -> list[nn.Linear]:
-    """Return the layers that read the first prefix tokens, one each, and whose mean the logits are."""
+    """Return the linear layers that read the first prefix tokens, one each; logits are the mean of their outputs."""
     heads = [network.head, network.head_dist] if isinstance(network, VisionTransformerDistilled) else [network.head]
     return cast(list[nn.Linear], heads)
 

@@ -1,4 +1,4 @@
-"""Attention multiplied through the blocks, plain or weighted by gradients."""
+"""Attention rollout: attention multiplied through the blocks, plain or weighted by gradients."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,12 +18,19 @@ Fusion = Literal["mean", "max", "min"]
 def rollout(layers: Sequence[Float[Tensor, "B T T"]]) -> Float[Tensor, "B T T"]:
     """Return how much of each input token (column) reaches each output token (row); rows sum to one.
 
-    Half of what a token holds after a block is what it held before, the other half what its attention brought it.
+    After a block, a token is half its previous content and half what attention added, hence the mean with the identity.
 
     Reference: Abnar and Zuidema, Quantifying attention flow in transformers, ACL 2020, arXiv:2005.00928.
 
     Args:
-        layers: Non-negative attention of each block, heads fused, from the image on.
+        layers: Non-negative attention of each block, with heads fused, first block first.
+
+    Example:
+        >>> uniform = torch.full((1, 2, 2), 0.5)
+        >>> rollout([uniform]).tolist()
+        [[[0.75, 0.25], [0.25, 0.75]]]
+        >>> rollout([uniform, uniform])[0, 0].tolist()
+        [0.625, 0.375]
     """
     identity = torch.eye(layers[0].shape[-1], dtype=layers[0].dtype, device=layers[0].device)
     total = identity.expand_as(layers[0])
@@ -34,12 +41,16 @@ def rollout(layers: Sequence[Float[Tensor, "B T T"]]) -> Float[Tensor, "B T T"]:
 
 
 def discard_smallest(matrix: Float[Tensor, "B T T"], ratio: float, keep_first: bool) -> Float[Tensor, "B T T"]:
-    """Return the matrix of each image with its smallest entries set to zero; of equal ones, the first in row order.
+    """Return each matrix with its smallest entries set to zero; ties are discarded in row-major order.
 
     Args:
-        matrix: Fused attention.
-        ratio: Share of the entries, rounded down.
-        keep_first: Spare the very first entry, the class token's attention to itself.
+        matrix: Attention with heads fused.
+        ratio: Share of entries to discard, in [0, 1); their number is rounded down.
+        keep_first: Whether the first entry, the class token's attention to itself, is always kept.
+
+    Example:
+        >>> discard_smallest(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), ratio=0.5, keep_first=True).tolist()
+        [[[1.0, 0.0], [3.0, 4.0]]]
     """
     flat = matrix.flatten(1)
     smallest = flat.argsort(dim=1, stable=True)[:, : int(ratio * flat.shape[1])]
@@ -50,18 +61,29 @@ def discard_smallest(matrix: Float[Tensor, "B T T"], ratio: float, keep_first: b
 
 
 class Rollout(AttentionMethod):
-    """Attention rollout: what of each patch reaches the class token through all blocks.
+    """Attention rollout: how much of each patch reaches the class token through all blocks.
 
-    Reference: see ``rollout``; other fusions and the discarding of small entries come from its popular implementation,
-    where discarding 0.9 is the default.
+    Reference: see ``rollout``. Other fusions and discarding small entries come from a popular implementation
+    (jacobgil/vit-explain), which discards 0.9 by default.
 
     Args:
-        model: See ``AttentionMethod``.
-        fusion: How heads become one.
-        discard_ratio: Share of each fused matrix's entries that is set to zero, the smallest; 0 as in the paper.
-        start_layer: First block used, counted from 0.
-        rows: See ``AttentionMethod``.
-        max_batch: Images per pass.
+        model: Model to explain, see ``AttentionMethod``.
+        fusion: How heads are fused: ``mean``, ``max`` or ``min``.
+        discard_ratio: Share in [0, 1) of each fused matrix's entries, the smallest, that is set to zero; 0 in the
+            paper.
+        start_layer: Index of the first block used, from 0.
+        rows: Query rows that are read, see ``AttentionMethod``.
+        max_batch: Number of images per pass.
+
+    Raises:
+        UserError: The method does not apply to the model, or an option is out of range.
+
+    Example:
+        >>> from timm.models import VisionTransformer
+        >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=1, num_heads=3)
+        >>> Rollout(model).attribute(torch.rand(1, 3, 8, 8)).round(decimals=1)  # untrained: half of 1/5 for each patch
+        tensor([[[0.1000, 0.1000],
+                 [0.1000, 0.1000]]])
     """
 
     class_specific = False
@@ -87,19 +109,30 @@ class Rollout(AttentionMethod):
 
 
 class GradientRollout(AttentionMethod):
-    """Rollout of attention times the target logit's gradient by it, averaged over heads, negative means cut off.
+    """Rollout of attention times its gradient, averaged over heads, with negative means set to zero.
+
+    The gradient is that of the target's logit.
 
     Reference: Hebbar, Okafor, Banerjee, Interpreting vision transformers, equations 3.4.
 
-    Differs from the implementation the paper used, which multiplies the first block's attention by the last block's
-    gradient and so on, takes the gradient before the softmax, and divides columns where rows are to sum to one.
+    Differs from the implementation that the paper used: that multiplies the first block's attention by the last block's
+    gradient and so on, takes the gradient before the softmax, and normalizes columns where rows should sum to one.
 
     Args:
-        model: See ``AttentionMethod``.
-        discard_ratio: Share of each fused matrix's entries that is set to zero, the smallest.
-        start_layer: First block used, counted from 0.
-        rows: See ``AttentionMethod``.
-        max_batch: Images per pass.
+        model: Model to explain, see ``AttentionMethod``.
+        discard_ratio: Share in [0, 1) of each fused matrix's entries, the smallest, that is set to zero.
+        start_layer: Index of the first block used, from 0.
+        rows: Query rows that are read, see ``AttentionMethod``.
+        max_batch: Number of images per pass.
+
+    Raises:
+        UserError: The method does not apply to the model, or an option is out of range.
+
+    Example:
+        >>> from timm.models import VisionTransformer
+        >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)
+        >>> GradientRollout(model).attribute(torch.rand(2, 3, 8, 8), target=2).shape
+        torch.Size([2, 2, 2])
     """
 
     def __init__(
@@ -129,5 +162,5 @@ def _fuse(attention: Float[Tensor, "B A T T"], fusion: Fusion) -> Float[Tensor, 
 
 def _share(ratio: float) -> float:
     if not 0 <= ratio < 1:
-        raise UserError(f"discard_ratio={ratio}: at least 0 and below 1")
+        raise UserError(f"discard_ratio={ratio}: must be at least 0 and below 1")
     return ratio

@@ -16,19 +16,30 @@ Weights = Literal["softmax", "probability"]
 
 
 class ScoreCAM(PerturbationMethod):
-    """Sum of features, each weighted by the answer to the image seen through it, if positive.
+    """Score-CAM: feature maps weighted by the output for the image seen through each of them, summed, after a ReLU.
 
     Reference: Wang et al., Score-CAM, CVPR workshops 2020, arXiv:1910.01279, section 3. Differs from the paper: the
-    answer to the baseline is not taken off, which neither of the weightings in use does.
+    output for the baseline is not subtracted; neither of the usual weightings does so.
 
     Args:
-        model: Takes images to logits.
-        weights: ``softmax``: of the logits, over features; the map has the features' resolution. ``probability``: the
-            class's own, constant features left out; the map has the image's.
-        layer: Name of the module whose output is read; found by default, see ``features.find_layers``.
-        baseline: Colour of what is hidden, in units of the input; by default the model's mean colour.
-        bf16: See ``PerturbationMethod``.
-        max_batch: Copies per pass, one per feature.
+        model: Model that maps images to logits.
+        weights: ``softmax``: the softmax over features of the target's logits; maps have the features' resolution.
+            ``probability``: the target's probability, without constant features; maps have the image's resolution.
+        layer: Name of the module whose output is read; by default ``find_layers`` chooses it.
+        baseline: Colour of the hidden part, one number per channel in units of the input; by default the model's mean
+            colour.
+        bf16: Run passes in bfloat16, see ``PerturbationMethod``.
+        max_batch: Number of copies per pass; each feature needs one copy.
+
+    Raises:
+        UserError: No such layer is found, or ``weights`` is unknown.
+
+    Example:
+        >>> model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten())  # logits: channel means
+        >>> image = torch.tensor([[[[9.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]])
+        >>> maps = ScoreCAM(model, layer="0").attribute(image, target=0)
+        >>> maps.argmax().item(), (maps > 0).tolist()
+        (0, [[[True, False], [False, True]]])
     """
 
     kind: ClassVar[Kind] = "saliency"
@@ -47,7 +58,12 @@ class ScoreCAM(PerturbationMethod):
 
     @classmethod
     def supports(cls, model: nn.Module, layer: str | None = None) -> str | None:
-        """Return why the method does not apply to a model with this layer, or None if it does."""
+        """Return why the method cannot be applied to a model with this layer, or None if it can.
+
+        Args:
+            model: Model to explain.
+            layer: Name of the module whose output is read, or None.
+        """
         return None if find_layers(model, layer) else "no layer with spatial features is found: name one with layer=…"
 
     def _refusal(self, model: nn.Module) -> str | None:
@@ -59,7 +75,7 @@ class ScoreCAM(PerturbationMethod):
         )
         planes, size = to_feature_map(features)[0], (image.shape[1], image.shape[2])
         if self.weights == "softmax":
-            # Corners on corners, as this weighting's usual implementation has it.
+            # Corners are aligned, as in the usual implementation of this weighting.
             corners = nn.UpsamplingBilinear2d(size)
             masks = (normalize_map(corners(part.unsqueeze(0))[0]) for part in planes.split(self.max_batch))
             scores = torch.cat([self._values(faded(image, part, colour), classes) for part in masks])

@@ -15,27 +15,45 @@ Moment = Literal["mean", "square", "variance"]
 
 
 def moment(samples: Float[Tensor, "N *shape"], which: Moment) -> Float[Tensor, "*shape"]:
-    """Return the mean, the mean square, or the population variance of samples."""
+    """Return the mean, the mean square, or the population variance of samples.
+
+    Args:
+        samples: N samples of any shape.
+        which: ``mean``, ``square`` or ``variance``.
+
+    Example:
+        >>> samples = torch.tensor([1.0, 3.0])
+        >>> [moment(samples, which).item() for which in ("mean", "square", "variance")]
+        [2.0, 5.0, 1.0]
+    """
     if which == "variance":
         return samples.var(dim=0, correction=0)
     return samples.mean(dim=0) if which == "mean" else samples.square().mean(dim=0)
 
 
 class SmoothGrad(AttributionMethod):
-    """The largest size, over channels, of the mean gradient by a pixel over noisy copies of the image.
+    """SmoothGrad: the absolute mean gradient by each pixel over noisy copies of the image, maximized over channels.
 
-    Every image gets the same noise, up to its scale: a share of the range of the image's values in normalized space.
+    All images get the same noise up to its scale, which is a share of the range of the image's normalized values.
 
     Reference: Smilkov et al., SmoothGrad, 2017, arXiv:1706.03825. The mean of squares and the variance (VarGrad) are in
     Hooker et al., A benchmark for interpretability methods in deep neural networks, NeurIPS 2019, arXiv:1806.10758.
 
     Args:
-        model: Takes images to logits.
-        samples: Noisy copies.
-        noise: Standard deviation of the noise, relative to the range.
-        moment: Of the gradients: ``mean``, ``square`` or ``variance``.
-        seed: Of the noise.
-        max_batch: Copies per pass.
+        model: Model that maps images to logits.
+        samples: Number of noisy copies of each image.
+        noise: Standard deviation of the noise, as a share of the range of the image's normalized values.
+        moment: Statistic of the gradients over copies: ``mean``, ``square`` or ``variance``.
+        seed: Seed of the noise.
+        max_batch: Number of copies per pass.
+
+    Raises:
+        UserError: ``samples``, ``noise`` or ``moment`` is out of range.
+
+    Example:
+        >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())  # logit k is the mean of channel k
+        >>> SmoothGrad(model, samples=4).attribute(torch.rand(1, 2, 2, 2), target=1).tolist()
+        [[[0.25, 0.25], [0.25, 0.25]]]
     """
 
     kind: ClassVar[Kind] = "saliency"
@@ -51,7 +69,9 @@ class SmoothGrad(AttributionMethod):
     ) -> None:
         super().__init__(model, max_batch)
         if samples < 1 or noise < 0:
-            raise UserError(f"SmoothGrad: samples={samples}, noise={noise}: at least 1, and not negative")
+            raise UserError(
+                f"SmoothGrad: samples={samples}, noise={noise}: samples must be at least 1, noise not negative"
+            )
         self.samples, self.noise, self.seed = samples, noise, seed
         self.moment = one_of("moment", moment, Moment)
 

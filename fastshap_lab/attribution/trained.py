@@ -1,4 +1,4 @@
-"""Maps of a trained explainer, as a method among others."""
+"""Maps of a trained explainer, as one of the attribution methods."""
 
 from typing import Any, ClassVar
 
@@ -11,15 +11,24 @@ from fastshap_lab.errors import UserError
 
 
 class TrainedExplainer(AttributionMethod):
-    """Shapley values of the surrogate's game, as the trained explainer predicts them in one pass for all classes.
+    """Shapley values of the surrogate's game that the trained explainer predicts for all classes in one forward pass.
 
     Args:
-        model: The classifier, which the explainer does not ask.
-        explainer: An ``AmortizedExplainer``.
-        max_batch: Images per pass.
+        model: Classifier to explain. The explainer does not run it.
+        explainer: Trained ``AmortizedExplainer``, of which ``grid``, ``link`` and the call are used.
+        max_batch: Number of images per pass.
 
     Raises:
-        UserError: There is no explainer.
+        UserError: ``explainer`` is None.
+
+    Example:
+        >>> from fastshap_lab.shapley import PlayerGrid
+        >>> class EqualShares:  # in place of an AmortizedExplainer
+        ...     grid, link = PlayerGrid((8, 8), (2, 2)), "softmax"
+        ...     def __call__(self, image):
+        ...         return torch.full((len(image), 4, 3), 0.25)  # (B, P, K)
+        >>> TrainedExplainer(nn.Identity(), EqualShares()).attribute(torch.rand(1, 3, 8, 8), target=2).tolist()
+        [[[0.25, 0.25], [0.25, 0.25]]]
     """
 
     kind: ClassVar[Kind] = "attribution"
@@ -34,7 +43,7 @@ class TrainedExplainer(AttributionMethod):
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The explainer's network, and what its normalization asks of the surrogate."""
+        """The explainer's network, and the masking through which its normalization evaluates the surrogate."""
         return [self.explainer.network, self.explainer.surrogate.masking]
 
     def _attribute(self, image: Tensor, target: Tensor) -> Tensor:

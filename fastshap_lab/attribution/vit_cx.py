@@ -25,13 +25,17 @@ Score = Literal["debiased", "plain"]
 
 
 def cluster(masks: Float[Tensor, "M H W"], threshold: float, linkage: Linkage = "complete") -> list[list[int]]:
-    """Return groups of masks, merged while they are closer than a threshold, in order of their first members.
+    """Return groups of mask indices, merged while their distance is below a threshold, ordered by first members.
 
     Args:
-        masks: None of them all zero.
-        threshold: On the distance, one minus the cosine.
-        linkage: What the distance of two groups is: that of their ``complete``ly, on ``average`` or ``single`` closest
-            members.
+        masks: Masks, none of which is zero everywhere.
+        threshold: Threshold of the distance, which is one minus the cosine similarity.
+        linkage: Distance between two groups: the largest (``complete``), mean (``average``) or smallest (``single``)
+            distance between their members.
+
+    Example:
+        >>> cluster(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[2.0, 0.0]]]), threshold=0.1)
+        [[0, 2], [1]]
     """
     if len(masks) < 2:
         return [[index] for index in range(len(masks))]
@@ -48,38 +52,62 @@ def cluster(masks: Float[Tensor, "M H W"], threshold: float, linkage: Linkage = 
 
 
 def plane_masks(planes: Float[Tensor, "D rows columns"], image_size: tuple[int, int]) -> Float[Tensor, "M H W"]:
-    """Return planes of features as masks in [0, 1] at image size, but for constant ones."""
+    """Return feature maps as masks in [0, 1] at image size; constant feature maps are left out.
+
+    Args:
+        planes: Feature maps of one image.
+        image_size: Height and width in pixels.
+
+    Example:
+        >>> plane_masks(torch.tensor([[[1.0, 3.0]], [[2.0, 2.0]]]), (1, 4)).tolist()
+        [[[0.0, 0.25, 0.75, 1.0]]]
+    """
     planes = planes[planes.amax(dim=(1, 2)) > planes.amin(dim=(1, 2))]
     return normalize_map(upsample(planes, image_size)) if len(planes) else planes.new_zeros(0, *image_size)
 
 
 class ViTCX(PerturbationMethod):
-    """Weighted mean of masks made of a block's features, by how much of the answer each causes.
+    """ViT-CX: the sum of masks made of a block's features, each times its causal score, divided by the mean mask.
 
-    The score of a mask is the answer to the image seen through it with noise for the rest, plus what the same noise
-    takes from the answer to the whole image. Maps have a large constant part.
+    The score of a mask is the output for the image seen through it, with noise in the hidden part, plus the drop that
+    the same noise causes in the output for the whole image. With K masks, a map is K times the mean of the scores
+    weighted by the masks at each pixel, so it has a large constant part.
 
-    Reference: Xie et al., ViT-CX: causal explanation of vision transformers, IJCAI 2023, arXiv:2211.03064, section 3.
-    The linkage is that of the authors' code; so are ``features=norm1`` with ``merge=sum_minmax``.
+    Reference: Xie et al., ViT-CX: causal explanation of vision transformers, IJCAI 2023, arXiv:2211.03064, section 3;
+    equation 5 divides by the mean mask. The linkage is that of the authors' code, as are ``features=norm1`` and
+    ``merge=sum_minmax``.
 
     Args:
-        model: Is or holds a vision transformer of timm or a Swin transformer. Of the latter the last block of the stage
-            before the last is read, of others the last block.
-        features: ``attn_out``: what attention adds to the tokens; ``norm1``: the block's first normalization.
-        masks: Made of ``clusters`` of features; or, to see what that contributes, of single ``features`` or at
-            ``random`` as in RISE.
-        threshold: Distance at which masks are no longer merged; by default 0.1, of a Swin transformer 0.05.
-        linkage: ``complete``, ``average`` or ``single``.
-        merge: ``mean`` of a cluster's masks, or ``sum_minmax``: their sum stretched to [0, 1].
-        noise: Standard deviation, in the model's normalized space.
-        score: ``debiased``, or ``plain``: the answer to the image seen through the mask, no noise.
-        coverage: Divide by what masks let through of each pixel.
-        num_masks: Of random masks.
-        seed: Of noise and random masks, the same for every image.
-        baseline: Colour of what is hidden, in units of the input; by default the model's mean colour.
-        link: See ``PerturbationMethod``.
-        bf16: See ``PerturbationMethod``.
-        max_batch: Copies per pass.
+        model: Model that is or contains a timm vision transformer or Swin transformer. The last block of a vision
+            transformer is read, or the last block of a Swin transformer's last but one stage.
+        features: ``attn_out``: the output of attention, before the residual connection adds it to the tokens;
+            ``norm1``: the output of the block's first normalization.
+        masks: ``clusters``: masks are clusters of features; for comparison, ``features``: each feature is a mask, or
+            ``random``: masks are those of RISE.
+        threshold: Distance from which masks are no longer merged, see ``cluster``; by default 0.1, or 0.05 for a Swin
+            transformer.
+        linkage: Distance between clusters, see ``cluster``: ``complete``, ``average`` or ``single``.
+        merge: How the masks of a cluster become one: their ``mean``, or ``sum_minmax``, their sum stretched to [0, 1].
+        noise: Standard deviation of the noise, in the model's normalized space.
+        score: ``debiased``, the score above; or ``plain``, the output for the image seen through the mask, without
+            noise.
+        coverage: Whether to divide by the mean mask. Otherwise a map is the plain sum.
+        num_masks: Number of masks if ``masks=random``.
+        seed: Seed of the noise and the random masks, which are the same for every image.
+        baseline: Colour of the hidden part, one number per channel in units of the input; by default the model's mean
+            colour.
+        link: Space of the output, see ``PerturbationMethod``.
+        bf16: Run passes in bfloat16, see ``PerturbationMethod``.
+        max_batch: Number of copies per pass.
+
+    Raises:
+        UserError: The method does not apply to the model, or an option is out of range.
+
+    Example:
+        >>> from timm.models import VisionTransformer
+        >>> model = VisionTransformer(img_size=8, patch_size=4, num_classes=3, embed_dim=12, depth=2, num_heads=3)
+        >>> ViTCX(model).attribute(torch.rand(1, 3, 8, 8), target=0).shape
+        torch.Size([1, 8, 8])
     """
 
     kind: ClassVar[Kind] = "score"
@@ -108,17 +136,19 @@ class ViTCX(PerturbationMethod):
         self.score = one_of("score", score, Score)
         self.threshold = (0.1 if find_swin(model) is None else 0.05) if threshold is None else threshold
         if noise < 0 or self.threshold < 0 or num_masks < 1:
-            asked = f"noise={noise}, threshold={self.threshold}, num_masks={num_masks}"
-            raise UserError(f"ViTCX: {asked}: not negative, not negative, and at least 1 wanted")
+            given = f"noise={noise}, threshold={self.threshold}, num_masks={num_masks}"
+            raise UserError(f"ViTCX: {given}: noise and threshold must not be negative, num_masks at least 1")
         self.noise, self.coverage, self.num_masks, self.seed = noise, coverage, num_masks, seed
 
     @classmethod
     def supports(cls, model: nn.Module) -> str | None:
-        """Return why the method does not apply to a model, or None if it does."""
-        return None if last_block(model, stage=-2) else "the model holds no vision or Swin transformer with such blocks"
+        """Return why the method cannot be applied to a model, or None if it can."""
+        if last_block(model, stage=-2) is not None:
+            return None
+        return "the model contains no vision or Swin transformer whose blocks have norm1 and a residual connection"
 
     def image_masks(self, image: Float[Tensor, "C H W"]) -> Float[Tensor, "M H W"]:
-        """Return the masks of an image, in [0, 1]."""
+        """Return the M masks of an image, with values in [0, 1]."""
         with restoring(self.model), torch.no_grad():
             number, made = self._masks(image.detach().clone())
             return made(0, number)
@@ -142,11 +172,12 @@ class ViTCX(PerturbationMethod):
             seen += part.sum(dim=0)
         if not self.coverage:
             return total
+        # The mean mask is seen / number (equation 5).
         return torch.where(seen > 0, total * number / torch.where(seen > 0, seen, 1), 0)
 
     def _masks(self, image: Tensor) -> tuple[int, Callable[[int, int], Tensor]]:
-        """Return the number of an image's masks, and what gives those (M, H, W) from one to another."""
-        if self.masks == "random":  # thousands, not all of which need be there at once
+        """Return the number of an image's masks, and a function that returns the masks (M, H, W) of a range."""
+        if self.masks == "random":  # There are thousands, so they are made only when they are needed.
             size = image.shape[1], image.shape[2]
             drawn = RandomMasks(self.num_masks, size, cells=7, keep=0.5, seed=self.seed)
             return self.num_masks, partial(drawn, image)
@@ -156,8 +187,8 @@ class ViTCX(PerturbationMethod):
     def _masks_of_features(self, image: Tensor) -> Tensor:
         size = image.shape[1], image.shape[2]
         block = last_block(self.model, stage=-2)
-        assert block is not None  # or the constructor had refused
-        # What enters the residual sum has its places in order, other than what leaves a Swin's windowed attention.
+        assert block is not None  # the constructor refuses models without one
+        # The residual connection's input is in image order, unlike the output of a Swin's windowed attention.
         entering = self.features == "attn_out"
         _, found, to_feature_map = forward_with_features(
             self.model, [block.drop_path1 if entering else block.norm1], image.unsqueeze(0), entering

@@ -44,9 +44,14 @@ def is_utf8(name: str) -> bool:
 
 
 def stratified_split(strata: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices that stay, and ``count`` that are split off, with the strata (``Task.strata``) in proportion.
+    """Split indices in two so that both parts have the strata (``Task.strata``) in proportion.
 
-    Both in an order that is shuffled, but the same in every run: the split is part of the data, not of the training.
+    Return the indices that stay and the ``count`` indices that are split off. Both are shuffled in an order that is the
+    same in every run: the split belongs to the data, not to the training.
+
+    Args:
+        strata: Stratum of each image, integers (N,).
+        count: Number of images to split off.
 
     Raises:
         ValueError: A stratum has too few images, or ``count`` leaves nothing on one side.

@@ -25,7 +25,15 @@ _DONE: dict[Resize, str] = {"stretch": "stretched", "crop": "cropped", "pad": "p
 def split_off(
     labels: np.ndarray, option: str, fraction: float, task: Task | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices that stay, and the fraction that is split off, with the task's strata in proportion.
+    """Split a fraction of the images off, with the task's strata in proportion.
+
+    Return the indices that stay and those split off.
+
+    Args:
+        labels: Labels (N,) or (N, K), as the task has them.
+        option: Configuration key of the fraction, for error messages.
+        fraction: Share of the images to split off, between 0 and 1.
+        task: Task that the labels belong to; ``multiclass`` if None.
 
     Raises:
         UserError: A stratum has too few images, or nothing is left on one side; names the option.
@@ -105,14 +113,29 @@ class DecodedDataModule(ImageDataModule):
 
     @abstractmethod
     def pixels(self, source: Split, index: int) -> np.ndarray:
-        """Return an image of the source, uint8 (3, H, W); called by several threads at once."""
+        """Return an image as uint8 (3, H, W). Several threads call this at once.
+
+        Args:
+            source: Split that the image is stored under.
+            index: Index of the image in that split.
+        """
 
     @abstractmethod
     def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield for each image of the source what it is decoded from, or a digest of that."""
+        """Yield for each image the bytes that it is decoded from, or a digest of them.
+
+        Args:
+            source: Split that the images are stored under.
+            indices: Indices of the images in that split.
+        """
 
     def original_size(self, source: Split, index: int) -> tuple[int, int] | None:
-        """Return width and height of an image of the source before it is resized, or None where that is not known."""
+        """Return width and height of an image in pixels before it is resized, or None where they are unknown.
+
+        Args:
+            source: Split that the image is stored under.
+            index: Index of the image in that split.
+        """
         return None
 
     def notice(self) -> str | None:

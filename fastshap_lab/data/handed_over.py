@@ -103,6 +103,11 @@ class Pictures:
     def pixels(self, index: int, size: tuple[int, int], resize: Resize) -> np.ndarray:
         """Return an image as uint8 (3, H, W).
 
+        Args:
+            index: Index of the picture.
+            size: Height and width to resize it to, in pixels.
+            resize: How a picture of other proportions is fitted: ``stretch``, ``crop`` or ``pad``.
+
         Raises:
             UserError: It cannot be read, or is a tensor of another size or range.
         """
@@ -121,7 +126,13 @@ class Pictures:
             ) from error
 
     def identity(self, index: int, size: tuple[int, int], resize: Resize) -> bytes:
-        """Return the digest of a file, or of the pixels of what is in memory."""
+        """Return the digest of a picture's file, or of its pixels where it is in memory.
+
+        Args:
+            index: Index of the picture.
+            size: Height and width that it is resized to, in pixels.
+            resize: How a picture of other proportions is fitted: ``stretch``, ``crop`` or ``pad``.
+        """
         image = self.image(index)
         if isinstance(image, str | Path):
             try:

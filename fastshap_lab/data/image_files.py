@@ -65,7 +65,12 @@ class ImageFiles(DecodedDataModule):
         return size_of(self._files[source][index], self._upright)
 
     def size(self, source: Split, index: int) -> tuple[int, int]:
-        """Return width and height of a picture as it is stored."""
+        """Return width and height of a stored picture in pixels.
+
+        Args:
+            source: Split that the picture is stored under.
+            index: Index of the picture in that split.
+        """
         path = self._files[source][index]
         try:
             with opened(path) as image:

@@ -45,10 +45,14 @@ class Relabelled(ImageDataModule):
 
 
 def translation(own: Sequence[str], names: Sequence[str]) -> list[int | None]:
-    """Return the number, among a model's classes, of each class of the data; None where none or several have its name.
+    """Return, for each class of the data, its index among a model's classes.
 
-    Case does not count, nor do underscores; a class may have several names, with commas between them. ImageNet's ids in
-    WordNet are known as well.
+    The index is None where none or several have its name. Upper and lower case are the same, and so are underscores and
+    spaces. A class may have several names, separated by commas. WordNet ids of ImageNet's classes are known.
+
+    Args:
+        own: Names of the data's classes.
+        names: Names of the model's classes.
     """
     wnids = imagenet_classes()[0]
     if own and len(names) == len(wnids) and set(own) <= set(wnids):

@@ -191,7 +191,12 @@ class Evaluation:
         }
 
     def caption(self, index: int, target: int) -> str:
-        """Return what to print beside a test image: what it shows, where the data say so, and what is explained."""
+        """Return the text beside a test image: its label, where there is one, and the class that is explained.
+
+        Args:
+            index: Index of the test image.
+            target: Index of the explained class.
+        """
         (label,), explained = self.labels_of(torch.tensor([index])), f"explained: {self.class_names[target]}"
         return f"label: {label}\n{explained}" if label else explained
 

@@ -63,7 +63,12 @@ class EvaluationBatch:
         return self.chunk.images.float() / 255
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return what is the same for all methods, made at the first call."""
+        """Return a value that is the same for all methods. It is computed at the first call.
+
+        Args:
+            key: What the value is stored under for the batch.
+            make: Function that computes it.
+        """
         if key not in self.shared:
             self.shared[key] = make()
         return self.shared[key]
@@ -103,7 +108,12 @@ class Feeder(ABC):
             task.check_link(self.link, f"{key}.params.link")
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
-        """Return why a pipeline cannot be measured so, or None if it can."""
+        """Return the reason why this feeder does not apply to a pipeline, or None if it does.
+
+        Args:
+            evaluation: The evaluation.
+            pipeline: Pipeline to be measured.
+        """
         return None
 
     @abstractmethod

@@ -70,7 +70,12 @@ class AppliedMethod:
         return _build(self.name, self.component, model=model)
 
     def map_key(self, chunk: ImageChunk, classes: Tensor | None) -> dict[str, Any]:
-        """Return what maps of these images depend on."""
+        """Return what the maps of these images depend on, as a key of the store.
+
+        Args:
+            chunk: Images.
+            classes: Classes to explain of each image (B, E), or None for all classes.
+        """
         return self.key | {"images": chunk.digest, "classes": None if classes is None else classes.tolist()}
 
     def explain(self, chunk: ImageChunk, classes: Tensor | None) -> dict[str, Tensor]:
@@ -100,7 +105,12 @@ class AppliedMethod:
         return self.store.get("maps", self.map_key(chunk, classes), make)
 
     def maps(self, chunks: Sequence[ImageChunk], classes: Tensor | None) -> Tensor:
-        """Return the maps (N, E, rows, columns) of all images of some chunks, each full but for the last."""
+        """Return the maps (N, E, rows, columns) of all images of some chunks. Every chunk but the last is full.
+
+        Args:
+            chunks: Chunks of images.
+            classes: Classes to explain of each image (N, E), or None for all classes.
+        """
         chosen = [None] * len(chunks) if classes is None else classes.split(CHUNK)
         return torch.cat([self.explain(*each)["maps"] for each in zip(chunks, chosen, strict=True)])
 
@@ -135,13 +145,14 @@ def apply_method(name: str, component: ComponentConfig, pipeline: Pipeline, stor
         for key, value in (("model", pipeline.classifier), ("explainer", pipeline.explainer))
         if key in inputs
     }
+    method = _build(name, component, **given)
     digests = {
         stage: pipeline.digests[stage]
         for stage in ("classifier", "explainer")
         if stage == "classifier" or stage in inputs
     }
     key = {"method": identity(METHODS, component.name, component.params), "models": digests}
-    return AppliedMethod(name, _build(name, component, **given), component, key, store)
+    return AppliedMethod(name, method, component, key, store)
 
 
 def _build(name: str, component: ComponentConfig, **given: Any) -> AttributionMethod:

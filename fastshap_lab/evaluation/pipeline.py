@@ -23,7 +23,12 @@ _BLOCK = 128  # images whose predictions are made at once
 
 
 def check_removal(removal: str | Mapping[str, Any], key: str) -> None:
-    """Raise a ``UserError`` where units cannot be removed so from the images of any classifier."""
+    """Raise a ``UserError`` where a removal cannot be applied to the images of any classifier.
+
+    Args:
+        removal: Name of a removal, or ``{name, params}``.
+        key: Configuration key that it stands under.
+    """
     name, params = name_and_params(removal, key)
     lookup(removals(), key, name)
     arguments(removals(), key, name, params, "classifier", "players")
@@ -140,7 +145,13 @@ class Pipeline:
         return self.task.links[0] if self.explainer is None else self.explainer.link
 
     def in_words(self, classes: Tensor, predictions: Tensor, class_names: Sequence[str]) -> list[str]:
-        """Return each image's class (B,) and what a prediction (B, K) says of it, to print under its map."""
+        """Return, for each image, its class and what the prediction says of that class, as printed under its map.
+
+        Args:
+            classes: Class of each image (B,).
+            predictions: Predictions (B, K), as ``Task.predict`` returns them.
+            class_names: Names of all K classes.
+        """
         said = predictions.gather(1, classes.to(predictions.device).unsqueeze(1)).squeeze(1)
         pairs = zip(classes.tolist(), said.tolist(), strict=True)
         return [f"{class_names[k]}: {self.task.answer_format.format(value)}" for k, value in pairs]
@@ -152,7 +163,12 @@ class Pipeline:
         return self._games[link]
 
     def removal_game(self, grid: PlayerGrid, removal: str | Mapping[str, Any]) -> ModelGame:
-        """Return the game of the classifier's own logits, whose absent units one of ``maskings.removals`` shows."""
+        """Return the game of the classifier's own logits under a removal.
+
+        Args:
+            grid: The players.
+            removal: Entry of ``maskings.removals``, which shows absent players.
+        """
         masking = build_masking(removal, self._frozen_classifier, grid, "params.removal")
         game = ModelGame(self._frozen_classifier, masking, "logits", self.max_batch)
         return game.to(self.classifier.mean.device)

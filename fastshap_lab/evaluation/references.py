@@ -34,14 +34,24 @@ def reference_order(number: int) -> Tensor:
 
 
 def reference_settings(config: Config, split: Split) -> list[int | float]:
-    """Return what decides about a split's references, for fingerprints."""
+    """Return the settings that decide a split's references, for fingerprints.
+
+    Args:
+        config: The whole configuration.
+        split: ``val`` or ``test``.
+    """
     references = config.references
     given = [getattr(references, split), getattr(references, f"{split}_evaluations")]
     return given + ([] if references.kriging_tolerance is None else [references.kriging_tolerance])
 
 
 def check_references(config: Config, split: Split) -> None:
-    """Raise a ``UserError`` where the evaluations of a split's references are too few to know Shapley values from."""
+    """Raise a ``UserError`` where a split's references have too few evaluations to determine Shapley values.
+
+    Args:
+        config: The whole configuration.
+        split: ``val`` or ``test``.
+    """
     number, evaluations = getattr(config.references, split), getattr(config.references, f"{split}_evaluations")
     players = config.data.grid[0] * config.data.grid[1]
     designs = 1 if config.references.kriging_tolerance is None else 2
@@ -57,7 +67,13 @@ def check_references(config: Config, split: Split) -> None:
 
 
 def reference_key(config: ReferencesConfig, split: Split, num_players: int) -> dict[str, Any]:
-    """Return what references depend on beside game and image: the estimators, and what they are asked for."""
+    """Return what references depend on beside the game and the image: the estimators and their budgets.
+
+    Args:
+        config: Settings of the references.
+        split: ``val`` or ``test``.
+        num_players: Number of players P.
+    """
     evaluations, tolerance = getattr(config, f"{split}_evaluations"), config.kriging_tolerance
     if 2**num_players <= evaluations:
         return {"estimators": [identity(ESTIMATORS, "exact", {})]}

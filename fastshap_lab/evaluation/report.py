@@ -34,7 +34,13 @@ class Report:
         tables: dict[tuple[str, str], pd.DataFrame] | None = None,
         figures: dict[tuple[str, str], Figure] | None = None,
     ) -> None:
-        """Write tables and figures, given by file name and caption, and add a section that shows them.
+        """Write tables and figures as files and add a section that shows them.
+
+        Args:
+            title: Title of the section.
+            text: Paragraphs, with an empty line between them.
+            tables: Tables by file name and caption.
+            figures: Figures by file name and caption.
 
         Raises:
             UserError: A published row is none of a table's.

@@ -34,7 +34,12 @@ class Section(ABC):
     """Patterns of the names of its tables, so that published numbers are known to have a place."""
 
     def check(self, settings: EvaluateConfig, name: str) -> None:  # noqa: B027 - most have nothing to check
-        """Raise a ``UserError`` where the section cannot be made with the evaluation's other settings."""
+        """Raise a ``UserError`` where the section cannot be made with the evaluation's other settings.
+
+        Args:
+            settings: Settings of the evaluation.
+            name: Name of the section in the configuration.
+        """
 
     @abstractmethod
     def __call__(self, evaluation: Evaluation, name: str) -> dict[str, float] | None:
@@ -47,7 +52,12 @@ class Section(ABC):
         """
 
     def titled(self, title: str, name: str) -> str:
-        """Return the title of the section, which says its name where that is not its kind's."""
+        """Return the title of the section. It contains the section's name where that is not the name of its kind.
+
+        Args:
+            title: Title of the kind of section.
+            name: Name of the section in the configuration.
+        """
         return title if name == self.kind else f"{title}: {name}"
 
     def stored(

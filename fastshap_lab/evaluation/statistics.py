@@ -10,21 +10,37 @@ from fastshap_lab.shapley import PlayerGrid
 
 
 def player_values(maps: Tensor, grid: PlayerGrid) -> Tensor:
-    """Return means (B, P, E) of maps (B, E, rows, columns) over players; of enlarged ones where these do not divide."""
+    """Return the means (B, P, E) of maps over players. Maps that the players do not divide are enlarged first.
+
+    Args:
+        maps: Maps (B, E, rows, columns).
+        grid: The players.
+    """
     if any(side % players for side, players in zip(maps.shape[-2:], grid.shape, strict=True)):
         maps = upsample(maps, grid.image_size)
     return grid.pool(maps)
 
 
 def columns_of(metric: PerImage, columns: tuple[str, ...], *maps: Tensor) -> dict[str, Tensor]:
-    """Return some columns of an empty metric, per image (N,), by readable name, once it has seen the maps."""
+    """Return columns of a metric for each image (N,), by readable name.
+
+    Args:
+        metric: Metric that has seen no image yet.
+        columns: Names of the columns.
+        maps: Maps that the metric is updated with.
+    """
     metric.update(*maps)
     values = metric.per_image()
     return {name.replace("_", " "): values[name] for name in columns}
 
 
 def with_intervals(columns: dict[str, Tensor], resamples: int) -> dict[str, float]:
-    """Return the mean of each column over its images (N,), NaN left out, and the ends of its 95 % interval."""
+    """Return the mean of each column over its images, NaN ignored, and the ends of its 95 % interval.
+
+    Args:
+        columns: Values for each image (N,), by name.
+        resamples: Number of bootstrap resamples.
+    """
     rows = torch.stack(list(columns.values()), dim=1).double()
     low, high = percentile_intervals(bootstrap_means(rows, resamples))
     means: dict[str, float] = {}

@@ -1,27 +1,95 @@
-"""Measures: a pure function each, and a ``torchmetrics.Metric`` over it. Never a network, never a figure."""
+"""Metrics: a pure function each, and a ``torchmetrics.Metric`` that uses it. None runs a network or draws a figure."""
+
+from fastshap_lab import _timm  # noqa: F401, I001 - before torchvision, which torchmetrics imports
 
 from torchmetrics import Metric
 
 from fastshap_lab.metrics.additive_fit import AdditiveFit
+from fastshap_lab.metrics.bootstrap import (
+    PairedTest,
+    bootstrap_means,
+    bootstrap_sums,
+    paired_test,
+    percentile_intervals,
+)
+from fastshap_lab.metrics.correlation import cosine, pearson, spearman
 from fastshap_lab.metrics.efficiency import EfficiencyGap
 from fastshap_lab.metrics.faithfulness import (
     FaithfulnessCorrelation,
     Infidelity,
     SensitivityN,
+    coalition_sums,
     sensitivity_coalitions,
 )
 from fastshap_lab.metrics.imitation import Imitation
-from fastshap_lab.metrics.map_agreement import MapAgreement
-from fastshap_lab.metrics.map_statistics import MapStatistics
+from fastshap_lab.metrics.map_agreement import MapAgreement, coarsened
+from fastshap_lab.metrics.map_statistics import MapStatistics, central_share, centroid, map_entropy
 from fastshap_lab.metrics.per_image import PerImage
-from fastshap_lab.metrics.pointing import PointingGame
-from fastshap_lab.metrics.removal import Deletion, Insertion
-from fastshap_lab.metrics.segmentation import Segmentation
-from fastshap_lab.metrics.shapley_error import ShapleyCorrelation, ShapleyDistance, ShapleyError
-from fastshap_lab.metrics.similarity import Similarity
+from fastshap_lab.metrics.pointing import PointingGame, pointing_energy, pointing_hits
+from fastshap_lab.metrics.removal import Deletion, Insertion, area_under_curve, removal_curves
+from fastshap_lab.metrics.segmentation import Segmentation, foreground, segmentation_scores
+from fastshap_lab.metrics.shapley_error import (
+    ShapleyCorrelation,
+    ShapleyDistance,
+    ShapleyError,
+    shapley_error_sums,
+    shapley_errors,
+)
+from fastshap_lab.metrics.similarity import Similarity, rank_similarity, structure_similarity
 from fastshap_lab.metrics.subsets import correctness_subsets
 from fastshap_lab.metrics.two_samples import holm, two_sample_p_values
-from fastshap_lab.metrics.value_function import coalition_values
+from fastshap_lab.metrics.value_function import ValueFunction, coalition_values, values_in_chunks
+
+__all__ = [
+    "METRICS",
+    "AdditiveFit",
+    "Deletion",
+    "EfficiencyGap",
+    "FaithfulnessCorrelation",
+    "Imitation",
+    "Infidelity",
+    "Insertion",
+    "MapAgreement",
+    "MapStatistics",
+    "PairedTest",
+    "PerImage",
+    "PointingGame",
+    "Segmentation",
+    "SensitivityN",
+    "ShapleyCorrelation",
+    "ShapleyDistance",
+    "ShapleyError",
+    "Similarity",
+    "ValueFunction",
+    "area_under_curve",
+    "bootstrap_means",
+    "bootstrap_sums",
+    "central_share",
+    "centroid",
+    "coalition_sums",
+    "coalition_values",
+    "coarsened",
+    "correctness_subsets",
+    "cosine",
+    "foreground",
+    "holm",
+    "map_entropy",
+    "paired_test",
+    "pearson",
+    "percentile_intervals",
+    "pointing_energy",
+    "pointing_hits",
+    "rank_similarity",
+    "removal_curves",
+    "segmentation_scores",
+    "sensitivity_coalitions",
+    "shapley_error_sums",
+    "shapley_errors",
+    "spearman",
+    "structure_similarity",
+    "two_sample_p_values",
+    "values_in_chunks",
+]
 
 METRICS: dict[str, type[Metric]] = {
     "deletion": Deletion,
@@ -41,29 +109,3 @@ METRICS: dict[str, type[Metric]] = {
     "shapley_error": ShapleyError,
     "similarity": Similarity,
 }
-
-__all__ = [
-    "METRICS",
-    "AdditiveFit",
-    "Deletion",
-    "EfficiencyGap",
-    "FaithfulnessCorrelation",
-    "Imitation",
-    "Infidelity",
-    "Insertion",
-    "MapAgreement",
-    "MapStatistics",
-    "PerImage",
-    "PointingGame",
-    "Segmentation",
-    "SensitivityN",
-    "ShapleyCorrelation",
-    "ShapleyDistance",
-    "ShapleyError",
-    "Similarity",
-    "coalition_values",
-    "correctness_subsets",
-    "holm",
-    "sensitivity_coalitions",
-    "two_sample_p_values",
-]

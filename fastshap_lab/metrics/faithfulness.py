@@ -1,4 +1,4 @@
-"""Whether attributions add up to what coalitions are worth."""
+"""Whether attributions add up to the values of coalitions."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -15,7 +15,18 @@ from fastshap_lab.shapley.coalitions import random_coalitions
 def sensitivity_coalitions(
     num_players: int, number: int = 1000, size: int | None = None, seed: int = 0
 ) -> Bool[Tensor, "1 M P"]:
-    """Return coalitions of exactly ``size`` players, or of uniformly drawn size 0 … P: the same for every image."""
+    """Return random coalitions, the same for every image, of one size or of uniformly drawn sizes 0 … P.
+
+    Args:
+        num_players: P.
+        number: Number M of coalitions.
+        size: Number of players in each coalition; by default it is drawn for each.
+        seed: Seed for drawing sizes and coalitions.
+
+    Example:
+        >>> sensitivity_coalitions(num_players=4, number=3, size=2).sum(dim=2).tolist()
+        [[2, 2, 2]]
+    """
     generator = torch.Generator().manual_seed(seed)
     if size is None:
         sizes = torch.randint(num_players + 1, (1, number), generator=generator)
@@ -25,21 +36,39 @@ def sensitivity_coalitions(
 
 
 def coalition_sums(phi: Float[Tensor, "B P E"], coalitions: Bool[Tensor, "#B M P"]) -> Float[Tensor, "B M E"]:
-    """Return the sum of each coalition's attributions, in float64."""
-    # Equal attributions have equal sums, whatever the order of addition: what differs from the first adds up apart.
+    """Return the sum of the attributions of each coalition's players, in float64.
+
+    Args:
+        phi: Attributions for E classes.
+        coalitions: Coalitions, of each image its own or one set for all.
+
+    Example:
+        >>> coalitions = torch.tensor([[[True, True, False], [False, False, False]]])
+        >>> coalition_sums(torch.tensor([[[1.0], [2.0], [4.0]]]), coalitions).flatten().tolist()
+        [3.0, 0.0]
+    """
+    # Differences from the first attribution are summed separately, so that equal attributions have exactly equal sums.
     phi, present = phi.double(), coalitions.to(phi.device).double()
     first = phi[:, :1]
     return present @ (phi - first) + present.sum(dim=2, keepdim=True) * first
 
 
 class SensitivityN(PerImage):
-    """Rank correlation between sums of a coalition's attributions and its value, over coalitions.
+    """Spearman correlation over coalitions between a coalition's value and the sum of its players' attributions.
 
-    In [-1, 1]; undefined where one of both is constant. Of the target, and of the other classes explained, averaged
-    over those where it is defined.
+    It is in [-1, 1], and undefined where either is constant. ``target`` is the correlation for the target class,
+    ``others`` its mean over the other explained classes for which it is defined.
 
     Reference: Covert et al., ViT-Shapley, ICLR 2023, arXiv:2206.05282; after Ancona et al., ICLR 2018,
-    arXiv:1711.06104, who correlate linearly.
+    arXiv:1711.06104, who use the Pearson correlation.
+
+    Example:
+        >>> coalitions = torch.tensor([[[False, False], [True, False], [False, True], [True, True]]])
+        >>> values = torch.tensor([[[0.0], [1.0], [2.0], [3.0]]])
+        >>> metric = SensitivityN()
+        >>> metric.update(torch.tensor([[[1.0], [2.0]]]), coalitions, values, classes=torch.tensor([[0]]))
+        >>> round(metric.compute()["target"], 3)
+        1.0
     """
 
     columns = ("target", "others")
@@ -54,13 +83,13 @@ class SensitivityN(PerImage):
         values: Float[Tensor, "B M K"],
         classes: Int[Tensor, "B E"],
     ) -> None:
-        """Add images, with the values of coalitions: found once, they serve every explanation.
+        """Add images. The values of coalitions can be computed once and used for several explanations.
 
         Args:
-            phi: Attributions for E classes.
-            coalitions: From ``sensitivity_coalitions``.
-            values: Of all classes, from ``coalition_values``, in the space that the attributions explain.
-            classes: Which classes are explained, the target first.
+            phi: Attributions for the E explained classes.
+            coalitions: Coalitions from ``sensitivity_coalitions``.
+            values: Values for all K classes from ``coalition_values``, in the space that the attributions explain.
+            classes: Explained classes, the target first.
         """
         chosen = classes.to(values.device).unsqueeze(1).expand(-1, values.shape[1], -1)
         worth = values.double().gather(2, chosen)
@@ -75,11 +104,20 @@ class SensitivityN(PerImage):
 class FaithfulnessCorrelation(SensitivityN):
     """Pearson correlation between the sum of removed attributions and the drop in value, over subsets of one size.
 
-    Removing ``n`` players leaves a coalition of the ``P - n`` others: draw coalitions of that size. What is removed and
-    what is left add up to the same for all of them, sums and values alike, so the correlation is the same as
-    between what is left and its value; otherwise as ``SensitivityN``.
+    Removing ``n`` players leaves a coalition of the other ``P - n``: draw coalitions of that size. Removed and
+    remaining attributions add up to the same total for all coalitions, and so do the drop and the value. The
+    correlation is therefore that between the remaining attributions' sum and the coalition's value. All else is as for
+    ``SensitivityN``.
 
     Reference: Bhatt, Weller and Moura, IJCAI 2020, arXiv:2005.00631.
+
+    Example:
+        >>> coalitions = torch.tensor([[[True, True, False], [True, False, True], [False, True, True]]])
+        >>> values = torch.tensor([[[3.0], [4.0], [5.0]]])
+        >>> metric = FaithfulnessCorrelation()
+        >>> metric.update(torch.tensor([[[1.0], [2.0], [3.0]]]), coalitions, values, classes=torch.tensor([[0]]))
+        >>> round(metric.compute()["target"], 3)
+        1.0
     """
 
     ranked = False
@@ -87,20 +125,29 @@ class FaithfulnessCorrelation(SensitivityN):
 
 
 class Infidelity(PerImage):
-    """Mean over coalitions of the squared difference between the removed attributions' sum and the drop in value.
+    """Mean over coalitions of the squared difference between the sum of removed attributions and the drop in value.
 
-    In squared units of the value; zero for an additive game and its weights. ``scaled``: with the attributions times
-    the factor that makes it least, of either sign, which is fair to maps without a unit; at most the mean squared drop,
-    which is what attributions that are all zero have. Of the target, and of the other classes explained, averaged.
+    It is in squared value units, and zero for an additive game and its weights. ``scaled`` multiplies the attributions
+    by the factor (of either sign) that makes it smallest, which is fair to maps without a unit. It is at most the mean
+    squared drop, which is the infidelity of attributions that are all zero. ``target`` is for the target class,
+    ``others`` the mean over the other explained classes.
 
     Reference: Yeh et al., On the (in)fidelity and sensitivity of explanations, NeurIPS 2019, arXiv:1901.09392,
-    definition 2.1, with removal as the perturbation; the factor, from the code published with it.
+    definition 2.1, with removal as the perturbation; the factor comes from the authors' code.
+
+    Example:
+        >>> coalitions = torch.tensor([[[True, False], [False, True]]])
+        >>> values, grand = torch.tensor([[[2.0], [4.0]]]), torch.tensor([[6.0]])
+        >>> metric = Infidelity()
+        >>> metric.update(torch.tensor([[[1.0], [2.0]]]), coalitions, values, grand, classes=torch.tensor([[0]]))
+        >>> metric.compute()  # the drops are 4 and 2, the removed sums 2 and 1: (2² + 1²) / 2; a factor of 2 mends that
+        {'target': 2.5, 'target_scaled': 0.0}
     """
 
     columns = ("target", "target_scaled", "others", "others_scaled")
     higher_is_better = False
-    feed, main_column = "coalitions", "target_scaled"  # which is fair to maps without a unit
-    note = "Unscaled for methods whose attributions are differences of these values."
+    feed, main_column = "coalitions", "target_scaled"  # The scaled measure is fair to maps without a unit.
+    note = "The unscaled measure is defined for methods whose attributions are differences of these values."
 
     def update(
         self,
@@ -114,12 +161,12 @@ class Infidelity(PerImage):
         """Add images.
 
         Args:
-            phi: This and the others are as for ``SensitivityN``.
-            coalitions: Present players.
-            values: Theirs.
-            grand: The value of the whole image.
-            classes: Explained of each, the target first.
-            in_units: Whether attributions are differences of the value; of others only ``scaled`` is defined.
+            phi: Attributions for the E explained classes.
+            coalitions: Coalitions, of each image its own or one set for all.
+            values: Values of the coalitions for all K classes.
+            grand: Value of the grand coalition.
+            classes: Explained classes, the target first.
+            in_units: Whether the attributions are differences of the value. Otherwise only ``scaled`` is defined.
         """
         chosen = classes.to(values.device).unsqueeze(1)
         drop = grand.double().unsqueeze(1).gather(2, chosen) - values.double().gather(

@@ -1,4 +1,4 @@
-"""How well a model's answers fit labels, and another model's answers."""
+"""How well a model's outputs match labels and another model's outputs."""
 
 import torch
 from jaxtyping import Float, Shaped
@@ -9,13 +9,20 @@ from fastshap_lab.models.tasks import Multiclass, Task
 
 
 class Imitation(PerImage):
-    """The measures of a task against labels, and the divergence from a classifier; means over images.
+    """The task's measures against labels, and the divergence from a classifier, as means over images.
 
-    Of ``multiclass``: accuracy, cross-entropy and KL divergence, in nats. What is measured against labels is undefined
-    of images that have none.
+    For ``multiclass`` these are accuracy, cross-entropy in nats, and KL divergence in nats. Measures against labels are
+    NaN for images without a label.
 
     Args:
-        task: What the answers mean; ``multiclass`` if None.
+        task: Task that defines the measures; ``multiclass`` if None.
+
+    Example:
+        >>> metric, logits = Imitation(), torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> metric.update(logits.unsqueeze(1), label=torch.tensor([0, 0]), classifier_outputs=logits)
+        >>> found = metric.compute()
+        >>> found["accuracy"], round(found["kl"], 6)
+        (0.5, 0.0)
     """
 
     higher_is_better = None
@@ -28,11 +35,17 @@ class Imitation(PerImage):
     def update(
         self, outputs: Float[Tensor, "B M K"], label: Shaped[Tensor, "B *K"], classifier_outputs: Float[Tensor, "B K"]
     ) -> None:
-        """Add images, each with the outputs for M coalitions of it, over which it is averaged."""
+        """Add images. The measures of an image are means over its M coalitions.
+
+        Args:
+            outputs: Model outputs for M coalitions of each image.
+            label: Label of each image, as the task defines it.
+            classifier_outputs: The classifier's outputs for whole images.
+        """
         divergence = self.task.divergence(self.task.surrogate_losses[0])
         measures = (*self.task.measures(outputs, label).values(), divergence(classifier_outputs, outputs))
         self.rows.append(torch.stack([each.double().mean(dim=1) for each in measures], dim=1))
 
     def compute(self) -> dict[str, float]:
-        """Return the mean of each column; NaN stays: no label, or a broken model."""
+        """Return the mean of each column. It is NaN if an image has no label or the model returned NaN."""
         return dict(zip(self.columns, self._rows().mean(dim=0).tolist(), strict=True))

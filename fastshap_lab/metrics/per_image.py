@@ -1,4 +1,4 @@
-"""What metrics with one number per image have in common: means, their uncertainty, and tests between methods."""
+"""The base class of metrics that are means over images, with their uncertainty and tests between explanations."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -13,33 +13,44 @@ from fastshap_lab.metrics.bootstrap import PairedTest, bootstrap_means, paired_t
 
 
 class PerImage(Metric):
-    """A metric that keeps a row of numbers for every image, NaN where one is undefined.
+    """Base class of metrics that keep a row of numbers for each image, NaN where a number is undefined.
 
-    A subclass names the columns and, in ``update``, appends rows (B, columns) in float64 to ``kept``. Last columns may
-    be left out, as long as all updates do so.
+    A subclass names the columns and, in ``update``, appends rows (B, columns) in float64 to ``rows``. It may omit the
+    last columns if every update does.
+
+    Example:
+        >>> class Mean(PerImage):
+        ...     columns = ("mean",)
+        ...     def update(self, maps):
+        ...         self.rows.append(maps.double().mean(dim=(1, 2)).unsqueeze(1))
+        >>> metric = Mean()
+        >>> metric.update(torch.tensor([[[1.0, 3.0]], [[5.0, 7.0]]]))
+        >>> metric.compute(), metric.per_image()["mean"].tolist()
+        ({'mean': 4.0}, [2.0, 6.0])
     """
 
     columns: tuple[str, ...]
     full_state_update = False
 
     feed: ClassVar[str | None] = None
-    """Entry of ``evaluation.feeders.FEEDERS``, whose inputs ``update`` takes by name; None where methods of attribution
-    are not measured so."""
+    """Entry of ``evaluation.feeders.FEEDERS`` whose inputs ``update`` takes by name; None if the metric does not
+    evaluate attribution methods.
+    """
 
     feed_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Arguments of the feeder that differ from its own defaults."""
+    """Arguments of the feeder that differ from the feeder's defaults."""
 
     main_column: ClassVar[str | None] = None
-    """The column by which methods are ranked and tested; the first one if None."""
+    """Column by which methods are ranked and tested; the first one if None."""
 
     note: ClassVar[str] = ""
-    """What a report says of it beside its summary."""
+    """Sentence that reports add to the metric's summary."""
 
     needs_units: ClassVar[bool] = False
-    """Whether it is defined only for attributions that are differences of the game's values."""
+    """Whether the metric is defined only for attributions that are differences of the game's values."""
 
     version: ClassVar[int] = 1
-    """Raised when a change of the code changes results: those that were kept are then made again."""
+    """Number that is raised when a code change alters results; stored results of another version are recomputed."""
 
     rows: list[Tensor]
 
@@ -52,30 +63,41 @@ class PerImage(Metric):
         return dict(zip(self.columns, self._rows().nanmean(dim=0).tolist(), strict=False))
 
     def per_image(self) -> dict[str, Float[Tensor, " N"]]:
-        """Return each column, in the order of the updates."""
+        """Return the values of each column, in the order of the updates."""
         return dict(zip(self.columns, self._rows().unbind(dim=1), strict=False))
 
     def extend(self, rows: Iterable[Tensor]) -> None:
-        """Add what another metric of this kind has kept."""
+        """Add rows that another instance of the metric recorded."""
         self.rows += list(rows)
-        self._update_count += 1  # torchmetrics warns of a compute without an update
+        self._update_count += 1  # torchmetrics warns if compute is called without an update
 
     @property
     def num_images(self) -> int:
-        """Number of images seen, whether anything is defined for them or not."""
+        """Number of images added, including those for which nothing is defined."""
         return len(self._rows())
 
     def nan_count(self) -> dict[str, int]:
-        """Return on how many images each column is undefined, and left out of its mean."""
+        """Return for each column the number of images for which it is undefined, which its mean leaves out."""
         return {name: int(values.isnan().sum()) for name, values in self.per_image().items()}
 
     def intervals(self, resamples: int, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """Return 95 % percentile intervals of the means, from resampling images."""
+        """Return 95 % percentile intervals of the means from resampling images, as lower and upper bounds.
+
+        Args:
+            resamples: Number of bootstrap resamples.
+            seed: Seed for drawing images.
+        """
         low, high = percentile_intervals(bootstrap_means(self._rows(), resamples, seed)).tolist()
         return dict(zip(self.columns, zip(low, high, strict=True), strict=False))
 
     def compare(self, other: "PerImage", resamples: int, seed: int = 0) -> dict[str, PairedTest]:
-        """Return what tells this explanation from another one of the same images, in the same order."""
+        """Return for each column the comparison with another explanation of the same images.
+
+        Args:
+            other: The same metric of the other explanation, with the images in the same order.
+            resamples: Number of bootstrap resamples, and of sign flips.
+            seed: Seed for drawing images and signs.
+        """
         ours, theirs = self.per_image(), other.per_image()
         return {name: paired_test(ours[name], theirs[name], resamples, seed) for name in ours if name in theirs}
 
@@ -83,5 +105,5 @@ class PerImage(Metric):
         return self._kept()
 
     def _kept(self) -> Tensor:
-        # A list while updating, one tensor once gathered from several processes.
+        # torchmetrics keeps a list, and one tensor once it has gathered the rows of several processes.
         return torch.as_tensor(dim_zero_cat(self.rows)).cpu()

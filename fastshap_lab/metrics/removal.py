@@ -1,4 +1,4 @@
-"""What becomes of a class when units are deleted from an image, or inserted, most important first."""
+"""How a class's output changes as units of an image are deleted or inserted, the most important first."""
 
 import torch
 from jaxtyping import Float, Int
@@ -20,26 +20,35 @@ def removal_curves(
     max_batch: int = 256,
     task: Task | None = None,
 ) -> Float[Tensor, "B E measures points"]:
-    """Return the task's measures of the class, and agreement, after each step, the start included, in float64.
+    """Return the task's measures of each class, then agreement, at the start and after each step, in float64.
 
-    Units go in descending order of their attribution, ties by index, ``step`` at a time (the last step may be shorter):
-    away from the whole image, or back into the empty one. Of ``multiclass``, these are probability, log-odds and top-1
-    agreement; of a regression the standardized answer, and agreement within its tolerance. Agreement is 1 where
-    what is predicted is what is predicted of the whole image, else 0. All are NaN for attributions with a NaN, which
-    say no order.
+    Units are deleted from the whole image, or inserted into the empty one, in descending order of their attribution.
+    Ties are in index order; the last step may be shorter. For ``multiclass`` the measures are probability and log-odds,
+    for a regression the standardized output. Agreement is 1 where the model's prediction is the one for the whole image
+    (for a regression: within its tolerance), else 0. All are NaN if an attribution is NaN, which has no rank.
 
-    Reference: Petsiuk et al., RISE, BMVC 2018, arXiv:1806.07421; Jethani et al., FastSHAP, ICLR 2022,
-    arXiv:2107.07436, on exclusion and inclusion.
+    Reference: Petsiuk et al., RISE, BMVC 2018, arXiv:1806.07421; Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436,
+    on exclusion and inclusion.
 
     Args:
-        value_fn: Logits, or log-probabilities, or a regression's answers, of coalitions of the units.
+        value_fn: Function that returns logits, log-probabilities or the predictions of a regression for coalitions of
+            units.
         image: Images.
-        phi: Attributions of the units for E classes.
-        classes: Which ones.
-        insert: Whether units are inserted, rather than deleted.
-        step: Units per step.
-        max_batch: Most images times coalitions that the value function is asked for at once.
-        task: What its values mean; one of K classes if None.
+        phi: Attributions of the U units for E classes.
+        classes: The explained classes.
+        insert: Whether units are inserted rather than deleted.
+        step: Number of units per step.
+        max_batch: Largest number of coalitions, summed over images, in one call of ``value_fn``.
+        task: Task of the model; ``multiclass`` if None.
+
+    Example:
+        >>> def logits(image, coalitions):  # log-probabilities 1/2 each without unit 0, else 3/4 and 1/4
+        ...     present = coalitions[..., :1]
+        ...     return torch.where(present, torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])).log()
+        >>> phi = torch.tensor([[[2.0], [1.0]]])
+        >>> curves = removal_curves(logits, torch.rand(1, 3, 4, 4), phi, torch.tensor([[0]]), insert=False)
+        >>> [round(p, 3) for p in curves[0, 0, 0].tolist()]
+        [0.75, 0.5, 0.5]
     """
     task = task or Multiclass()
     num_units, explained = phi.shape[1:]
@@ -62,25 +71,39 @@ def removal_curves(
 
 
 def area_under_curve(curve: Float[Tensor, "*shape points"]) -> Float[Tensor, "*shape"]:
-    """Return the mean height by the trapezoid rule; a shorter last step counts like the others."""
+    """Return the mean height of curves by the trapezoid rule; a shorter last step counts as a full one.
+
+    Example:
+        >>> area_under_curve(torch.tensor([1.0, 0.5, 0.0])).item()
+        0.5
+    """
     return (curve.sum(dim=-1) - (curve[..., 0] + curve[..., -1]) / 2) / (curve.shape[-1] - 1)
 
 
 class Deletion(PerImage):
-    """Areas under the curves of deletion, which is exclusion when units are the players of a surrogate.
+    """Areas under deletion curves; with the players of a surrogate as units, this is exclusion.
 
-    Of the target its probability, log-odds and top-1 agreement; of the other classes explained probability and
-    log-odds, each class under its own attributions, averaged over them. Of labels that do not exclude each other,
-    agreement is of all of them; of a regression there is the standardized answer, and agreement within its
-    tolerance.
+    For the target these are the areas of the task's measures and of agreement: for ``multiclass`` probability, log-odds
+    and top-1 agreement; for labels that do not exclude each other, agreement means that all labels agree; for a
+    regression there are the standardized output and agreement within its tolerance. For the other explained classes
+    these are the measures' means over classes, each class ranked by its own attributions.
 
     Args:
-        step: Units per step.
-        max_batch: Most images times coalitions that the value function is asked for at once.
-        task: What the values mean; one of K classes if None.
+        step: Number of units per step.
+        max_batch: Largest number of coalitions, summed over images, in one call of the value function.
+        task: Task of the model; ``multiclass`` if None.
 
-    Reference: see ``removal_curves``; Covert et al., ViT-Shapley, ICLR 2023, arXiv:2206.05282, section 5, on the
-    classes that are not the target.
+    Reference: see ``removal_curves``; Covert et al., ViT-Shapley, ICLR 2023, arXiv:2206.05282, section 5, for the other
+    classes.
+
+    Example:
+        >>> def logits(image, coalitions):  # log-probabilities 1/2 each without unit 0, else 3/4 and 1/4
+        ...     present = coalitions[..., :1]
+        ...     return torch.where(present, torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])).log()
+        >>> metric = Deletion()
+        >>> metric.update(logits, torch.rand(1, 3, 4, 4), torch.tensor([[[2.0], [1.0]]]), torch.tensor([[0]]))
+        >>> round(metric.compute()["probability"], 4)  # 0.75, 0.5, 0.5
+        0.5625
     """
 
     higher_is_better = False
@@ -100,7 +123,14 @@ class Deletion(PerImage):
         phi: Float[Tensor, "B U E"],
         classes: Int[Tensor, "B E"],
     ) -> None:
-        """Add images; arguments as for ``removal_curves``, the first class being the target."""
+        """Add images.
+
+        Args:
+            value_fn: Value function, see ``removal_curves``.
+            image: Images.
+            phi: Attributions of the U units for E classes.
+            classes: Explained classes, the target first.
+        """
         curves = removal_curves(value_fn, image, phi, classes, self.insert, self.step, self.max_batch, self.task)
         parts = [curves[:, 0]]
         if curves.shape[1] > 1:
@@ -108,7 +138,7 @@ class Deletion(PerImage):
         self.rows.append(torch.cat(parts, dim=1))
 
     def curves(self) -> dict[str, Float[Tensor, " points"]]:
-        """Return the mean curves over images."""
+        """Return the mean curve of each column over images."""
         return dict(zip(self.columns, self._kept().nanmean(dim=0).unbind(), strict=False))
 
     def _rows(self) -> Float[Tensor, "N columns"]:
@@ -116,9 +146,18 @@ class Deletion(PerImage):
 
 
 class Insertion(Deletion):
-    """Areas under the curves of insertion, which is inclusion when units are the players of a surrogate.
+    """Areas under insertion curves; with the players of a surrogate as units, this is inclusion.
 
-    Otherwise as ``Deletion``.
+    All else is as for ``Deletion``.
+
+    Example:
+        >>> def logits(image, coalitions):  # log-probabilities 1/2 each without unit 0, else 3/4 and 1/4
+        ...     present = coalitions[..., :1]
+        ...     return torch.where(present, torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])).log()
+        >>> metric = Insertion()
+        >>> metric.update(logits, torch.rand(1, 3, 4, 4), torch.tensor([[[2.0], [1.0]]]), torch.tensor([[0]]))
+        >>> round(metric.compute()["probability"], 4)  # 0.5, 0.75, 0.75
+        0.6875
     """
 
     higher_is_better = True

@@ -1,4 +1,4 @@
-"""How well a map, cut at a threshold, segments the object."""
+"""How well a thresholded map segments the object."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,13 +13,18 @@ VOID = 255
 
 
 def foreground(maps: Float[Tensor, "B H W"], threshold: float | None = None) -> Bool[Tensor, "B H W"]:
-    """Return the pixels above a threshold of each map, stretched to [0, 1]; none of a constant map.
+    """Return the pixels above a threshold of each map, after stretching it to [0, 1]; none if the map is constant.
 
     Args:
-        maps: At image size.
-        threshold: The same for every map; by default Otsu's, each map's own, from 256 bins (scikit-image).
+        maps: Maps at image size.
+        threshold: Threshold in [0, 1] for all maps; by default each map's own Otsu threshold, from 256 bins
+            (scikit-image).
 
     Reference: Otsu, A threshold selection method from gray-level histograms, 1979.
+
+    Example:
+        >>> foreground(torch.tensor([[[0.0, 1.0, 3.0, 4.0]]]), threshold=0.5).tolist()
+        [[[False, False, True, True]]]
     """
     maps = normalize_map(maps.double())
     if threshold is not None:
@@ -31,35 +36,55 @@ def foreground(maps: Float[Tensor, "B H W"], threshold: float | None = None) -> 
 def segmentation_scores(
     predicted: Bool[Tensor, "B H W"], truth: Bool[Tensor, "B H W"], valid: Bool[Tensor, "B H W"]
 ) -> Float[Tensor, "B 3"]:
-    """Return IoU, F1 and pixel accuracy of each image's foreground, over valid pixels, in percent.
+    """Return IoU, F1 and pixel accuracy of each image's foreground over valid pixels, in percent.
 
-    IoU and F1 are 100 where neither predicts nor has any foreground. All are NaN without a valid pixel.
+    IoU and F1 are 100 where neither mask has any foreground. All are NaN without a valid pixel.
+
+    Args:
+        predicted: Predicted foreground.
+        truth: True foreground.
+        valid: Pixels that count.
+
+    Example:
+        >>> predicted = torch.tensor([[[True, True, False, False]]])
+        >>> truth = torch.tensor([[[True, False, False, False]]])
+        >>> [round(score, 1) for score in segmentation_scores(predicted, truth, torch.ones_like(truth))[0].tolist()]
+        [50.0, 66.7, 75.0]
     """
     right, wrong = (predicted == truth) & valid, (predicted != truth) & valid
     hits, right, wrong = (part.sum(dim=(1, 2)).double() for part in (right & truth, right, wrong))
-    iou, f1 = hits / (hits + wrong), 2 * hits / (2 * hits + wrong)  # false positives and false negatives are wrong
+    iou, f1 = hits / (hits + wrong), 2 * hits / (2 * hits + wrong)  # wrong = false positives + false negatives
     scores = torch.stack([iou, f1], dim=1).masked_fill((hits + wrong == 0).unsqueeze(1), 1)
-    accuracy = right / (right + wrong)  # 0 / 0 is NaN: nothing to compare
+    accuracy = right / (right + wrong)  # NaN (0 / 0) without a valid pixel
     return 100 * torch.cat([scores, accuracy.unsqueeze(1)], dim=1).masked_fill(accuracy.isnan().unsqueeze(1), torch.nan)
 
 
 class Segmentation(PerImage):
-    """IoU, F1 and pixel accuracy of maps cut at a threshold, in percent, averaged per image.
+    """IoU, F1 and pixel accuracy of thresholded maps in percent, averaged over images.
 
-    Beside them those of calling everything foreground, which takes no map at all. Images that the classifier is not
-    sure of are undefined, as are maps that are not finite: ``num_images`` less ``nan_count`` remain.
+    The columns ``everything_…`` are the scores of predicting foreground everywhere, which needs no map. All are
+    undefined for images of which the classifier is not sure and for maps that are not finite, so ``num_images`` minus
+    ``nan_count`` images count.
 
     Args:
-        confidence: Images count whose highest probability is greater than this.
-        threshold: Of maps stretched to [0, 1]; by default Otsu's.
+        confidence: Threshold in [0, 1]; only images whose highest probability is above it count.
+        threshold: Threshold of maps stretched to [0, 1]; by default Otsu's.
 
     Reference: Coporan, Visualization techniques for improving explainability in visual transformers, sections 3.2, 5.3.
+
+    Example:
+        >>> metric = Segmentation(threshold=0.5)
+        >>> maps, labels = torch.tensor([[[0.0, 1.0, 3.0, 4.0]]]), torch.tensor([[[0, 0, 7, 7]]])
+        >>> metric.update(maps, labels, target=torch.tensor([7]), probability=torch.tensor([0.9]))
+        >>> found = metric.compute()
+        >>> found["iou"], found["everything_iou"]
+        (100.0, 50.0)
     """
 
     columns = ("iou", "f1", "accuracy", "everything_iou", "everything_f1", "everything_accuracy")
     higher_is_better = True
     feed = "regions"
-    note = "Of images whose most probable class is their label, where they have one."
+    note = "It covers images whose most probable class is their label, and images without a label."
 
     def __init__(self, confidence: Share = 0.85, threshold: Share | None = None) -> None:
         super().__init__()
@@ -75,10 +100,10 @@ class Segmentation(PerImage):
         """Add images.
 
         Args:
-            maps: At image size.
-            labels: Class of every pixel; 255 is void, and ignored.
-            target: Class explained, as pixels are labelled; they are the foreground.
-            probability: The classifier's highest.
+            maps: Maps at image size.
+            labels: Class of each pixel; 255 is void and ignored.
+            target: Class that each image is explained for; the pixels of this class are the foreground.
+            probability: The classifier's highest probability.
         """
         truth, valid = labels == target[:, None, None], labels != VOID
         scores = segmentation_scores(foreground(maps, self.threshold), truth, valid)

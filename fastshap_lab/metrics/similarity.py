@@ -1,4 +1,4 @@
-"""How alike two maps of the same image are."""
+"""Similarity of two maps of the same image."""
 
 import torch
 from jaxtyping import Float
@@ -13,17 +13,36 @@ _WINDOW = 7
 
 
 def rank_similarity(first: Float[Tensor, "B H W"], second: Float[Tensor, "B H W"]) -> Float[Tensor, " B"]:
-    """Return the Spearman correlation over pixels, NaN where a map is constant."""
+    """Return the Spearman correlation over pixels, NaN where a map is constant.
+
+    Args:
+        first: First maps.
+        second: Second maps.
+
+    Example:
+        >>> first, second = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.tensor([[[9.0, 8.0], [7.0, 1.0]]])
+        >>> round(rank_similarity(first, second).item(), 3)
+        -1.0
+    """
     left, right = (maps.double().flatten(1).unsqueeze(2) for maps in (first, second))
     return spearman(left, right).squeeze(1)
 
 
 def structure_similarity(first: Float[Tensor, "B H W"], second: Float[Tensor, "B H W"]) -> Float[Tensor, " B"]:
-    """Return the mean structural similarity (SSIM) of the maps, both stretched to [0, 1]; at most 1.
+    """Return the mean structural similarity (SSIM) of two maps, both stretched to [0, 1]; at most 1.
 
-    Over windows of 7×7, or as large as an odd window fits in the map; NaN if that is less than 3×3.
+    Windows are 7×7, or the largest odd size that fits in the map; NaN if that is less than 3×3.
 
     Reference: Wang et al., Image quality assessment: from error visibility to structural similarity, 2004.
+
+    Args:
+        first: First maps.
+        second: Second maps.
+
+    Example:
+        >>> maps = torch.rand(1, 8, 8)
+        >>> round(structure_similarity(maps, 2 * maps).item(), 3)
+        1.0
     """
     side = min(*first.shape[1:], _WINDOW)
     window = side - 1 + side % 2
@@ -35,15 +54,27 @@ def structure_similarity(first: Float[Tensor, "B H W"], second: Float[Tensor, "B
 
 
 class Similarity(PerImage):
-    """Spearman correlation of signed and of absolute values, and SSIM: what sanity checks compare maps by.
+    """Spearman correlation of signed and of absolute values, and SSIM, by which sanity checks compare maps.
 
     Reference: Adebayo et al., Sanity checks for saliency maps, NeurIPS 2018, arXiv:1810.03292.
+
+    Example:
+        >>> metric, maps = Similarity(), torch.rand(1, 8, 8) + 0.1
+        >>> metric.update(maps, -maps)
+        >>> found = metric.compute()
+        >>> round(found["spearman"], 3), round(found["spearman_absolute"], 3)
+        (-1.0, 1.0)
     """
 
     columns = ("spearman", "spearman_absolute", "ssim")
     higher_is_better = None
 
     def update(self, first: Float[Tensor, "B H W"], second: Float[Tensor, "B H W"]) -> None:
-        """Add pairs of maps at their native resolution."""
+        """Add pairs of maps at their native resolution.
+
+        Args:
+            first: First maps.
+            second: Second maps of the same images.
+        """
         measures = [rank_similarity(first, second), rank_similarity(first.abs(), second.abs())]
         self.rows.append(torch.stack([*measures, structure_similarity(first, second)], dim=1))

@@ -123,7 +123,14 @@ def build_surrogate(
     grid: Sequence[int],
     module: nn.Module | None = None,
 ) -> Surrogate:
-    """Return a surrogate; ``classifier`` describes the network inside, without the masking's channels."""
+    """Return a surrogate with random weights.
+
+    Args:
+        classifier: Description of the network inside, without the channels that the masking adds.
+        masking: Entry of ``MASKINGS``, or ``{name, params}``.
+        grid: Rows and columns of players.
+        module: The caller's own network, where the description names one's own code.
+    """
     kind = lookup(MASKINGS, "surrogate.masking", name_and_params(masking, "surrogate.masking")[0])
     inner = build_classifier(**classifier, extra_channels=kind.extra_channels, group="surrogate", module=module)
     rows, columns = grid
@@ -141,7 +148,18 @@ def build_explainer(
     grid: Sequence[int],
     task: str | Mapping[str, Any] | None = None,
 ) -> Explainer:
-    """Return an explainer network; ``params.backbone``, if it takes one, is ``{name, params}`` of ``CLASSIFIERS``."""
+    """Return an explainer network with random weights.
+
+    Args:
+        name: Entry of ``EXPLAINERS``.
+        params: Its arguments; ``backbone``, where it takes one, is ``{name, params}`` of ``CLASSIFIERS``.
+        image_size: Height and width in pixels.
+        num_classes: Number of classes K.
+        mean: Mean colour of the training images in [0, 1], a number for each channel.
+        std: Standard deviation of each channel.
+        grid: Rows and columns of players.
+        task: Entry of ``TASKS``, or ``{name, params}``; ``multiclass`` if None.
+    """
     (height, width), (rows, columns) = _checked_size(image_size), grid
     players = PlayerGrid((height, width), (rows, columns))
     given: dict[str, Any] = {"grid": players, "num_classes": num_classes, "mean": mean, "std": std}

@@ -17,9 +17,13 @@ _LUMINANCE = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as Pillow's mode L; three
 
 
 def as_channels(image: Tensor, channels: int) -> Tensor:
-    """Return RGB images (…, 3, H, W) with as many channels as a network takes.
+    """Return RGB images with as many channels as a network takes.
 
-    One is their luminance. A fourth is alpha: images have been composited when they were read, and are opaque.
+    A single channel is the luminance. A fourth one is alpha, which is 1: images were composited when they were read.
+
+    Args:
+        image: Images (…, 3, H, W) in [0, 1].
+        channels: Number of channels: 1, 3 or 4.
     """
     if channels == 1:
         weights = image.new_tensor(_LUMINANCE).view(-1, 1, 1)

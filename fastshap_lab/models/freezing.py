@@ -87,6 +87,10 @@ def load_matching(target: nn.Module, source: dict[str, torch.Tensor]) -> int:
 
     A first convolution with more input channels than the source's takes what is there and zeros for the rest, so that
     it starts by ignoring them. A vision transformer with other patches takes the source's embeddings resampled.
+
+    Args:
+        target: Network to start, changed in place.
+        source: Weights of the other network, by name.
     """
     taken, source = 0, _with_patches_of(target, source)
     state = target.state_dict()

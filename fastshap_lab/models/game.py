@@ -46,7 +46,12 @@ class ModelGame:
         return self
 
     def logits(self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
-        """Return the model's answers before the link, with gradients where these are on."""
+        """Return the model's outputs (B, M, K) before the link, with gradients where these are enabled.
+
+        Args:
+            image: Images (B, C, H, W) in [0, 1].
+            coalitions: Coalitions (B, M, P), True where a player is present.
+        """
         return self.masking(self.classifier, image, coalitions, self.max_batch)
 
     def extremes(self, image: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "#B K"]]:
@@ -60,7 +65,12 @@ class ModelGame:
         return full, empty
 
     def values(self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
-        """Return the value of each coalition."""
+        """Return the value (B, M, K) of each coalition: the model's output after the link.
+
+        Args:
+            image: Images (B, C, H, W) in [0, 1].
+            coalitions: Coalitions (B, M, P), True where a player is present.
+        """
         with torch.inference_mode():
             logits = self.logits(image, coalitions)
             values = self.link(logits.to(torch.promote_types(logits.dtype, torch.float32)))

@@ -99,7 +99,12 @@ def keep_features_still(network: nn.Module) -> None:
 
 
 def rescale_heads(network: nn.Module, mean: Sequence[float], spread: Sequence[float]) -> None:
-    """Let a network answer in the targets' units.
+    """Rescale the last layers of a network so that it answers in the targets' units.
+
+    Args:
+        network: Network to change, in place.
+        mean: Mean of each target (K,).
+        spread: Standard deviation of each target (K,).
 
     Raises:
         UserError: The network's last layer is not known, or not linear.

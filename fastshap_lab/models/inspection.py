@@ -48,7 +48,12 @@ def pixels_of(
 
 
 def outputs_of(classifier: Classifier, image: Tensor, task: Task) -> Tensor:
-    """Return the answer to some images (B, 3, H, W), which is checked to be a task's outputs (B, K).
+    """Return a model's outputs (B, K) for some images, checked to be outputs of a task.
+
+    Args:
+        classifier: Model with its normalization.
+        image: Images (B, 3, H, W) in [0, 1].
+        task: Task that the outputs belong to.
 
     Raises:
         UserError: The model does not take such images, or answers with something else.

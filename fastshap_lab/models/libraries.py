@@ -51,7 +51,11 @@ class Library(ABC):
 
     @abstractmethod
     def weights(self, params: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:
-        """Return the library's weights, under its own names; downloaded unless they are on disk.
+        """Return the library's weights, under the library's own names. They are downloaded unless they are on disk.
+
+        Args:
+            params: Arguments of the network, ``model`` among them.
+            network: Network that the weights are for.
 
         Raises:
             UserError: They cannot be had.
@@ -59,7 +63,12 @@ class Library(ABC):
 
 
 def fetched(what: str, error: Exception) -> str:
-    """Return the line for weights that did not come."""
+    """Return the error line for weights that could not be downloaded.
+
+    Args:
+        what: What was asked for.
+        error: Error that the library raised.
+    """
     reason = " ".join(str(error).split()) or type(error).__name__
     return (
         f"{what}: its weights cannot be had: {reason[:300]}; they come over the network, once: without one, download "

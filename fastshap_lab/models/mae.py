@@ -77,7 +77,12 @@ class MaskedAutoencoder(nn.Module):
         return cast(TokenNetwork, self.encoder.network)
 
     def draw(self, number: int, generator: torch.Generator) -> Tensor:
-        """Return a random order of the patches (B, P) for each of so many images, on the generator's device."""
+        """Return a random order of the patches (B, P) for each image, on the generator's device.
+
+        Args:
+            number: Number of images B.
+            generator: Generator for drawing orders.
+        """
         return torch.rand(number, self.num_patches, generator=generator, device=generator.device).argsort(dim=1)
 
     def patchify(self, pixels: Tensor) -> Tensor:
@@ -89,7 +94,12 @@ class MaskedAutoencoder(nn.Module):
         return F.fold(patches.transpose(1, 2), self.encoder.image_size, self.patch_size, stride=self.patch_size)
 
     def encode(self, image: Tensor, order: Tensor) -> Tensor:
-        """Return the features (B, prefix tokens and visible patches, D) of images (B, 3, H, W) in [0, 1]."""
+        """Return the features (B, prefix tokens + visible patches, D) of the visible patches.
+
+        Args:
+            image: Images (B, 3, H, W) in [0, 1].
+            order: Order of the patches (B, P); the first ones are visible.
+        """
         tokens, _ = with_positions(self.network, embed(self.network, self.encoder.normalize(image)))
         prefix, patches = tokens.tensor_split([self.network.num_prefix_tokens], dim=1)
         return transform(self.network, torch.cat([prefix, _pick(patches, order[:, : self.num_visible])], dim=1))
@@ -102,16 +112,25 @@ class MaskedAutoencoder(nn.Module):
         return self.leave(self.blocks(torch.cat([prefix, patches], dim=1))[:, prefix.shape[1] :])
 
     def loss(self, image: Tensor, order: Tensor) -> Tensor:
-        """Return the mean squared error (B,) of hidden pixels; 1 for who guesses each patch's mean, 0 at best."""
+        """Return the mean squared error (B,) of hidden, normalized patches. Predicting each patch's mean gives 1.
+
+        Args:
+            image: Images (B, 3, H, W) in [0, 1].
+            order: Order of the patches (B, P); the first ones are visible.
+        """
         target, _, _ = self._standardized(image)
         error = (self(image, order) - target).square().mean(dim=-1)
         return error.gather(1, order[:, self.num_visible :]).mean(dim=1)
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the encoder sees, the rest in the mean colour, and that completed: (B, 3, H, W) in [0, 1].
+        """Return the visible patches in the mean colour, and the reconstruction: (B, 3, H, W) each, in [0, 1].
 
-        Hidden patches are given their true mean and contrast, of which their prediction knows nothing.
+        Reconstructed patches get the true mean and contrast, which the prediction does not know.
+
+        Args:
+            image: Images (B, 3, H, W) in [0, 1].
+            order: Order of the patches (B, P); the first ones are visible.
         """
         target, mean, deviation = self._standardized(image)
         seen = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, : self.num_visible], True).unsqueeze(-1)

@@ -17,10 +17,17 @@ def resnet(
     depths: tuple[Depth, Depth, Depth, Depth] = (2, 2, 2, 2),
     strides: tuple[Count, Count, Count, Count, Count] = (1, 1, 2, 2, 2),
 ) -> nn.Module:
-    """Return timm's ResNet with a 3 × 3 stem and no pooling after it, as is usual on images of 32 pixels and less.
+    """Return timm's ResNet with a 3 × 3 stem and no pooling after it, as is usual for images of 32 pixels and less.
 
-    The defaults are ResNet18. ``channels[0]`` is also the stem's width, so slimmer variants are slim throughout.
-    ``strides`` are the stem's and those of the four stages.
+    The defaults give ResNet18.
+
+    Args:
+        num_classes: Number of classes K.
+        image_size: Ignored: height and width in pixels.
+        in_chans: Number of input channels.
+        channels: Width of each stage; the first one, an even number, is also the stem's.
+        depths: Number of blocks in each stage.
+        strides: Stride of the stem and of each stage.
 
     Raises:
         UserError: The stem's width is odd, or the first stage has a stride: its shortcut has no convolution to follow.

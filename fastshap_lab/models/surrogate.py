@@ -11,7 +11,13 @@ from fastshap_lab.shapley.players import PlayerGrid
 
 
 class Surrogate(nn.Module):
-    """A classifier, and the masking through which it sees coalitions."""
+    """A classifier together with the masking through which it sees coalitions.
+
+    Args:
+        classifier: Network of images.
+        masking: Shows a coalition to the network.
+        grid: The players.
+    """
 
     def __init__(self, classifier: Classifier, masking: Masking, grid: PlayerGrid) -> None:
         super().__init__()

@@ -18,9 +18,20 @@ def swin(
     num_heads: tuple[Count, ...] = (3, 6, 12, 24),
     drop_path: Share = 0.0,
 ) -> nn.Module:
-    """Return timm's SwinTransformer; each stage halves rows and columns and doubles the width.
+    """Return timm's SwinTransformer, whose stages halve rows and columns and double the width.
 
-    The defaults are those of Swin-T, for small images: with patches of 2 pixels and windows of 4 × 4 of them.
+    The defaults are those of Swin-T with patches and windows for small images.
+
+    Args:
+        num_classes: Number of classes K.
+        image_size: Height and width in pixels.
+        in_chans: Number of input channels.
+        patch_size: Side of a patch in pixels.
+        window_size: Side of a window in patches.
+        width: Width of the first stage.
+        depths: Number of blocks in each stage.
+        num_heads: Number of attention heads in each stage.
+        drop_path: Largest probability of dropping a residual path, in [0, 1).
 
     Raises:
         UserError: The stages' depths and heads are not as many, or patches and windows do not divide the image.

@@ -88,7 +88,12 @@ class Task(ABC):
 
     @staticmethod
     def title(measure: str, long: bool = False) -> str:
-        """Return what a measure is called in tables and figures; ``long`` where nothing beside it explains it."""
+        """Return the name of a measure in tables and figures.
+
+        Args:
+            measure: Name of the measure.
+            long: Whether the name has to explain itself.
+        """
         titles = {"kl": "KL divergence" if long else "KL", "cross_entropy": "cross-entropy"}
         return titles.get(measure, measure.replace("_", " "))
 
@@ -125,13 +130,22 @@ class Task(ABC):
         return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
 
     def meaningless(self, number: int, num_classes: int) -> Shaped[Tensor, "N *K"]:
-        """Return labels of images of noise."""
+        """Return labels for images of noise.
+
+        Args:
+            number: Number of images N.
+            num_classes: Number of classes K.
+        """
         return torch.zeros(number, num_classes)
 
     # The classifier
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:  # noqa: B027 - nor do most change anything
         """Change a fresh network so that its outputs have the units of the task.
+
+        Args:
+            network: Fresh network, changed in place.
+            num_classes: Number of classes K.
 
         Raises:
             UserError: The task is one of another number of classes, or the network does not allow it.
@@ -155,13 +169,25 @@ class Task(ABC):
 
     @abstractmethod
     def right(self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]) -> Bool[Tensor, "B M"]:
-        """Return whether answers to each image are right; false where it has no label."""
+        """Return whether outputs are right for each image, bool (B, M). Where an image has no label they are not.
+
+        Args:
+            outputs: Outputs (B, M, K).
+            labels: Label of each image, (B,) or (B, K).
+        """
 
     @abstractmethod
     def measures(
         self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
     ) -> dict[str, Float[Tensor, "B M"]]:
-        """Return, by ``measure_names``, how well answers fit the label of each image, NaN where it has none."""
+        """Return the measures named in ``measure_names``: how well outputs fit the labels.
+
+        Each is (B, M), and NaN where an image has no label.
+
+        Args:
+            outputs: Outputs (B, M, K).
+            labels: Label of each image, (B,) or (B, K).
+        """
 
     @abstractmethod
     def measures_in_words(self) -> str:
@@ -194,17 +220,32 @@ class Task(ABC):
         """Return which classes a prediction names; for a regression none."""
 
     def in_words(self, prediction: Float[Tensor, " K"], class_names: Sequence[str]) -> str:
-        """Return what the prediction for one image says."""
+        """Return the prediction for one image in words.
+
+        Args:
+            prediction: Prediction (K,), as ``predict`` returns it.
+            class_names: Names of all K classes.
+        """
         named = [name for name, mark in zip(class_names, self.marked(prediction).tolist(), strict=True) if mark]
         return ", ".join(named) or "none"
 
     @abstractmethod
     def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
-        """Return which classes labels name; none where there is no label."""
+        """Return which classes the labels name, bool (N, K); none where there is no label.
+
+        Args:
+            labels: Labels (N,) or (N, K).
+            num_classes: Number of classes K.
+        """
 
     @abstractmethod
     def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
-        """Return what the label of one image says, nothing where there is none."""
+        """Return the label of one image in words, or an empty text where there is none.
+
+        Args:
+            label: Label, () or (K,).
+            class_names: Names of all K classes.
+        """
 
     # The surrogate and its game
 
@@ -228,7 +269,11 @@ class Task(ABC):
         return None
 
     def check_link(self, link: str, key: str) -> None:
-        """Check that values are determined by what a surrogate learns.
+        """Check that the values under a link are determined by what a surrogate learns.
+
+        Args:
+            link: Name of the link.
+            key: Configuration key that it stands under, for error messages.
 
         Raises:
             UserError: The task has no such link; says why where that is known, and which it has.

@@ -31,14 +31,24 @@ def pools_patches(network: TokenNetwork) -> bool:
 
 
 def embed(network: TokenNetwork, pixels: Tensor) -> Tensor:
-    """Return the embedded patches (B, T, D), or (B, rows, columns, D), of normalized pixels; no positions yet."""
+    """Return the embedded patches (B, T, D) or (B, rows, columns, D), without positions.
+
+    Args:
+        network: The vision transformer.
+        pixels: Normalized pixels (B, C, H, W).
+    """
     return network.patch_embed(pixels)
 
 
 def with_positions(network: TokenNetwork, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return what enters the first block, prefix tokens and all (B, T, D), and an Eva's rotary embedding if it has one.
+    """Return the tokens that enter the first block, and an Eva's rotary embedding, else None.
 
-    The latter is (patches, D') or, where every block has its own, (depth, heads, patches, D').
+    Tokens are (B, T, D), prefix tokens first. A rotary embedding is (patches, D') or, where every block has its own,
+    (depth, heads, patches, D').
+
+    Args:
+        network: The vision transformer.
+        patches: Embedded patches, as ``embed`` returns them.
     """
     embedded = network._pos_embed(patches)  # where timm's families differ: prefix tokens, and what gets a position
     tokens, rope = embedded if isinstance(network, Eva) else (embedded, None)
@@ -46,7 +56,13 @@ def with_positions(network: TokenNetwork, patches: Tensor) -> tuple[Tensor, Tens
 
 
 def rope_of(network: TokenNetwork, rope: Tensor | None, patches: Tensor) -> Tensor | None:
-    """Return the rotary embedding of each row's own patches (N, T), as blocks take it: with an axis for the rows."""
+    """Return the rotary embedding of each row's own patches, in the shape that blocks take.
+
+    Args:
+        network: The vision transformer.
+        rope: Rotary embedding of all patches, or None.
+        patches: Indices of each row's patches (N, T).
+    """
     if rope is None:
         return None
     if has_rope_per_block(network):
@@ -60,7 +76,14 @@ def has_rope_per_block(network: TokenNetwork) -> bool:
 
 
 def transform(network: TokenNetwork, tokens: Tensor, rope: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-    """Return the features (N, T, D) of tokens (N, T, D); ``mask`` (N, 1, T, T) says who sees whom."""
+    """Return the features (N, T, D) that the blocks compute from tokens.
+
+    Args:
+        network: The vision transformer.
+        tokens: Tokens (N, T, D).
+        rope: Rotary embedding as the blocks take it, or None.
+        mask: Which token may attend to which, bool (N, 1, T, T); every one to every one if None.
+    """
     for depth, block in enumerate(network.blocks):
         if rope is None:
             tokens = block(tokens, attn_mask=mask)
@@ -70,11 +93,21 @@ def transform(network: TokenNetwork, tokens: Tensor, rope: Tensor | None = None,
 
 
 def classify_pooled(network: TokenNetwork, pooled: Tensor) -> Tensor:
-    """Return the logits of already pooled features (N, D)."""
+    """Return the logits of already pooled features (N, D).
+
+    Args:
+        network: The vision transformer.
+        pooled: Pooled features (N, D).
+    """
     return network.head(network.head_drop(network.fc_norm(pooled)))
 
 
 def mean_of_present(features: Tensor, present: Tensor) -> Tensor:
-    """Return the mean (N, D) of the present tokens among features (N, T, D); zero where none is present."""
+    """Return the mean (N, D) of the present tokens, zero where none is present.
+
+    Args:
+        features: Features (N, T, D).
+        present: Which tokens are present, bool (N, T).
+    """
     weights = present.to(features.dtype).unsqueeze(-1)
     return (features * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(torch.finfo(features.dtype).tiny)

@@ -20,10 +20,22 @@ def vit(
     drop_path: Share = 0.0,
     distilled: bool = False,
 ) -> nn.Module:
-    """Return timm's VisionTransformer with a class token or, ``distilled``, a DeiT with a distillation token, too.
+    """Return timm's VisionTransformer with a class token or, if ``distilled``, a DeiT with a distillation token, too.
 
     The defaults are the light ViT of Roldan, Xu and Zhang, "Visualizing and Interpreting Transformer-based Vision
     Models", for 32 × 32 pixels: 64 patches and a class token, 6.3 million parameters.
+
+    Args:
+        num_classes: Number of classes K.
+        image_size: Height and width in pixels.
+        in_chans: Number of input channels.
+        patch_size: Side of a patch in pixels.
+        width: Width of the tokens.
+        depth: Number of blocks.
+        num_heads: Number of attention heads.
+        mlp_width: Width of the hidden layer in each block.
+        drop_path: Largest probability of dropping a residual path, in [0, 1).
+        distilled: Whether the network has a distillation token.
 
     Raises:
         UserError: The patch size does not divide the image, or the heads the width.

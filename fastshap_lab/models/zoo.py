@@ -91,9 +91,13 @@ class Timm(Library):
 
 
 def adapted(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights of a model of timm as timm itself would load them: renamed, and resampled to the network's size.
+    """Return weights of a timm model as timm itself would load them: renamed, and resampled to the network's size.
 
-    Of a network that is none of timm's, or of whose weights timm knows nothing more, they are returned as they are.
+    They are returned unchanged for networks of other libraries, and where timm has no conversion.
+
+    Args:
+        network: Network that the weights are for.
+        state: Weights by name.
     """
     module = type(network).__module__
     convert = getattr(sys.modules[module], "checkpoint_filter_fn", None) if module.startswith("timm.") else None

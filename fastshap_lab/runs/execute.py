@@ -12,17 +12,21 @@ from rich.console import Console
 from fastshap_lab.errors import UserError
 from fastshap_lab.records import REPORT, true_value_measures
 from fastshap_lab.runs.run import Run
-from fastshap_lab.runs.tracking import tracked
+from fastshap_lab.runs.tracking import log_again, log_outputs, tracked, upload_command
 from fastshap_lab.seeding import derive_seed
 
 _PATIENCE = 0.5  # seconds until it is looked again whether another process is done
 
 
 def execute(runs: list[Run], console: Console) -> None:
-    """Make what is not there yet, and say what came of each.
+    """Make the runs that are not finished, and print the result of each.
 
-    What another process is making already is left to it while there is something else to do: the same command, started
-    several times, shares the work.
+    While another process makes one of them, this process makes others: the same command, started several times, shares
+    the work.
+
+    Args:
+        runs: Runs in the order of the plan.
+        console: Where results are printed.
 
     Raises:
         UserError: What a run builds on is gone or was changed, and is not among those to be made.
@@ -47,7 +51,14 @@ def execute(runs: list[Run], console: Console) -> None:
 
 
 def conclude(runs: list[Run], console: Console) -> None:
-    """Say of each explainer that was asked for how true its values are, where that was measured, and how to load it."""
+    """Say how true the values of each explainer are, where that was measured, and how to load it.
+
+    Where W&B kept its runs on disk, the last line is the command that uploads them.
+
+    Args:
+        runs: Runs in the order of the plan, all of them finished.
+        console: Where lines are printed.
+    """
     joined = next((run for run in runs if run.stage.joins), None)
     measured = {} if joined is None else true_value_measures(joined.measures())
     ends = [("", run) for run in runs] if joined is None else joined.parents.items()
@@ -57,6 +68,8 @@ def conclude(runs: list[Run], console: Console) -> None:
                 console.print(f"{name}: {measured[name][0]} against true values", soft_wrap=True, markup=False)
             place = json.dumps(run.folder.as_posix(), ensure_ascii=False)
             console.print(run.stage.loading.format(place=place), soft_wrap=True, markup=False)
+    if (command := upload_command(runs[0].config)) is not None:
+        console.print(command, soft_wrap=True, markup=False)
 
 
 def _check_parents(left: list[Run]) -> None:
@@ -89,6 +102,7 @@ def _in_words(measure: float, form: str) -> str:
 def _make(run: Run) -> tuple[str, float] | None:
     """Make one run unless it is there; return what was done and how long it took, or None if somebody else is at it."""
     if run.finished:  # without the lock, for which there is no place in a folder that is read-only
+        log_again(run)
         return "reused", 0.0
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -98,17 +112,20 @@ def _make(run: Run) -> tuple[str, float] | None:
     with lock:
         action, start = run.action, time.perf_counter()
         if action == "reuse":
+            log_again(run)
             return "reused", 0.0
         run.begin()
         torch.manual_seed(derive_seed(run.config.seed, run.stage.name))  # of the weights that training starts from
+        finished = False
         try:
             with tracked(run):
                 measures = run.stage.make(run)
-                if run.tracker:
-                    run.tracker.log(measures)
+                run.finish(measures, time.perf_counter() - start)
+                finished = True
+                log_outputs(run)
         except BaseException as error:
-            with suppress(OSError):  # on a full disk what matters is the error that comes first
-                run.stop("failed" if isinstance(error, Exception) else "interrupted", time.perf_counter() - start)
+            if not finished:  # else W&B failed, which takes nothing from the result
+                with suppress(OSError):  # on a full disk what matters is the error that comes first
+                    run.stop("failed" if isinstance(error, Exception) else "interrupted", time.perf_counter() - start)
             raise
-        run.finish(measures, time.perf_counter() - start)
         return {"train": "trained", "resume": "resumed", "make": "made"}[action], time.perf_counter() - start

@@ -44,7 +44,13 @@ def plan(config: Config, compose: Compose, stages: Sequence[Stage], device: torc
 
 
 def pipelines_of(config: Config, compose: Compose, stages: Sequence[Stage]) -> dict[str, Config]:
-    """Return the configuration of each pipeline, by name; arguments as for ``plan``."""
+    """Return the configuration of each pipeline, by name.
+
+    Args:
+        config: The whole configuration.
+        compose: Function that composes the configuration with other choices and further overrides.
+        stages: All stages, each after those that it builds on.
+    """
     groups = _groups(stages)
     if config.evaluate.pipelines:
         return {name: _composed(name, chosen, compose, groups) for name, chosen in config.evaluate.pipelines.items()}
@@ -73,17 +79,25 @@ def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage
     chains = {
         name: _chain(one, config.evaluate.pipelines.get(name), data, digest, stages) for name, one in pipelines.items()
     }
+    for pipeline, chain in chains.items():
+        for run in chain:
+            run.pipeline = pipeline
     runs = [run for chain in chains.values() for run in chain]
     for stage in stages:
         if stage.joins and config.stage in ("all", stage.name):
             name = (config.name or config.data.name) + stage.part(config)
             ends = {pipeline: chain[-1] for pipeline, chain in chains.items()}
-            runs.append(Run(stage, name, stage.settings(config, digest), ends, config, data))
+            runs.append(Run(stage, name, stage.settings(config, digest), ends, config, data, "-".join(chains)))
     return list({run.fingerprint: run for run in runs}.values())
 
 
 def show(runs: list[Run], console: Console) -> None:
-    """Print what making the runs will do, and what it will cost."""
+    """Print what making the runs will do, and its cost.
+
+    Args:
+        runs: Runs in the order of the plan.
+        console: Where lines are printed.
+    """
     if notice := runs[0].data.notice():
         console.print(f"{'data':<10}  {notice}", soft_wrap=True, markup=False)
     known: dict[str, Cost | None] = {}

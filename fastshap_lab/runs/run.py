@@ -89,6 +89,7 @@ class Run:
         parents: The runs it builds on, by role.
         config: The whole configuration, of which the stage reads its part.
         data: The images.
+        pipeline: Name of the pipeline that the run belongs to; runs that several pipelines share name the first.
         tracker: The W&B run, while one is open.
     """
 
@@ -98,6 +99,7 @@ class Run:
     parents: dict[str, "Run"]
     config: Config
     data: ImageDataModule = field(repr=False)
+    pipeline: str = ""
     tracker: Any = field(default=None, repr=False)
 
     @cached_property
@@ -223,14 +225,24 @@ class Run:
         self._write("running")
 
     def stop(self, status: str, seconds: float) -> None:
-        """Say that the run ended early, and how."""
+        """Record that the run ended early.
+
+        Args:
+            status: ``failed`` or ``interrupted``.
+            seconds: Duration of this attempt.
+        """
         self._write(status, seconds)
 
     def finish(self, measures: dict[str, float], seconds: float) -> None:
-        """Say that the result is complete, and of which files; nothing counts as a result before.
+        """Record that the result is complete, and which files belong to it. Nothing counts as a result before.
 
-        Small files that later stages read are listed with their digests: that of a model's description covers the
-        weights, whose digest it holds. The rest by name: each says itself whether it was changed, or is the report.
+        Small files that later stages read are listed with their digests; the digest of a model's description covers its
+        weights, whose digest it contains. Other files are listed by name: each of them can tell by itself whether it
+        was changed.
+
+        Args:
+            measures: Measures of the result, by name.
+            seconds: Duration of this attempt.
         """
         write_atomically(self.folder / MEASURES, json.dumps(measures, indent=2) + "\n")
         files: dict[str, str | None] = {}
@@ -300,7 +312,12 @@ class Run:
 
 
 def lock_of(stage: Path, fingerprint: str) -> Path:
-    """Return the file that is locked while a run is made; it lies beside the run's folder, whose name may change."""
+    """Return the file that is locked while a run is made. It lies beside the run's folder, whose name may change.
+
+    Args:
+        stage: Folder of the stage's runs.
+        fingerprint: Fingerprint of the run.
+    """
     return stage / f".{fingerprint[:8]}.lock"
 
 

@@ -65,7 +65,12 @@ def source(where: str, component: Any) -> str | None:
 
 
 def own_source(modules: set[str], network: Any) -> str:
-    """Return the digest of some modules' source and of those that define the user's own parts of a network."""
+    """Return the digest of the source of some modules and of the user's own modules that a network consists of.
+
+    Args:
+        modules: Names of modules.
+        network: Network of the user, or None.
+    """
     kinds = set(map(type, network.modules()))
     found = modules | {kind.__module__ for kind in kinds if _is_own(kind.__module__) and kind.__module__ != "__main__"}
     # Of a program or a notebook what the network is made of counts, not whatever else is in it.

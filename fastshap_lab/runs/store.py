@@ -59,7 +59,12 @@ class Store:
 
 
 def key_digest(kind: str, key: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what an entry is of."""
+    """Return the SHA-256 of a key.
+
+    Args:
+        kind: Kind of entry, the folder that it is stored in.
+        key: What the entry depends on, as plain values.
+    """
     return sha256(json.dumps({"kind": kind, "key": key}, sort_keys=True))
 
 

@@ -1,6 +1,8 @@
-"""Weights & Biases, where it is chosen: a W&B run per run folder, with its settings, curves, tables and figures."""
+"""Weights & Biases, where it is chosen: a W&B run for each run folder, its settings, curves, tables and figures."""
 
 import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from fastshap_lab.config import Config
 from fastshap_lab.errors import UserError
+from fastshap_lab.records import METRICS_FILE, RECORD, REPORT
 from fastshap_lab.runs.run import Run
 
 
@@ -17,13 +21,15 @@ from fastshap_lab.runs.run import Run
 def tracked(run: Run) -> Iterator[None]:
     """Keep a W&B run open as ``run.tracker`` while a stage is made, if ``logger=wandb``.
 
+    Its group is the pipeline, its job type the stage. Where W&B is online, the models that the stage builds on are its
+    input artifacts.
+
     Raises:
-        UserError: W&B does not let us in.
+        UserError: W&B refuses the run, for example because nobody is logged in.
     """
     config = run.config.logger
     # A trial of a sweep is a single W&B run, that of the stage which is swept; the agent has chosen its id.
-    sweeping = "WANDB_SWEEP_ID" in os.environ
-    if config.name != "wandb" or (sweeping and run.stage.name != run.config.stage):
+    if config.name != "wandb" or (_sweeping() and run.stage.name != run.config.stage):
         yield
         return
     import wandb  # takes a second
@@ -34,7 +40,9 @@ def tracked(run: Run) -> Iterator[None]:
         tracker = wandb.init(
             project=config.project,
             name=f"{run.stage.name}/{folder.name}",
-            id=None if sweeping else run.record()["id"],
+            group=f"{run.config.name or run.config.data.name}/{run.pipeline}"[:128],  # W&B takes no longer one
+            job_type=run.stage.name,
+            id=None if _sweeping() else run.record().get("id"),
             resume="allow",
             dir=folder,
             mode=config.mode,
@@ -46,14 +54,70 @@ def tracked(run: Run) -> Iterator[None]:
     tracker.define_metric("*", step_metric="epoch")
     with tracker:  # ends it, as failed if an exception passes
         run.tracker = tracker
+        if not tracker.offline:
+            for parent in run.parents.values():
+                if parent.stage.trains:
+                    tracker.use_artifact(_artifact(parent))  # uploaded, unless it is there
         yield
     run.tracker = None
 
 
 def log_results(run: Run, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Path]) -> None:
-    """Send a stage's tables and figures to W&B, if a W&B run is open."""
+    """Send a stage's tables and figures to W&B, if a W&B run is open.
+
+    Args:
+        run: The run that is being made.
+        tables: Tables by name.
+        figures: PNG files by name.
+    """
     if run.tracker:
         import wandb
 
         shown: dict[str, Any] = {name: wandb.Table(dataframe=table) for name, table in tables.items()}
         run.tracker.log(shown | {name: wandb.Image(str(path)) for name, path in figures.items()})
+
+
+def log_outputs(run: Run) -> None:
+    """Send the measures and ``run.json`` of a finished run to W&B, if a W&B run is open.
+
+    Where W&B is online, the model or the report becomes an artifact, too.
+    """
+    if run.tracker:
+        run.tracker.log(run.measures())
+        copied = shutil.copy(run.folder / RECORD, run.tracker.dir)  # of a file elsewhere W&B would print a warning
+        run.tracker.save(copied, base_path=run.tracker.dir, policy="now")
+        if not run.tracker.offline and (run.stage.trains or run.stage.reports):
+            run.tracker.log_artifact(_artifact(run))
+
+
+def log_again(run: Run) -> None:
+    """Send a finished run's curves and measures to W&B if it is the trial of a sweep, which would miss a point else."""
+    if _sweeping() and run.config.logger.name == "wandb" and run.stage.name == run.config.stage:
+        with tracked(run):
+            if (run.folder / METRICS_FILE).is_file():
+                for _, row in run.history().iterrows():
+                    run.tracker.log(row.dropna().to_dict())
+            log_outputs(run)
+
+
+def upload_command(config: Config) -> str | None:
+    """Return the command that uploads the W&B runs on disk; None where there are none."""
+    offline = config.logger.name == "wandb" and config.logger.mode == "offline"
+    return f"wandb sync {config.runs_dir}/*/*/wandb/offline-run-*" if offline else None
+
+
+def _sweeping() -> bool:
+    return "WANDB_SWEEP_ID" in os.environ
+
+
+def _artifact(run: Run) -> Any:
+    """Return a run's model folder, or its report, as an artifact that W&B knows again by its content."""
+    import wandb
+
+    name = re.sub(r"[^a-zA-Z0-9_.-]", "-", f"{run.stage.name}-{run.folder.name}")[-128:]
+    artifact = wandb.Artifact(name, "model" if run.stage.trains else "report", metadata=run.summary())
+    if run.stage.trains:
+        artifact.add_dir(str(run.model))
+    else:
+        artifact.add_file(str(run.folder / REPORT))
+    return artifact

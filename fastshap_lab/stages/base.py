@@ -237,14 +237,24 @@ def _costly(run: Run, *free: str) -> dict[str, Any]:
 
 
 def random_images(run: Run, number: int) -> TensorImages:
-    """Return noise of the size of a run's images, with labels, on its device."""
+    """Return images of noise in the size of a run's images, with labels, on the run's device.
+
+    Args:
+        run: The run.
+        number: Number of images.
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (number, 3, *run.data.image_size), dtype=torch.uint8, generator=generator)
     return TensorImages(images, run.data.task.meaningless(number, run.data.num_classes)).to(run.data.device)
 
 
 def seconds_of_pass(game: ModelGame, run: Run) -> float:
-    """Return how long a pass of a game takes, from a second's worth of them, in batches as there is time for."""
+    """Return the duration of a pass of a game in seconds, measured for about a second.
+
+    Args:
+        game: The game.
+        run: The run that plays it, whose images and batch size are taken.
+    """
     game.to(run.data.device)
     seconds, rows = math.inf, 8
     end = time.perf_counter() + _SECONDS

@@ -44,7 +44,12 @@ _CHECKPOINT = "checkpoint"
 
 
 def settings(config: Config, digest: str) -> dict[str, Any]:
-    """Return what can change the result: given models by their content, not their path."""
+    """Return what can change the result. Models that are given count by their content, not by their path.
+
+    Args:
+        config: The whole configuration.
+        digest: Digest of the data.
+    """
     own = {"classifier": _content(config.classifier), "precision": config.trainer.precision}
     return settings_of(config, own, digest)
 
@@ -196,6 +201,10 @@ def pixel_statistics(run: Run) -> dict[str, list[float]]:
 
 def own_classes(whole: Config, data: ImageDataModule) -> list[str] | None:
     """Return the classes of a classifier that is explained as it is, or None where they are the data's.
+
+    Args:
+        whole: The whole configuration.
+        data: The data.
 
     Raises:
         UserError: What it is made of cannot be read.

@@ -62,7 +62,12 @@ def check(run: Run) -> None:
 
 
 def check_settings(settings: EvaluateConfig, task: Task) -> None:
-    """Raise a ``UserError`` where a method, metric, section or check is unknown, or has wrong arguments."""
+    """Raise a ``UserError`` where a method, metric, section or check is unknown or has wrong arguments.
+
+    Args:
+        settings: Settings of the evaluation.
+        task: Task of the data.
+    """
     check_methods(settings.methods)
     choose_metrics(settings.metrics, task)
     sections = _sections(settings)

@@ -192,10 +192,14 @@ def _describe(run: Run, network: NetworkSpec) -> ExplainerNetworkSpec:
 
 @torch.inference_mode()
 def error_measures(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
-    """Return how much of the game the explanations of test images account for, and what they missed of its total.
+    """Return an explainer's additive R², efficiency gap and variation of maps on the test images.
 
-    And how much their maps differ between images: which share of the mean square of what they are beyond the equal
-    split is variance over images. 0 where every image gets the same map.
+    The variation is the share of the maps' mean square, beyond the equal split, that is variance over images. It is 0
+    where every image gets the same map.
+
+    Args:
+        run: The run of the explainer.
+        explainer: The trained explainer.
     """
     device = run.data.device
     explainer = explainer.to(device)

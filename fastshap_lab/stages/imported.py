@@ -79,9 +79,11 @@ def own_module(path: str, key: str) -> nn.Module:
 
 
 def identity(path: str, key: str) -> dict[str, str]:
-    """Return what identifies one's own network: digests of its weights, its own source, and its attributes.
+    """Return what identifies one's own network: digests of its weights, its source, and its attributes.
 
-    Arguments as for ``own_module``; a path without a module is that of what a program has handed over.
+    Args:
+        path: ``package.module:factory``; without a module, what a program has handed over under this path.
+        key: Configuration key of the path, for error messages.
     """
     module = own_module(path, key)
     name = path.partition(":")[0]

@@ -84,7 +84,12 @@ def _passes(run: Run) -> int:
 
 
 def load_labels(run: Run, device: torch.device) -> Labels:
-    """Return the labels of a finished run, on a device; what was damaged since is asked for again."""
+    """Return the labels of a finished run. Files that were damaged since are made again.
+
+    Args:
+        run: The run of the labels.
+        device: Device to load them to.
+    """
     files = list(_kept(run))
     sizes = torch.cat([file.pop("size") for file in files])
     images, *rest = (

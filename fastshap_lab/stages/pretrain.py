@@ -37,7 +37,12 @@ def wanted(config: Config) -> bool:
 
 
 def settings(config: Config, digest: str) -> dict[str, Any]:
-    """Return what can change the result: nothing of what the classifier is then trained with."""
+    """Return what can change the result; the classifier's later training cannot.
+
+    Args:
+        config: The whole configuration.
+        digest: Digest of the data.
+    """
     classifier = config.classifier
     encoder = {"name": classifier.name, "params": classifier.params, "mean": classifier.mean, "std": classifier.std}
     own = {"pretrain": asdict(classifier.pretrain) | {"encoder": encoder}, "precision": config.trainer.precision}

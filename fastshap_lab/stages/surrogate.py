@@ -91,7 +91,12 @@ def untrained_surrogate(run: Run) -> Surrogate:
 
 
 def untrained_game(run: Run, link: str) -> ModelGame:
-    """Return its game."""
+    """Return the game of an untrained surrogate, for measurements of cost.
+
+    Args:
+        run: The run of the surrogate, or of a stage that builds on it.
+        link: Entry of ``LINKS``.
+    """
     return frozen_copy(untrained_surrogate(run)).game(link, run.config.trainer.max_batch)
 
 

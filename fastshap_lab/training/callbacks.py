@@ -37,6 +37,11 @@ class Checkpoints(Checkpoint):
     that comes after an epoch's last step waits for its validation. The second signal ends it at once.
 
     Lightning's ModelCheckpoint remembers absolute paths, and forgets the best epoch where a run folder was moved.
+
+    Args:
+        folder: Folder of the checkpoints.
+        monitor: Validation measure that chooses the best epoch, lower is better.
+        stage: Name of the stage, for those who interrupt it.
     """
 
     def __init__(self, folder: Path, monitor: str, stage: str) -> None:
@@ -188,7 +193,12 @@ class History(Callback):
 
 
 class EpochBar(Callback):
-    """The progress of the whole training."""
+    """The progress of the whole training.
+
+    Args:
+        stage: Name of the stage, printed before the progress.
+        monitor: Validation measure that is printed after every epoch.
+    """
 
     def __init__(self, stage: str, monitor: str) -> None:
         self.stage, self.monitor, self.shown = stage, monitor, ExitStack()

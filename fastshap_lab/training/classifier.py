@@ -17,6 +17,12 @@ class ClassifierTraining(Training):
 
     Reference: Touvron et al., Training data-efficient image transformers & distillation through attention, ICML 2021,
     arXiv:2012.12877, section 4, on hard-label distillation.
+
+    Args:
+        network: Classifier to train.
+        config: Settings of the stage.
+        seed: Seed of the run.
+        teacher: Classifier whose predictions are a distilled network's second labels; None without distillation.
     """
 
     network: Classifier

@@ -9,7 +9,13 @@ from fastshap_lab.training.training import Training
 
 
 class PretrainTraining(Training):
-    """Fit an autoencoder to images. Batches hold ``image`` (B, C, H, W)."""
+    """Train a masked autoencoder. Batches hold ``image`` (B, C, H, W).
+
+    Args:
+        network: Autoencoder to train.
+        config: Settings of the stage.
+        seed: Seed of the run.
+    """
 
     network: MaskedAutoencoder
 

@@ -11,7 +11,14 @@ from fastshap_lab.training.training import Training
 
 
 class SurrogateTraining(Training):
-    """Fit a surrogate to a frozen classifier. Batches hold ``image`` (B, C, H, W)."""
+    """Train a surrogate to imitate a classifier under random coalitions. Batches hold ``image`` (B, C, H, W).
+
+    Args:
+        network: Surrogate to train.
+        classifier: Classifier to imitate; a frozen copy is used.
+        config: Settings of the stage.
+        seed: Seed of the run.
+    """
 
     network: Surrogate
 

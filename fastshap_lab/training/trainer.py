@@ -16,7 +16,12 @@ from fastshap_lab.training.callbacks import WholeCheckpoints
 
 
 def build_trainer(config: TrainerConfig, logger: Logger | bool = False, **arguments: Any) -> Trainer:
-    """Return Lightning's trainer on the configured hardware, without the notices it prints by default.
+    """Return Lightning's trainer on the configured hardware, without the notices that it prints by default.
+
+    Args:
+        config: Hardware and number format.
+        logger: Lightning's logger, or False for none.
+        arguments: Further arguments of ``lightning.pytorch.Trainer``.
 
     Raises:
         UserError: Lightning refuses a setting, or several processes are asked for.

@@ -49,10 +49,14 @@ class Training(LightningModule):
         return derive_seed(self.seed, purpose, self.current_epoch, batch_idx, self.global_rank)
 
     def log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
-        """Log means over the epoch.
+        """Log means over an epoch.
 
-        Those of the training are summed here and logged with the validation's: Lightning would lose what it summed
+        Those of the training are summed here and logged with the validation's: Lightning would lose what it had summed
         before a checkpoint inside the epoch.
+
+        Args:
+            values: Measures of the batch, by name.
+            batch_size: Number of images in the batch.
         """
         if not self.trainer.training:
             self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)

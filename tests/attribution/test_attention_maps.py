@@ -13,12 +13,9 @@ from fastshap_lab.attribution.saw import gradient_mass
 from fastshap_lab.attribution.score_matrix import score_matrix
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import normalize_map
-from fastshap_lab.models import Classifier
 from tests.attribution.by_hand import by_attention, forward_by_hand
 from tests.attribution.families import GRID, NUM_CLASSES, family, images
-
-IMAGES = images(dtype=torch.float64)
-TARGETS = torch.tensor([2, 0, 3])
+from tests.attribution.subjects import IMAGES, TARGETS, model_and_network
 
 
 def attention_of(network: nn.Module, pixels: Tensor) -> list[Tensor]:
@@ -122,13 +119,6 @@ CASES: dict[str, tuple[str, dict, Callable[..., Tensor]]] = {
     "saw": ("saw", {}, saw),
     "uniform saw": ("saw", {"weights": "uniform"}, lambda *given: saw(*given, uniform=True)),
 }
-
-
-def model_and_network(name: str) -> tuple[nn.Module, nn.Module, Callable[[Tensor], Tensor]]:
-    model = family(name).double()
-    if isinstance(model, Classifier):
-        return model, model.network, model.normalize
-    return model, model, lambda image: image
 
 
 def expected(network: nn.Module, pixels: Tensor, relation: Callable[..., Tensor], rows: str) -> Tensor:
@@ -243,7 +233,7 @@ def test_query_mean_averages_the_rows_of_a_network_that_pools_its_patches():
 
 
 def test_prefix_mean_is_for_distilled_networks_alone():
-    with pytest.raises(UserError, match="rows=prefix_mean is for distilled DeiT"):
+    with pytest.raises(UserError, match="rows=prefix_mean needs a distilled DeiT"):
         METHODS["cgw2"](family("registers"), rows="prefix_mean")
 
 
@@ -265,10 +255,10 @@ def test_layers_without_positive_gradients_share_equally():
     ("name", "options", "line"),
     [
         ("rollout", {"start_layer": 3}, "start_layer=3: blocks are numbered 0 to 2"),
-        ("rollout", {"discard_ratio": 1.0}, "discard_ratio=1.0: at least 0 and below 1"),
+        ("rollout", {"discard_ratio": 1.0}, "discard_ratio=1.0: must be at least 0 and below 1"),
         ("raw_attention", {"layer": -4}, "layer=-4: blocks are numbered 0 to 2"),
         ("raw_attention", {"head": 3}, "head=3: heads are numbered 0 to 2"),
-        ("tam", {"steps": 1}, "steps=1: at least 2"),
+        ("tam", {"steps": 1}, "steps=1: must be at least 2"),
         ("cgw2", {"max_batch": 0}, "max_batch=0: must be a whole number of 1 or more"),
     ],
 )

@@ -52,13 +52,13 @@ def test_colours_of_absence_and_units_of_noise():
     assert torch.equal(colour_scale(nn.Identity(), image), torch.ones(3, 1, 1))
     assert torch.equal(baseline_colour(classifier, image, None), mean_colour(classifier, image))
     assert torch.equal(baseline_colour(classifier, image, [0.0, 1.0, 2.0]), torch.tensor([0.0, 1, 2]).view(3, 1, 1))
-    with pytest.raises(UserError, match=r"baseline=\[0.5\]: 3 numbers wanted"):
+    with pytest.raises(UserError, match=r"baseline=\[0.5\]: must have 3 numbers"):
         baseline_colour(classifier, image, [0.5])
 
 
 def test_an_unknown_choice_is_named():
     assert one_of("rows", "class", Rows) == "class"
-    with pytest.raises(UserError, match="rows=clas: unknown, one of class, prefix_mean, query_mean wanted"):
+    with pytest.raises(UserError, match="rows=clas: unknown; must be one of class, prefix_mean, query_mean"):
         one_of("rows", "clas", Rows)
 
 
@@ -106,7 +106,7 @@ def test_what_is_no_class_is_refused_whatever_is_asked(name):
             ask(image, NUM_CLASSES)
     with pytest.raises(UserError, match="target of type float32"):
         method.attribute_classes(image, torch.zeros(2, 1))
-    with pytest.raises(UserError, match=r"classes of shape \(2,\): must be \(B, E\), of each of 2 images as many"):
+    with pytest.raises(UserError, match=r"classes of shape \(2,\): must be \(B, E\), E classes for each"):
         method.attribute_classes(image, [0, 1])
 
 
@@ -125,9 +125,9 @@ class Answers(nn.Module):
 @pytest.mark.parametrize(
     ("of", "line"),
     [
-        (lambda logits: SimpleNamespace(logits=logits), "with a SimpleNamespace: must be a tensor, the logits"),
-        (lambda logits: (logits, None), "with a tuple: must be a tensor, the logits"),
-        (lambda logits: logits[:, 0], r"must be \(B, K\), a number for each class"),
+        (lambda logits: SimpleNamespace(logits=logits), "a SimpleNamespace: must be a tensor, the logits"),
+        (lambda logits: (logits, None), "a tuple: must be a tensor, the logits"),
+        (lambda logits: logits[:, 0], r"must be \(B, K\), one logit per class"),
     ],
 )
 def test_answers_that_are_no_logits_are_one_line(name, of, line):
@@ -142,7 +142,7 @@ def test_answers_that_are_no_logits_are_one_line(name, of, line):
 def test_a_single_logit_is_explained_where_it_excludes_nothing(name):
     model, image = Answers(lambda logits: logits[:, :1]), images(2)
     if name in ("rise", "leave_one_out", "kernel_shap"):
-        with pytest.raises(UserError, match="link=softmax: the model has one logit, and nothing that it could exclude"):
+        with pytest.raises(UserError, match="link=softmax: needs two classes or more, and the model has one logit"):
             METHODS[name](model).attribute(image)
         method = METHODS[name](model, link="sigmoid")
     else:

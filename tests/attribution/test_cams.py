@@ -49,7 +49,7 @@ def test_the_layer_is_found_from_the_model():
         GradCAM(nn.Linear(3, 2))
     with pytest.raises(UserError, match="layer=stem: the model has no module of that name"):
         GradCAM(plain, layer="stem")
-    with pytest.raises(UserError, match=r"Linear gives \(2, 4\), not features of rows and columns"):
+    with pytest.raises(UserError, match=r"Linear returns \(2, 4\), not features with rows and columns"):
         GradCAM(plain, layer="head").attribute(IMAGES.float(), 0)
 
 
@@ -101,13 +101,13 @@ def test_of_features_with_a_single_place_there_is_no_map(model, side, name, kind
     assert found.shape == (2, 2, 2)
     torch.testing.assert_close(found, METHODS[kind](model, layer=name).attribute(image, TARGETS))
     called = next(label for label, module in model.named_modules() if module is find_layers(model)[0])
-    line = f"on images of {side}×{side}, features have a single place here, of which there is no map"
+    line = f"on images of {side}×{side}, the layer's features have a single position: a map needs more"
     with pytest.raises(UserError, match=line):
         METHODS[kind](model, layer=called).attribute(image, TARGETS)
 
 
 def test_a_class_activation_map_of_a_single_place_does_not_apply():
-    with pytest.raises(UserError, match="on images of 4×4, features have a single place here"):
+    with pytest.raises(UserError, match="on images of 4×4, the layer's features have a single position"):
         CAM(family("resnet")).attribute(images(2)[:, :, :4, :4], TARGETS)
 
 
@@ -139,7 +139,7 @@ def test_layers_of_a_swin_come_in_three_layouts():
     }
     assert {name: found.shape for name, found in maps.items()} == dict.fromkeys(maps, (2, 4, 6))
     # A norm sees the places as rows of a list; its gradient is zero in the mean of features, not of places.
-    with pytest.raises(UserError, match=r"gives \(12, 4, 8\), not features of rows and columns"):
+    with pytest.raises(UserError, match=r"returns \(12, 4, 8\), not features with rows and columns"):
         GradCAM(swin, "network.layers.0.blocks.1.attn").attribute(IMAGES, TARGETS)  # windows
     flat = swin.network.layers[0].blocks[1].norm2
     with recorded_activations([flat]) as seen:

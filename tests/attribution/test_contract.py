@@ -11,22 +11,9 @@ from fastshap_lab.attribution.gradcam import AttentionGradCAM, GradCAM
 from fastshap_lab.attribution.random import Random
 from fastshap_lab.attribution.scorecam import ScoreCAM
 from fastshap_lab.errors import UserError
-from tests.attribution.families import FAMILIES, GRID, NUM_CLASSES, family, images
-from tests.attribution.test_recording import state, unsettle
+from tests.attribution.families import FAMILIES, NUM_CLASSES, family, images
+from tests.attribution.subjects import OPTIONS, state, unsettle
 
-PATCHES: dict[str, Any] = {"players": GRID, "budget": 24}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "tam": {"steps": 3},
-    "integrated_gradients": {"steps": 3},
-    "smoothgrad": {"samples": 3},
-    "occlusion": {"stride": (4, 4)},
-    "rise": {"num_masks": 20},
-    "kernel_shap": PATCHES,
-    "kriging": PATCHES,
-    "leverage_shap": PATCHES,
-    "permutation": PATCHES,
-    "random": {"grid": GRID},
-}
 CLASS_TOKEN = {"vit", "distilled", "registers", "eva"}
 RULES = {"vit", "distilled", "registers"}
 # Who takes whom; a method that is not listed takes every family.

@@ -102,8 +102,8 @@ def test_every_image_gets_the_same_noise_and_a_constant_one_none(model):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        (IntegratedGradients, {"steps": 0}, "steps=0: at least 1"),
-        (IntegratedGradients, {"rule": "trapezoid", "steps": 1}, "steps=1: .* with rule=trapezoid 2"),
+        (IntegratedGradients, {"steps": 0}, "steps=0: must be at least 1"),
+        (IntegratedGradients, {"rule": "trapezoid", "steps": 1}, "steps=1: .* 2 with rule=trapezoid"),
         (SmoothGrad, {"samples": 0}, "samples=0"),
     ],
 )

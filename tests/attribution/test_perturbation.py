@@ -24,7 +24,7 @@ from fastshap_lab.shapley import LINKS, Game, PlayerGrid, Segments, exact_shaple
 from tests import small
 from tests.attribution.by_hand import forward_by_hand
 from tests.attribution.families import GRID, NUM_CLASSES, family, images
-from tests.attribution.test_contract import OPTIONS
+from tests.attribution.subjects import OPTIONS
 
 IMAGES = images(2, dtype=torch.float64)
 
@@ -261,7 +261,7 @@ def test_shapley_values_of_patches(name):
     torch.testing.assert_close(found.sum(dim=(2, 3)), total)
     if name != "permutation":  # 62 coalitions are all there are
         torch.testing.assert_close(found, exact)
-    with pytest.raises(UserError, match=r"budget=1: too small for 6 players, \d+ or more"):
+    with pytest.raises(UserError, match=r"budget=1: too small for 6 players: must be at least \d+"):
         METHODS[name](model, players=GRID, budget=1).attribute(IMAGES, 1)
 
 
@@ -370,7 +370,7 @@ def test_a_classifier_is_explained_as_its_network_on_normalized_pixels(name):
     ("name", "options", "message"),
     [
         ("rise", {"num_masks": 0}, "num_masks=0"),
-        ("rise", {"link": "odds"}, "RISE: link=odds: unknown, one of softmax"),
+        ("rise", {"link": "odds"}, "RISE: link=odds: unknown; must be one of softmax"),
         ("vit_cx", {"noise": -1.0}, "noise=-1.0"),
         ("occlusion", {"window": (2, 2), "stride": (3, 1)}, r"window=\(2, 2\), stride=\(3, 1\)"),
         ("kernel_shap", {"players": (3, 3)}, "3×3 players do not divide"),
@@ -381,7 +381,7 @@ def test_a_classifier_is_explained_as_its_network_on_normalized_pixels(name):
             {"players": torch.tensor([[0, 1]])},
             "players: are for images of 1×2 pixels",
         ),
-        ("occlusion", {"baseline": [0.0]}, "3 numbers wanted"),
+        ("occlusion", {"baseline": [0.0]}, "must have 3 numbers"),
     ],
 )
 def test_impossible_options_are_refused(name, options, message):

@@ -10,6 +10,7 @@ import torch
 from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from torch import Tensor, nn
 
+from fastshap_lab.attribution import METHODS
 from fastshap_lab.attribution.base import gradients, hooked, restoring
 from fastshap_lab.attribution.recording import (
     find_token_network,
@@ -18,9 +19,10 @@ from fastshap_lab.attribution.recording import (
     recorded_inputs,
     unrecordable,
 )
+from fastshap_lab.errors import UserError
 from tests.attribution.by_hand import by_attention, forward_by_hand
 from tests.attribution.families import GRID, TOKENS, family, images
-from tests.attribution.test_attention_maps import IMAGES, TARGETS, model_and_network
+from tests.attribution.subjects import IMAGES, TARGETS, model_and_network, state, unsettle
 
 WITH_ATTENTION = ["vit", "distilled", "registers", "mean", "eva", "eva_mean"]
 
@@ -79,12 +81,44 @@ def test_an_image_of_another_size_has_another_grid():
     assert record.attention[0].shape == (1, 3, 9, 9)
 
 
+class SoftmaxOfItsOwn(timm.layers.attention.Attention):
+    """Attention that computes its softmax where the recorder does not see it."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = torch.exp(query @ key.mT * self.scale)
+        return self.proj((weights / weights.sum(dim=-1, keepdim=True) @ value).transpose(1, 2).flatten(2))
+
+
+@torch.no_grad()
+def test_a_block_without_exactly_one_attention_matrix_is_refused():
+    network = VisionTransformer(**TOKENS).eval()
+    with recorded_attention(network) as record:
+        network(images())
+    assert len(record.attention) == 3
+    twice = pytest.raises(UserError, match=r"block 0 of this VisionTransformer: 2 attention matrices .* must be one")
+    with twice, recorded_attention(network):
+        network(images())
+        network(images())
+    with pytest.raises(RuntimeError, match="the pass failed"), recorded_attention(network):
+        raise RuntimeError("the pass failed")  # which nothing hides
+    logits = network(images())
+    own = SoftmaxOfItsOwn(12, num_heads=3, qkv_bias=True)
+    own.load_state_dict(network.blocks[1].attn.state_dict())
+    network.blocks[1].attn = own
+    torch.testing.assert_close(network(images()), logits, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"block 1 of this VisionTransformer: 0 attention matrices .* must be one"):
+        METHODS["rollout"](network).attribute(images())
+
+
 def test_models_without_one_network_of_ordinary_attention_say_so():
     assert "several vision transformers" in unrecordable(nn.Sequential(family("vit"), family("vit")))
     assert "SwinTransformer has no attention between all" in unrecordable(family("swin"))
     assert "ResNet has no attention" in unrecordable(family("resnet"))
     for change in ({"block_fn": ParallelThingsBlock}, {"attn_layer": "diff"}):
-        assert "no ordinary self-attention" in unrecordable(VisionTransformer(**(TOKENS | {"num_heads": 2} | change)))
+        assert "each have one ordinary self-attention" in unrecordable(
+            VisionTransformer(**(TOKENS | {"num_heads": 2} | change))
+        )
     assert [unrecordable(family(name)) for name in WITH_ATTENTION] == [None] * 6
 
 
@@ -120,31 +154,6 @@ def test_activations_and_their_gradients_survive_work_in_place(trained):
 def test_what_has_no_influence_has_zero_gradient():
     model, apart = InPlace(), torch.ones(2, requires_grad=True)
     assert torch.equal(gradients(model(images()), torch.zeros(3, dtype=torch.long), [apart])[0], torch.zeros(2))
-
-
-def state(model: nn.Module) -> list[Any]:
-    """Everything of a model that running it could leave changed."""
-    found: list[Any] = []
-    for module in model.modules():
-        hooks = (len(value) for name, value in vars(module).items() if name.endswith("_hooks"))
-        switches = {name: getattr(module, name, None) for name in ("training", "fused_attn", "grad_checkpointing")}
-        found.append((*hooks, *switches.values()))
-    found += [(p.requires_grad, p.grad is None, p.detach().clone().flatten().tolist()) for p in model.parameters()]
-    return found + [buffer.clone().flatten().tolist() for buffer in model.buffers()]
-
-
-def unsettle(model: nn.Module) -> nn.Module:
-    """Bring a model into a state between training and evaluation that no default is equal to."""
-    model.train()
-    for i, module in enumerate(model.modules()):
-        module.training = i % 2 == 0
-        if hasattr(module, "grad_checkpointing"):
-            module.grad_checkpointing = True
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = i % 3 != 0
-    for i, parameter in enumerate(model.parameters()):
-        parameter.requires_grad = i % 2 == 0
-    return model
 
 
 @pytest.mark.parametrize("fails", [False, True])

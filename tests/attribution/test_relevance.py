@@ -11,7 +11,7 @@ from fastshap_lab.attribution.relevance import divide, linear_rule, residual_rul
 from fastshap_lab.errors import UserError
 from tests.attribution.by_hand import by_attention, forward_by_hand, heads_of
 from tests.attribution.families import GRID, TOKENS, family, images
-from tests.attribution.test_attention_maps import IMAGES, TARGETS, model_and_network
+from tests.attribution.subjects import IMAGES, TARGETS, model_and_network
 
 
 def div(a: float, b: float) -> float:
@@ -184,7 +184,7 @@ def test_what_has_no_rule_is_refused():
         setattr(network, name, part)
         with pytest.raises(UserError, match="no relevance rules for some layers of this VisionTransformer"):
             METHODS["cgw1"](network)
-    with pytest.raises(UserError, match="CGW1: relevance starts at the network's logits, and the model changes them"):
+    with pytest.raises(UserError, match="CGW1: the model must return the network's logits unchanged"):
         METHODS["cgw1"](Halved(family("distilled"))).attribute(images())
 
 

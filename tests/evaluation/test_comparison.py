@@ -87,7 +87,7 @@ def test_the_report_says_what_was_measured_and_how(runs, tables):
     assert set(tables["methods-blurred"]["model"]) == {"A", "B"}  # the latter has no surrogate, and needs none
     assert "With confidence=0, threshold=None." in page
     assert "With link=softmax." in page
-    assert "Of images whose most probable class is their label, where they have one." in page
+    assert "It covers images whose most probable class is their label, and images without a label." in page
     assert tables["methods"].set_index(["model", "method"]).loc[("A", "rise"), "settings"] == "num_masks=10"
 
 

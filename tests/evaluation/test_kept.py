@@ -14,7 +14,7 @@ from tests.small_runs import TINY, UNET, executed, planned
 
 A = (
     "A: {classifier: resnet_slim, surrogate: resnet_slim, explainer: unet_slim, overrides: "
-    "['classifier.params.channels=[4,4,8,8]', 'surrogate.params.channels=[4,4,8,8]']}"
+    "['classifier.params.channels=[8,8,8,8]', 'surrogate.params.channels=[8,8,8,8]']}"
 )
 B = "B: {classifier: vit_slim, overrides: ['classifier.params={width: 8, depth: 2, num_heads: 2, mlp_width: 8}']}"
 BASE = [

@@ -14,8 +14,7 @@ from fastshap_lab.runs.costs import Cost, Work, earlier, in_words, total
 from fastshap_lab.runs.plan import show
 from fastshap_lab.runs.run import Run
 from fastshap_lab.stages import base
-from tests.small_runs import UNET, executed, planned
-from tests.stages.test_pretrain import BASE
+from tests.small_runs import PRETRAIN, UNET, executed, planned
 
 
 def shown(runs: list[Run]) -> list[str]:
@@ -26,7 +25,7 @@ def shown(runs: list[Run]) -> list[str]:
 
 @pytest.mark.parametrize("loss", ["labels", "fastshap"])
 def test_every_stage_that_is_to_be_made_has_an_estimate(tmp_path, loss):
-    base = [word for word in BASE if word != "stage=pretrain"] + UNET
+    base = [word for word in PRETRAIN if word != "stage=pretrain"] + UNET
     runs = planned(f"runs_dir={tmp_path}", f"explainer.loss={loss}", base=base)
     assert len(runs) == (6 if loss == "labels" else 5)
     for run in runs:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.interruptions import assert_same_result, command
 from tests.small_runs import RESNET, TINY, UNET, executed, planned
-from tests.stages.test_interrupts import command
-from tests.stages.test_resume import assert_same_result
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -104,7 +104,7 @@ def test_what_is_not_this_networks_weights_is_refused_before_anything_runs(state
 def test_a_model_folder_stands_where_a_classifier_would_be_trained(trained, tmp_path):
     given = ["classifier=checkpoint", f"classifier.path={trained / 'model'}", f"runs_dir={tmp_path}"]
     bare = [word for word in TINY if not word.startswith("classifier.")]
-    base = [*bare, "surrogate.params.channels=[4,4,8,8]", "explainer.params.channels=[8,8]"]
+    base = [*bare, "surrogate.params.channels=[8,8,8,8]", "explainer.params.channels=[8,8]"]
     classifier, surrogate = executed("stage=surrogate", *given, base=base)
     assert (classifier.model / "model.safetensors").read_bytes() == (
         trained / "model" / "model.safetensors"

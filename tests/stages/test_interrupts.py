@@ -1,12 +1,11 @@
 """SIGINT and SIGTERM: the step is finished, a checkpoint written, one line said, and the same command ends the same."""
 
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,37 +14,24 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 
-from fastshap_lab.cli import main
 from fastshap_lab.errors import Interrupted, UserError
 from fastshap_lab.runs.run import METRICS_FILE, Run
 from fastshap_lab.stages import classifier
 from fastshap_lab.training.callbacks import FiniteLoss
 from fastshap_lab.training.classifier import ClassifierTraining
-from tests.small_runs import RESNET, TINY, executed, planned, pretend_cross_entropies
-from tests.stages.test_resume import BASE, STAGES, Killed, assert_same_result, kill_at, take_over
+from tests.interruptions import (
+    BASE,
+    STAGES,
+    Killed,
+    assert_same_result,
+    command,
+    kill_at,
+    signal_at,
+    take_over,
+)
+from tests.small_runs import executed, planned, pretend_cross_entropies
 
 STEPS = 3  # per epoch, of which there are three
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    return folder, executed("stage=explainer", f"runs_dir={folder}", base=BASE)
-
-
-def signal_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int, *numbers: int) -> Callable[[], int]:
-    """Let signals come when a function's given call begins; return what tells how often it was called."""
-    original, calls = getattr(owner, name), []
-
-    def signalled(*args: object, **kwargs: object) -> object:
-        calls.append(name)
-        if len(calls) == call:
-            for number in numbers:
-                os.kill(os.getpid(), number)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, signalled)
-    return lambda: len(calls)
 
 
 @contextmanager
@@ -65,16 +51,6 @@ def at_work_elsewhere(run: Run) -> Iterator[Path]:
 
 def step_of(run: Run) -> int:
     return torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-
-
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """Return exit status, output and errors of ``train.py`` run in this process."""
-    monkeypatch.setattr(sys, "argv", ["train.py", *TINY, *RESNET, *words])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0), *capsys.readouterr()
-    return 0, *capsys.readouterr()
 
 
 @pytest.mark.parametrize(

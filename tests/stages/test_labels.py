@@ -14,8 +14,8 @@ from fastshap_lab.runs import store
 from fastshap_lab.runs.execute import execute
 from fastshap_lab.shapley import Refinement, exact_shapley_values, pair_regression_loss
 from fastshap_lab.stages.labels import load_labels
+from tests.interruptions import Killed, kill_at
 from tests.small_runs import executed, planned
-from tests.stages.test_resume import Killed, kill_at
 
 CPU = torch.device("cpu")
 COPIES = ["explainer.labels={evaluations: 8, copies: 2, augment: {rotation: 0.3}}"]

@@ -16,34 +16,20 @@ from fastshap_lab.models import MaskedAutoencoder, build_classifier
 from fastshap_lab.stages import classifier, pretrain
 from fastshap_lab.training.pretrain import PretrainTraining
 from tests import small
-from tests.small_runs import TINY, configured, executed, planned
-from tests.stages.test_interrupts import signal_at
-from tests.stages.test_resume import assert_same_result, stop_and_go_on
-
-BASE = [
-    *(word for word in TINY if not word.startswith("classifier.")),
-    "stage=pretrain",
-    "classifier=mae_vit",
-    "classifier.params={patch_size: 4, width: 12, depth: 1, mlp_width: 16, drop_path: 0.1}",
-    "classifier.epochs=1",
-    "classifier.batch_size=16",
-    "classifier.pretrain.params={decoder_width: 12, decoder_depth: 1}",
-    "classifier.pretrain.epochs=3",
-    "classifier.pretrain.batch_size=16",
-    "surrogate.params.channels=[4,4,8,8]",
-]
+from tests.interruptions import assert_same_result, signal_at, stop_and_go_on
+from tests.small_runs import PRETRAIN, configured, executed, planned
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
-    (run,) = executed(f"runs_dir={folder}", base=BASE)
+    (run,) = executed(f"runs_dir={folder}", base=PRETRAIN)
     return folder, run
 
 
 def test_the_result_is_an_encoder_its_error_and_a_figure(pretrained):
     folder, run = pretrained
-    assert planned(f"runs_dir={folder}", base=BASE)[0].action == "reuse"
+    assert planned(f"runs_dir={folder}", base=PRETRAIN)[0].action == "reuse"
     assert run.measures().keys() == {"test/loss"}
     assert pd.read_csv(run.folder / "metrics.csv").columns.tolist() == ["epoch", "lr", "train/loss", "val/loss"]
     assert (run.folder / "figures" / "reconstructions.png").stat().st_size > 10_000
@@ -56,7 +42,7 @@ def test_the_result_is_an_encoder_its_error_and_a_figure(pretrained):
 def test_the_classifier_starts_from_its_weights_with_a_head_of_its_own(pretrained, monkeypatch):
     folder, run = pretrained
     monkeypatch.setattr(classifier, "fit_run", lambda *_: None)
-    encoder, trained = executed(f"runs_dir={folder}", "stage=classifier", base=BASE)
+    encoder, trained = executed(f"runs_dir={folder}", "stage=classifier", base=PRETRAIN)
     assert (encoder.folder, trained.parents["pretrain"]) == (run.folder, encoder)
     learned, weights = (load_file(one.model / "model.safetensors") for one in (run, trained))
     assert weights.keys() - learned.keys() == {"network.head.weight", "network.head.bias"}
@@ -67,12 +53,12 @@ def test_a_fingerprint_follows_from_what_changes_the_encoder(tmp_path):
     words = (f"runs_dir={tmp_path}", "stage=classifier")
     tuned = ["classifier.label_smoothing=0.2", "classifier.optim.lr=1e-2"]
     before, fine, other = (
-        [run.fingerprint for run in planned(*words, *more, base=BASE)]
+        [run.fingerprint for run in planned(*words, *more, base=PRETRAIN)]
         for more in ([], tuned, ["classifier.pretrain.params.decoder_width=24"])
     )
     assert (fine[0] == before[0], fine[1] == before[1]) == (True, False)
     assert not set(other) & set(before)
-    whole = configured(base=BASE)
+    whole = configured(base=PRETRAIN)
     config = whole.classifier
 
     def settings(**changes: Any) -> dict[str, Any]:
@@ -112,7 +98,7 @@ def test_validation_masks_stay_and_training_masks_change(monkeypatch):
     [(PretrainTraining, "training_step", 5), (PretrainTraining, "validation_step", 3), (pretrain, "save_model", 1)],
 )
 def test_a_killed_pretraining_goes_on_to_the_same_end(tmp_path, monkeypatch, pretrained, owner, name, call):
-    resumed = stop_and_go_on(monkeypatch, owner, name, call, f"runs_dir={tmp_path}", base=BASE)
+    resumed = stop_and_go_on(monkeypatch, owner, name, call, f"runs_dir={tmp_path}", base=PRETRAIN)
     assert_same_result(pretrained[1].folder, resumed)
 
 
@@ -120,15 +106,15 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_end(tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         signal_at(patch, PretrainTraining, "training_step", 5, signal.SIGTERM)
         with pytest.raises(Interrupted, match=r"goes on from step 5 of the pretrain$"):
-            executed(f"runs_dir={tmp_path}", base=BASE)
-    assert_same_result(pretrained[1].folder, executed(f"runs_dir={tmp_path}", base=BASE)[0].folder)
+            executed(f"runs_dir={tmp_path}", base=PRETRAIN)
+    assert_same_result(pretrained[1].folder, executed(f"runs_dir={tmp_path}", base=PRETRAIN)[0].folder)
 
 
 def test_an_infinite_loss_names_the_key_to_change(tmp_path, monkeypatch):
     loss = MaskedAutoencoder.loss
     monkeypatch.setattr(MaskedAutoencoder, "loss", lambda *inputs: loss(*inputs) * float("inf"))
     with pytest.raises(UserError, match=r"^classifier.pretrain: the loss .* lower classifier.pretrain.optim.lr or set"):
-        executed(f"runs_dir={tmp_path}", base=BASE)
+        executed(f"runs_dir={tmp_path}", base=PRETRAIN)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +129,8 @@ def test_an_infinite_loss_names_the_key_to_change(tmp_path, monkeypatch):
     ],
 )
 def test_what_does_not_go_together_is_refused_in_the_plan(overrides, line):
-    base = [word for word in BASE if not (overrides[0].startswith("network") and word.startswith("classifier.params"))]
+    base = [
+        word for word in PRETRAIN if not (overrides[0].startswith("network") and word.startswith("classifier.params"))
+    ]
     with pytest.raises(UserError, match=f"^{line}"):
         planned(*overrides, base=base)

@@ -19,7 +19,13 @@ _PART = 8  # images whose results are kept together
 
 
 def vit_cx(evaluation: Evaluation, module: nn.Module, **changes: Any) -> ViTCX:
-    """Return ViT-CX on a module, with the arguments of the first method that is it, if any is, and some changed."""
+    """Return ViT-CX for a module. Its arguments are those of the first chosen method that is ViT-CX, if there is one.
+
+    Args:
+        evaluation: The evaluation that the methods were chosen for.
+        module: Network to explain.
+        changes: Arguments that replace the method's own.
+    """
     params = vit_cx_params(evaluation) | changes
     return build({"vit_cx": ViTCX}, "evaluate.methods.vit_cx", "vit_cx", params, model=module)
 
@@ -31,7 +37,12 @@ def vit_cx_params(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def vit_cx_key(evaluation: Evaluation, **changes: Any) -> dict[str, Any]:
-    """Return what the same depends on, for keys of the store."""
+    """Return what results of ``vit_cx`` depend on, as a key of the store.
+
+    Args:
+        evaluation: The evaluation that the methods were chosen for.
+        changes: Arguments that replace the method's own.
+    """
     return identity({"vit_cx": ViTCX}, "vit_cx", vit_cx_params(evaluation) | changes)
 
 

@@ -14,7 +14,12 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 def removed_first(values: Tensor, number: int) -> Tensor:
-    """Return which players (B, P) have the ``number`` highest values, ties by index."""
+    """Return a mask (B, P) of the players with the highest values. Of equal ones those with the lower index come first.
+
+    Args:
+        values: Values of the players (B, P).
+        number: Number of players to take.
+    """
     rank = values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return rank < number
 
@@ -26,6 +31,13 @@ def lowest_first(values: Mapping[str, Tensor]) -> list[str]:
 
 
 def difference_from_random(name: str, values: Tensor, random: Tensor, resamples: int) -> dict[str, float]:
-    """Return the mean difference from Random on the same images, with its interval, and the test's p-value."""
+    """Return the mean difference from ``random`` on the same images, its 95 % interval, and a paired test's p-value.
+
+    Args:
+        name: Name of the columns.
+        values: Measure of the method, for each image (N,).
+        random: Measure of ``random`` for the same images (N,).
+        resamples: Number of bootstrap resamples.
+    """
     test = paired_test(values, random, resamples)
     return {name: test.difference, f"{name}_low": test.low, f"{name}_high": test.high, f"p ({name})": test.p_value}

@@ -85,7 +85,13 @@ class MaskSimilarity(Section):
 
 
 def feature_masks(evaluation: Evaluation, classifier: nn.Module, image: Tensor) -> tuple[Tensor, float, str]:
-    """Return the masks (M, H, W) of an image (C, H, W), and threshold and linkage to cluster them with."""
+    """Return ViT-CX's masks (M, H, W) of an image, and the threshold and the linkage with which they are clustered.
+
+    Args:
+        evaluation: The evaluation that the methods were chosen for.
+        classifier: Network that computes the features.
+        image: Image (C, H, W) in [0, 1].
+    """
     if ViTCX.supports(classifier) is None:
         method = vit_cx(evaluation, classifier, masks="features")
         return method.image_masks(image), method.threshold, method.linkage

@@ -87,7 +87,12 @@ class MaxSensitivity(Section):
 
 
 def relative_change(before: Tensor, after: Tensor) -> Tensor:
-    """Return the norm of the difference of maps (B, rows, columns) over that of the first (B,), NaN where this is 0."""
+    """Return the norm of the change of each map over the norm of the first map (B,), NaN where that norm is zero.
+
+    Args:
+        before: Maps (B, rows, columns).
+        after: Maps of the disturbed images (B, rows, columns).
+    """
     size = before.double().flatten(1).norm(dim=1)
     return torch.where(size == 0, torch.nan, (after.double() - before.double()).flatten(1).norm(dim=1) / size)
 

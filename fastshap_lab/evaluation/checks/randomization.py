@@ -120,6 +120,10 @@ def layers(classifier: Classifier, image: Tensor) -> dict[str, list[str]]:
     All modules that have parameters or running statistics of their own, in the order in which a pass enters them. A
     step is one branch of the module tree, cut at the coarsest level with enough of them; where these are too many,
     neighbours are joined, but never with the last.
+
+    Args:
+        classifier: Classifier whose network is randomized.
+        image: Images (B, C, H, W) for the pass that finds the order of the modules.
     """
     network, entered = classifier.network, dict[str, int]()
     hooks = [
@@ -149,7 +153,15 @@ def layers(classifier: Classifier, image: Tensor) -> dict[str, list[str]]:
 
 
 def redrawn(classifier: Classifier, names: list[str], seed: int) -> Classifier:
-    """Return a copy whose modules of these names are drawn at random, each from the seed and its name alone."""
+    """Return a copy of a classifier in which some modules have random weights.
+
+    The weights of a module depend on the seed and the module's name alone.
+
+    Args:
+        classifier: Classifier to copy.
+        names: Names of the modules whose weights are drawn.
+        seed: Seed for drawing weights.
+    """
     device = classifier.mean.device
     clone = copy.deepcopy(classifier).cpu()  # where random numbers are the same on every machine
     for name in names:

@@ -72,7 +72,12 @@ class ROAR(Section):
         self.methods, self.fractions, self.seeds, self.epochs = methods, fractions, seeds, epochs
 
     def check(self, settings: EvaluateConfig, name: str) -> None:
-        """Raise a ``UserError`` where a method is not among those of the evaluation."""
+        """Raise a ``UserError`` where a method is not among those of the evaluation.
+
+        Args:
+            settings: Settings of the evaluation.
+            name: Name of the check in the configuration.
+        """
         known = {_SOBEL, *with_uncalled(settings.methods)}
         for method in self.methods or []:
             if method not in known:
@@ -196,7 +201,12 @@ def _rankings(evaluation: Evaluation, pipeline: Pipeline) -> dict[str, _Ranking]
 
 
 def edges(image: Tensor, target: Tensor) -> Tensor:
-    """Return the strength of edges (B, H, W) in the mean of the channels; the class does not matter."""
+    """Return the strength of edges (B, H, W) in the mean of the channels, a ranking that ignores the class.
+
+    Args:
+        image: Images (B, C, H, W) in [0, 1].
+        target: Ignored: class of each image (B,).
+    """
     return torch.stack([torch.from_numpy(sobel(one)) for one in image.double().mean(dim=1).cpu().numpy()]).to(image)
 
 

@@ -65,7 +65,12 @@ def _shifts(evaluation: Evaluation) -> None:
 
 
 def shifted(images: Tensor, shift: tuple[int, int]) -> Tensor:
-    """Return images (..., H, W) shifted by so many quarters down and to the right, mirrored at the border."""
+    """Return images shifted down and to the right, mirrored at the border.
+
+    Args:
+        images: Images (..., H, W).
+        shift: Shift down and to the right, in quarters of a player.
+    """
     height, width = images.shape[-2:]
     rows, columns = (
         _mirrored(torch.arange(side) - quarters * (side // 4), side)
@@ -75,7 +80,12 @@ def shifted(images: Tensor, shift: tuple[int, int]) -> Tensor:
 
 
 def map_columns(maps: Maps, image_size: tuple[int, int]) -> dict[str, Tensor]:
-    """Return what stands in the table, per image (N,), given maps (N, rows, columns) of every shift."""
+    """Return the columns of the table, a value for each image (N,).
+
+    Args:
+        maps: Maps (N, rows, columns) under every shift.
+        image_size: Height and width in pixels.
+    """
     still = maps[_STILL]
     patch = [side // cells for side, cells in zip(image_size, still.shape[1:], strict=True)]
     pixels = still.abs().repeat_interleave(patch[0], dim=1).repeat_interleave(patch[1], dim=2)

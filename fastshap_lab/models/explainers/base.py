@@ -54,6 +54,10 @@ def shrink_init(head: L, scale: float = 0.05) -> L:
 
     Shapley values are small numbers, a share of one probability among P players. A head with the usual start is far
     above them, and a training spends itself on coming down: R² 0.64 against 0.79 on the digits, all else equal.
+
+    Args:
+        head: Output layer, scaled in place.
+        scale: Factor for weights and bias.
     """
     with torch.no_grad():
         for parameter in head.parameters():

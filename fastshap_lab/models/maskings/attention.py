@@ -62,9 +62,14 @@ class AttentionMask(TokenMasking):
     def classify(
         self, network: TokenNetwork, tokens: Tensor, rope: Tensor | None, present: Tensor, everyone: bool = False
     ) -> Tensor:
-        """Return logits (N, K) of tokens (N, T, D), prefix tokens first, then patches: present (N, T - prefix) or not.
+        """Return logits (N, K) of tokens under a mask of the patches.
 
-        ``everyone`` says that all are present, where that is known: no mask is needed then.
+        Args:
+            network: The vision transformer.
+            tokens: Tokens (N, T, D): prefix tokens, then patches.
+            rope: Rotary embedding as the blocks take it, or None.
+            present: Mask of the patches that are present (N, T - prefix tokens), bool.
+            everyone: Whether all patches are known to be present, so that no mask is needed.
         """
         prefix, mask, nobody = network.num_prefix_tokens, None, ~present.any(dim=1, keepdim=True)
         if not everyone:

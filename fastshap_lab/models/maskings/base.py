@@ -46,9 +46,15 @@ class Masking(nn.Module, ABC):
 def in_chunks(
     one_pass: Callable[[Tensor, Tensor], Tensor], image: Tensor, coalitions: Tensor, max_rows: int | None
 ) -> Tensor:
-    """Return what ``one_pass`` says of images (B, 3, H, W) and coalitions (B, M, P), asked in parts of both.
+    """Return the answers of ``one_pass`` to images under coalitions, computed in chunks.
 
-    A part has as many images as fit with all of their coalitions, or else one image and as many coalitions as fit.
+    A chunk holds as many images as fit with all of their coalitions, or else one image with as many coalitions as fit.
+
+    Args:
+        one_pass: Function of images (b, 3, H, W) and coalitions (b, m, P) that returns answers (b, m, K).
+        image: Images (B, 3, H, W) in [0, 1].
+        coalitions: Coalitions (B, M, P), True where a player is present.
+        max_rows: Largest number of rows b · m in a pass; no limit if None.
     """
     num_coalitions = coalitions.shape[1]
     if max_rows is None or len(image) * num_coalitions <= max_rows:

@@ -56,7 +56,7 @@ class Estimator(ABC):
         UserError: The game has fewer than two players.
 
     Example:
-        >>> from fastshap_lab.shapley import KernelSHAP, FunctionGame
+        >>> from fastshap_lab.shapley import FunctionGame, KernelSHAP
         >>> def worth(inputs, present):
         ...     alone = present.double() @ torch.tensor([[1.0], [2.0]]).double()
         ...     return alone + 2 * present.all(dim=2, keepdim=True)
@@ -196,7 +196,7 @@ class SequentialEstimator(Estimator):
     Example:
         A sample of ``Permutation`` is a pair of orders, which costs 2 (P-1) evaluations.
 
-        >>> from fastshap_lab.shapley import Permutation, FunctionGame
+        >>> from fastshap_lab.shapley import FunctionGame, Permutation
         >>> def worth(inputs, present):
         ...     alone = present.double() @ torch.tensor([[1.0], [2.0]]).double()
         ...     return alone + 2 * present.all(dim=2, keepdim=True)

@@ -20,7 +20,7 @@ class PairEstimator(Estimator):
     Example:
         The only pair of two players is a single player and the other one; its values are 1 and 2.
 
-        >>> from fastshap_lab.shapley import KernelSHAP, FunctionGame
+        >>> from fastshap_lab.shapley import FunctionGame, KernelSHAP
         >>> def worth(inputs, present):
         ...     alone = present.double() @ torch.tensor([[1.0], [2.0]]).double()
         ...     return alone + 2 * present.all(dim=2, keepdim=True)

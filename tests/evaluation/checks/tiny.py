@@ -15,7 +15,7 @@ ASKED = [
     "surrogate.epochs=1",
     "explainer.epochs=1",
     "evaluate.pipelines={A: {classifier: resnet_slim, surrogate: resnet_slim, explainer: unet_slim, "
-    "overrides: ['classifier.params.channels=[4,4,8,8]', 'surrogate.params.channels=[4,4,8,8]']}, "
+    "overrides: ['classifier.params.channels=[8,8,8,8]', 'surrogate.params.channels=[8,8,8,8]']}, "
     "B: {classifier: vit_slim, overrides: ['classifier.params={width: 8, depth: 2, num_heads: 2, mlp_width: 8}']}}",
 ]
 
