@@ -143,7 +143,7 @@ def test_where_no_picture_can_be_read_it_fails(capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("", "the following arguments are required: COMMAND; fastshap-lab --help says what there is"),
+        ("", "the following arguments are required: COMMAND; fastshap-lab --help lists the options"),
         ("exlain run", "argument COMMAND: invalid choice: 'exlain'"),
         ("explain run pictures", "the following arguments are required: --out; fastshap-lab explain --help says"),
         ("explain run pictures --out out --refine many", "argument --refine: invalid int value: 'many'"),
