@@ -1,4 +1,4 @@
-"""Amortized Shapley explainers of image classifiers: trained, checked against the truth, served."""
+"""Amortized Shapley explainers of image classifiers: training, evaluation against exact values, and serving."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["Explanation", "load_classifier", "load_explainer", "load_surrogate",
 
 
 def __getattr__(name: str) -> Any:
-    """Import the front door when it is first used: PyTorch takes seconds."""
+    """Import a public name when it is first used, since importing PyTorch takes seconds."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = {"shapley_values": "any_model", "train_explainer": "api"}.get(name, "inference")

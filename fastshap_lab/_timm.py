@@ -1,12 +1,13 @@
 """Imports timm with a torchvision that does not fit PyTorch, too, and without two slow packages that are not needed.
 
 The torchvision wheel on PyPI is built for one build of PyTorch (on Linux for CUDA). With another build, for example a
-CPU-only PyTorch, its operators cannot be loaded, and importing it fails with "operator torchvision::nms does not exist",
-since it registers two operators with ``torch.library`` without checking that they exist. Neither this project nor timm
-needs compiled operators of torchvision, so declaring their signatures is enough.
+CPU-only PyTorch, its operators cannot be loaded, and importing it fails with "operator torchvision::nms does not
+exist", since it registers two operators with ``torch.library`` without checking that they exist. Neither this project
+nor timm needs compiled operators of torchvision, so declaring their signatures is enough.
 
-timm and torchvision import two large packages for a few functions that serving never calls: W&B, and PyTorch's compiler,
-whose import takes as long as the rest of PyTorch. Stand-ins import these packages when one of the functions is called.
+timm and torchvision import two large packages for a few functions that serving never calls: W&B, and PyTorch's
+compiler, whose import takes as long as the rest of PyTorch. Stand-ins import these packages when one of the functions
+is called.
 
 Packages import this module before timm, torchvision, torchmetrics or Lightning. It does nothing if timm is imported
 already.

@@ -32,8 +32,8 @@ S = TypeVar("S", bound=Spec)
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _REMEDY = "delete the folder and run the command that made it again, or get another copy of it"
 
-# Limits of a description, in bytes and levels. The names of 20,000 classes take half a megabyte, an explainer's backbone
-# 6 levels.
+# Limits of a description, in bytes and levels. The names of 20,000 classes take half a megabyte, an explainer's
+# backbone 6 levels.
 _CONFIG_BYTES, _CONFIG_DEPTH = 4 * 2**20, 16
 # Largest number of calls of PyTorch while a network is built: networks of timm make up to 14 for each of their tensors.
 _CALLS, _CALLS_PER_TENSOR = 1000, 30
@@ -218,7 +218,7 @@ def _brief(error: object) -> str:
 
 
 def _mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Return the first difference of weights from a network's own in names, shapes or number formats; "" if they fit."""
+    """Return the first difference of weights from a network's own in name, shape or number format; "" if they fit."""
     for name, tensor in sorted(own.items()):
         found, shape = given.get(name), tuple(tensor.shape)
         if found is None:

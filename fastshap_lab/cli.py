@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cannot be written, with one line on standard error (``debug=true`` adds the traceback); 130 after SIGINT (Ctrl-C)
     and 143 after SIGTERM, also with one line; 1 after any other error.
 
-    After a signal, a training finishes its step and writes a checkpoint, from which the same command continues. A second
-    signal, or one at any other time, ends the program at once.
+    After a signal, a training finishes its step and writes a checkpoint, from which the same command continues. A
+    second signal, or one at any other time, ends the program at once.
 
     Args:
         arguments: Words after the program's name; those of the command line if None.

@@ -68,7 +68,7 @@ def _shortest(component: Any) -> str | dict[str, Any]:
 
 
 Component = Annotated[Any, AfterValidator(_shortest)]
-"""An entry of a table: its name, or ``{name, params}`` if it has arguments. Equal components have equal fingerprints."""
+"""An entry of a table: its name, or ``{name, params}`` if it has arguments, so that equal ones have one fingerprint."""
 
 
 def lookup(table: Mapping[str, T], key: str, name: str) -> T:
@@ -126,8 +126,8 @@ def build(table: Mapping[str, Callable[..., T]], group: str, name: str, params: 
         given: Arguments of the constructor that the program supplies.
 
     Raises:
-        UserError: The entry is unknown, an argument is unknown, missing or of the wrong type, or the constructor refuses
-            its arguments.
+        UserError: The entry is unknown, an argument is unknown, missing or of the wrong type, or the constructor
+            refuses its arguments.
     """
     chosen = arguments(table, group, name, params, *given)
     try:

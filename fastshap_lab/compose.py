@@ -81,8 +81,8 @@ def unknown_key(key: str) -> str:
 def _as_hydra_wants(word: str) -> str:
     """Return an override in the form that Hydra needs.
 
-    W&B writes a YAML null as None, which Hydra would read as a word. Keys that are not in the YAML files need ``++``. They
-    are allowed among a component's parameters, where ``build`` checks them; everywhere else they are mistakes.
+    W&B writes a YAML null as None, which Hydra would read as a word. Keys that are not in the YAML files need ``++``.
+    They are allowed among a component's parameters, where ``build`` checks them; everywhere else they are mistakes.
 
     Raises:
         UserError: The override names no key, or one of Hydra's own, which would have no effect.

@@ -1,4 +1,4 @@
-"""What a run can be told: the typed schema of ``fastshap_lab/configs/``."""
+"""The typed schema of the configuration in ``fastshap_lab/configs/``."""
 
 import os
 from dataclasses import dataclass, field
@@ -29,22 +29,22 @@ def _one_of(*known: str) -> AfterValidator:
 
 
 def _short(name: str) -> str:
-    # A file's name may have 255, and those of figures hold up to three of these.
+    # File names may have 255 bytes, and those of figures contain up to three such names.
     if len(os.fsencode(name)) > 64:
         raise ValueError("too long, at most 64 bytes")
     return name
 
 
-# OmegaConf checks the types of what it composes, pydantic the ranges, at the end: see ``validated``.
+# OmegaConf checks types while it composes, and pydantic checks ranges at the end, see ``validated``.
 Level = Annotated[float, Field(ge=0, le=1)]
-Levels = Annotated[list[Level], Field(min_length=1, max_length=4)]  # a number per channel, as are deviations
+Levels = Annotated[list[Level], Field(min_length=1, max_length=4)]  # one number per channel
 Spread = Annotated[list[Positive], Field(min_length=1, max_length=4)]
 FolderName = Annotated[str, Field(pattern=r"^\w[\w .+-]*$"), AfterValidator(_short)]
 
 
 @dataclass
 class ComponentConfig:
-    """An entry of a table, and the arguments of its constructor."""
+    """A component: the name of a table entry, and the arguments of its constructor."""
 
     name: str = MISSING
     params: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class ComponentConfig:
 
 @dataclass
 class DataConfig(ComponentConfig):
-    """Where images come from, and the players on them."""
+    """The data set, its task, and the player grid."""
 
     grid: Annotated[list[Count], Field(min_length=2, max_length=2)] = MISSING
     task: Component | None = None
@@ -60,7 +60,7 @@ class DataConfig(ComponentConfig):
 
 @dataclass
 class AugmentConfig:
-    """Random changes of training images; all zero leaves them alone."""
+    """Random changes of training images; with all values at zero, images are not changed."""
 
     flip: bool = False
     crop_padding: Annotated[int, Field(ge=0)] = 0
@@ -73,7 +73,7 @@ class AugmentConfig:
 
 @dataclass
 class OptimConfig:
-    """Optimizer and schedule; see ``training/optim.py``."""
+    """The optimizer and its schedule, see ``training/optim.py``."""
 
     name: str = "adamw"
     lr: Positive = 1e-3
@@ -85,7 +85,7 @@ class OptimConfig:
 
 @dataclass
 class TrainingConfig(ComponentConfig):
-    """What the three trained stages share."""
+    """Settings that all trained stages share."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -98,7 +98,7 @@ class TrainingConfig(ComponentConfig):
 class ClassifierConfig(TrainingConfig):
     """The model to be explained."""
 
-    epochs: Annotated[int, Field(ge=0)] = MISSING  # none: given weights are explained as they are
+    epochs: Annotated[int, Field(ge=0)] = MISSING  # 0 explains given weights without training
     label_smoothing: Share = 0.0
     pretrain: TrainingConfig | None = None
     teacher: str | None = None
@@ -111,7 +111,7 @@ class ClassifierConfig(TrainingConfig):
 
 @dataclass
 class SurrogateConfig(TrainingConfig):
-    """The model that imitates it under coalitions."""
+    """The surrogate, which imitates the classifier under coalitions."""
 
     masking: Component = MISSING
     loss: Annotated[str, _one_of("kl", "reverse_kl", "squared_error")] | None = None
@@ -121,7 +121,7 @@ class SurrogateConfig(TrainingConfig):
 
 @dataclass
 class LabelsConfig:
-    """Values of the game for every training image, asked for once, for explainers to learn from."""
+    """Labels of explainers: values of the game for every training image, evaluated once."""
 
     evaluations: Count = 128
     copies: Annotated[int, Field(ge=0)] = 8
@@ -130,7 +130,7 @@ class LabelsConfig:
 
 @dataclass
 class ExplainerConfig(TrainingConfig):
-    """The network that predicts the surrogate's Shapley values."""
+    """The explainer, which predicts the surrogate's Shapley values."""
 
     link: str | None = None
     normalization: str = "additive"
@@ -145,7 +145,7 @@ class ExplainerConfig(TrainingConfig):
 
 @dataclass
 class ReferencesConfig:
-    """True Shapley values, or nearly true ones, of some images, kept for all runs."""
+    """Reference values: exact or accurate Shapley values of some images, which all runs share."""
 
     val: Annotated[int, Field(ge=0)] = 128
     val_evaluations: Count = 2048
@@ -156,7 +156,7 @@ class ReferencesConfig:
 
 @dataclass
 class PipelineConfig:
-    """One classifier, surrogate and explainer to evaluate: choices of those groups, and values that differ."""
+    """A classifier, surrogate and explainer to evaluate: choices of these groups, and further overrides."""
 
     classifier: str = MISSING
     surrogate: str | None = None
@@ -167,7 +167,7 @@ class PipelineConfig:
 
 @dataclass
 class EvaluateConfig:
-    """What to measure and draw."""
+    """Sections, methods, metrics and checks of an evaluation."""
 
     pipelines: dict[FolderName, PipelineConfig] = field(default_factory=dict)
     sections: list[str] | None = None
@@ -183,7 +183,7 @@ class EvaluateConfig:
 
 @dataclass
 class TrainerConfig:
-    """Hardware, and the number format; the latter alone can change a result."""
+    """Hardware and number format; of these, only the number format can change a result."""
 
     accelerator: str = "auto"
     devices: int | str = 1
@@ -195,7 +195,7 @@ class TrainerConfig:
 
 @dataclass
 class LoggerConfig:
-    """Where curves go beside ``metrics.csv``."""
+    """Destination of training curves beside ``metrics.csv``."""
 
     name: Annotated[str, _one_of("csv", "wandb")] = "csv"
     project: str = "fastshap_lab"
@@ -204,7 +204,7 @@ class LoggerConfig:
 
 @dataclass
 class Config:
-    """The whole of it."""
+    """The whole configuration."""
 
     stage: str = "all"
     name: FolderName | None = None
@@ -225,10 +225,10 @@ class Config:
 
 
 def validated(config: DictConfig) -> Config:
-    """Return a composed configuration as dataclasses, every value in its range.
+    """Return a composed configuration as dataclasses, with every value in its range.
 
     Raises:
-        UserError: A value that has no default is missing, or one is out of its range.
+        UserError: A value without a default is missing, or a value is out of its range.
     """
     for key in sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{key}: missing, it has no default")

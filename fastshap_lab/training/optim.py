@@ -45,8 +45,8 @@ def build_optimizer(
             share of steps in which the rate rises).
         num_steps: Number of steps of the whole training.
         monitor: Validation measure that the plateau schedule follows, lower is better.
-        mixed_precision: Whether the training uses mixed precision, in which Lightning cannot clip the gradients of fused
-            optimizers.
+        mixed_precision: Whether the training uses mixed precision, in which Lightning cannot clip the gradients of
+            fused optimizers.
     """
     groups = param_groups_weight_decay(module, config.weight_decay)
     fused = not (mixed_precision and config.clip_norm)
