@@ -1,5 +1,7 @@
 """Training an explainer of any model from a program, by the stages of ``train.py`` with settings that fit the model."""
 
+from fastshap_lab import _timm  # noqa: F401, I001 - before timm and torchvision
+
 import copy
 import math
 from collections.abc import Iterator, Sequence

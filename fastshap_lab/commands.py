@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from importlib.metadata import version
 from itertools import permutations
 from pathlib import Path
@@ -26,10 +26,12 @@ from fastshap_lab.records import MEASURES, RECORD, REPORT, read_record, true_val
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fastshap_lab.bulk.explaining import Explained
     from fastshap_lab.inference import AmortizedExplainer, Explanation
 
 _PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "safetensors", "datasets", "matplotlib")
 _MAX_CLASSES = 10  # largest number of classes that are listed and drawn if the user names none
+_PAGE, _MAX_PICTURES = "explanations.html", 200  # name of the page in DIR, and largest number of pictures on it
 # Largest error of the self-test relative to the largest value. Rounding causes about 1e-6 on a CPU, and up to some
 # thousandths on a GPU, whose convolutions use 10 bits of each factor (TF32).
 _EXACT = 1e-2
@@ -66,9 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, which reports mistakes in one line."""
-    whole = Parser(prog="fastshap-lab", description="Train, explain, export, find reports, look at the machine.")
+    whole = Parser(prog="fastshap-lab", description="Train, explain, export, share, find reports.")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
 
+    model = "run folder or model folder of an explainer, or user/name of the hub"
     commands.add_parser("train", help="train, reuse, evaluate; fastshap-lab train --help says what there is")
 
     explain = commands.add_parser(
@@ -78,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         "picture, and prints a line of JSON about it.",
     )
     explain.set_defaults(run=_explain)
-    explain.add_argument("model", metavar="MODEL", type=Path, help="run folder or model folder of an explainer")
+    explain.add_argument("model", metavar="MODEL", type=Path, help=model)
     explain.add_argument("images", metavar="IMAGES", nargs="+", type=Path, help="pictures, or folders of pictures")
     explain.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the files go")
     explain.add_argument("--refine", metavar="N", type=int, default=0, help="model calls to spend on each picture")
@@ -86,8 +89,18 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--tolerance", metavar="SHARE", type=float, help=spread)
     default = f"names or numbers to draw and list; default: all, of more than {_MAX_CLASSES} the most probable"
     explain.add_argument("--classes", metavar="CLASS", nargs="+", help=default)
+    page = f"write {_PAGE}, too, a page to look into and to send, of the first {_MAX_PICTURES} pictures"
+    explain.add_argument("--html", action="store_true", help=page)
     explain.add_argument("--batch", metavar="N", type=int, default=32, help="pictures at once; default: 32")
     explain.add_argument("--device", help="such as cpu or cuda:1; default: a CUDA device if there is one")
+    parquet = explain.add_argument_group("pictures in any number")
+    of_what = "of pictures, lists of paths, Parquet files, WebDataset shards or user/name of the hub"
+    parquet.add_argument("--parquet", action="store_true", help=f"write Parquet files alone, {of_what}")
+    parquet.add_argument(
+        "--top", metavar="N", type=int, help="classes to keep of each, the most probable; default: all"
+    )
+    parquet.add_argument("--split", help="of a data set of the hub; default: its only one")
+    parquet.add_argument("--image-column", metavar="NAME", help="default: the first that holds images")
 
     export = commands.add_parser(
         "export",
@@ -96,12 +109,29 @@ def parser() -> argparse.ArgumentParser:
         "batches of any size and runs without this package.",
     )
     export.set_defaults(run=_export)
-    export.add_argument("model", metavar="MODEL", type=Path, help="run folder or model folder of an explainer")
+    export.add_argument("model", metavar="MODEL", type=Path, help=model)
     export.add_argument("out", metavar="OUT", type=Path, help="the file: ONNX if .onnx, torch.export's if .pt2")
     export.add_argument("--precision", default="float32", help="float32, the default; float16; int8 of .onnx")
     pictures = "a hundred or so, or folders of them, that int8 is fitted to"
     export.add_argument("--calibration", metavar="IMAGES", nargs="+", type=Path, help=f"pictures, {pictures}")
     export.add_argument("--replace", action="store_true", help="take the place of a file that exists")
+
+    push = commands.add_parser(
+        "push",
+        help="put an explainer on the Hugging Face hub, with a model card",
+        description="Puts an explainer on the Hugging Face hub, with a model card that is written from its run.",
+    )
+    push.set_defaults(run=_push)
+    push.add_argument("model", metavar="MODEL", type=Path, help=model)
+    push.add_argument("name", metavar="NAME", help="user/name; made if it is not there")
+    push.add_argument("--license", required=True, help="of the weights: apache-2.0, mit, other, …")
+    push.add_argument("--images", metavar="IMAGES", nargs="+", type=Path, help="shown in the card: four are published")
+    push.add_argument("--private", action="store_true", help="if it is made, let nobody else see it")
+
+    pull = commands.add_parser("pull", help="copy an explainer of the hub into a folder")
+    pull.set_defaults(run=_pull)
+    pull.add_argument("name", metavar="NAME", help="user/name")
+    pull.add_argument("folder", metavar="DIR", type=Path, help="to be made")
 
     report = commands.add_parser("report", help="print where reports are, and how true explainers' values are")
     report.set_defaults(run=_report)
@@ -116,11 +146,20 @@ def _explain(chosen: argparse.Namespace) -> int:
     check_max_batch(chosen.batch)
     if chosen.tolerance is not None and not chosen.refine:
         raise UserError("--tolerance: says when to stop refining; give --refine, too")
-    for path in (chosen.model, *chosen.images):
+    for path in () if chosen.parquet else chosen.images:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
+    return (_explain_in_bulk if chosen.parquet else _explain_each)(chosen)
+
+
+def _explain_each(chosen: argparse.Namespace) -> int:
+    for option, given in (("top", chosen.top), ("split", chosen.split), ("image-column", chosen.image_column)):
+        if given is not None:
+            raise UserError(f"--{option}: of Parquet files; give --parquet, too")
     pictures = _named(chosen.images, chosen.out)
-    from fastshap_lab.inference import load_explainer
+    from fastshap_lab.bulk.explaining import explained
+    from fastshap_lab.bulk.sources import Picture
+    from fastshap_lab.inference import Explanation, load_explainer
     from fastshap_lab.models.targets import chosen_classes
 
     explainer = _placed(load_explainer(chosen.model), chosen.device)
@@ -128,33 +167,92 @@ def _explain(chosen: argparse.Namespace) -> int:
     chosen.out.mkdir(parents=True, exist_ok=True)
     # Standard output is stored, since a bar on a terminal redirects it. On a terminal the lines show the progress.
     lines, failed = sys.stdout, 0
+    paged: dict[str, Explanation] = {}
     progress = None if lines.isatty() else Progress("explain", len(pictures))
-    with progress or nullcontext():
-        for first in range(0, len(pictures), chosen.batch):
-            for row in _rows(explainer, pictures[first : first + chosen.batch], classes, chosen):
+    encoded, left = (Picture(str(path), path) for path, _ in pictures), iter(pictures)
+    with (
+        progress or nullcontext(),
+        closing(explained(explainer, encoded, chosen.batch, chosen.refine, chosen.tolerance)) as batches,
+    ):
+        for batch in batches:
+            for row in _rows(batch, left, classes, chosen, paged):
                 lines.write(json.dumps(row) + "\n")
                 lines.flush()
                 failed += "error" in row
                 if progress:
                     progress.advance()
+    if paged:
+        Explanation.joined([*paged.values()]).save_page(chosen.out / _PAGE, [*paged], classes)
     if failed:
         say(f"{failed:,} of {len(pictures):,} pictures could not be read")
     return 2 if failed == len(pictures) else 0
 
 
-def _export(chosen: argparse.Namespace) -> int:
-    for path in (chosen.model, *(chosen.calibration or [])):
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-    from fastshap_lab.images import images_in
+def _explain_in_bulk(chosen: argparse.Namespace) -> int:
+    if chosen.classes is not None:
+        raise UserError("--classes: of figures; with --parquet give --top, the number of classes to keep")
+    if chosen.html:
+        raise UserError("--html: shows figures, which --parquet does not write; leave one of them out")
+    from filelock import FileLock, Timeout
+
+    from fastshap_lab.bulk.shards import FAILED, Settings, write_explanations
+    from fastshap_lab.bulk.sources import Joined, open_source
+    from fastshap_lab.files import sha256
     from fastshap_lab.inference import load_explainer
 
-    explainer, pictures = load_explainer(chosen.model), chosen.calibration
-    if pictures is not None:
-        pictures = [one for path in pictures for one in (sorted(images_in(path)) if path.is_dir() else [path])]
+    settings = Settings(chosen.top, chosen.refine, chosen.tolerance)
+    explainer = _placed(load_explainer(chosen.model), chosen.device)
+    source = Joined([open_source(str(one), chosen.split, chosen.image_column) for one in chosen.images])
+    identity = sha256(str(explainer.digest), source.digest, json.dumps(vars(settings)))
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(chosen.out / ".lock", timeout=0):
+            number, failed = write_explanations(explainer, source, chosen.out, settings, identity, chosen.batch)
+    except Timeout:
+        raise UserError(f"--out {chosen.out}: another process is writing there") from None
+    sys.stdout.write(json.dumps({"out": str(chosen.out), "pictures": number, "failed": failed}) + "\n")
+    if failed:
+        say(f"{failed:,} of {number:,} pictures could not be read: {chosen.out / FAILED}")
+    return 0
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    pictures = _pictures(chosen.calibration)
+    from fastshap_lab.inference import load_explainer
+
+    explainer = load_explainer(chosen.model)
     with one_line_errors("place for OUT"):
         explainer.export(chosen.out, chosen.precision, pictures, chosen.replace)
     sys.stdout.write(f"{chosen.out}  {chosen.out.stat().st_size / 2**20:.1f} MiB\n")
+    return 0
+
+
+def _pictures(given: Sequence[Path] | None) -> list[Path] | None:
+    """Return the given pictures, and the pictures in the given folders."""
+    if given is None:
+        return None
+    for path in given:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+    from fastshap_lab.images import images_in
+
+    return [one for path in given for one in (sorted(images_in(path)) if path.is_dir() else [path])]
+
+
+def _push(chosen: argparse.Namespace) -> int:
+    pictures = _pictures(chosen.images)
+    from fastshap_lab.inference import load_explainer
+
+    explainer = load_explainer(chosen.model)
+    sys.stdout.write(f"{explainer.push_to_hub(chosen.name, chosen.license, pictures, chosen.private)}\n")
+    return 0
+
+
+def _pull(chosen: argparse.Namespace) -> int:
+    from fastshap_lab.sharing import pull
+
+    pull(chosen.name, chosen.folder)
+    sys.stdout.write(f"{chosen.folder}\n")
     return 0
 
 
@@ -207,32 +305,30 @@ def _placed(explainer: "AmortizedExplainer", device: str | None) -> "AmortizedEx
 
 
 def _rows(
-    explainer: "AmortizedExplainer",
-    pictures: Sequence[tuple[Path, Path]],
+    batch: "Explained",
+    pictures: Iterator[tuple[Path, Path]],
     classes: list[int] | None,
     chosen: argparse.Namespace,
+    paged: "dict[str, Explanation]",
 ) -> Iterator[dict[str, Any]]:
-    """Write the files of some pictures, and yield the row to print about each, in order."""
-    import torch
+    """Write the files of some pictures, and yield the row to print about each, in order.
 
-    from fastshap_lab.images import to_tensor
-
-    read: list[Tensor | str] = []
-    for path, _ in pictures:
-        try:
-            read.append(to_tensor(path, explainer.grid.image_size, explainer.resize))
-        except UserError as error:
-            read.append(str(error).removeprefix(f"{path}: "))
-    images = [image for image in read if not isinstance(image, str)]
-    explained = iter(())
-    if images:
-        explained = iter(explainer.explain(torch.cat(images), chosen.batch, chosen.refine, chosen.tolerance))
-    for (path, target), image in zip(pictures, read, strict=True):
-        if isinstance(image, str):
-            say(_printable(f"{path}: {image}"))
-            yield {"path": str(path), "error": image}
+    Explanations for the page are added to ``paged``.
+    """
+    number = 0
+    for error, (path, target) in zip(
+        batch.errors, pictures, strict=False
+    ):  # in this order, zip takes no picture too many
+        if error is not None:
+            say(_printable(f"{path}: {error}"))
+            yield {"path": str(path), "error": error}
         else:
-            yield {"path": str(path), **_written(next(explained), target, classes)}
+            assert batch.explanation is not None
+            explanation = batch.explanation[number]
+            if chosen.html and len(paged) < _MAX_PICTURES:
+                paged[target.relative_to(chosen.out).as_posix()] = explanation
+            yield {"path": str(path), **_written(explanation, target, classes)}
+            number += 1
 
 
 def _written(explanation: "Explanation", target: Path, classes: list[int] | None) -> dict[str, Any]:

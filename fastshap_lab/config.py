@@ -144,6 +144,19 @@ class ExplainerConfig(TrainingConfig):
 
 
 @dataclass
+class ExplainConfig:
+    """Pictures of any number to explain, and what to keep of them."""
+
+    images: str | None = None
+    split: str | None = None
+    image_column: str | None = None
+    top: Count | None = None
+    refine: Annotated[int, Field(ge=0)] = 0
+    tolerance: Positive | None = None
+    shard: Count = 4096
+
+
+@dataclass
 class ReferencesConfig:
     """Reference values: exact or accurate Shapley values of some images, which all runs share."""
 
@@ -218,6 +231,7 @@ class Config:
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
     explainer: ExplainerConfig = field(default_factory=ExplainerConfig)
+    explain: ExplainConfig = field(default_factory=ExplainConfig)
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastshap_lab.checkpoints import load_model, read_spec
 from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError, check_max_batch
-from fastshap_lab.files import open_file, replacing
+from fastshap_lab.files import open_file, replacing, sha256
 from fastshap_lab.images import Images, Resize, to_tensor
 from fastshap_lab.models import (
     IMPORT,
@@ -33,8 +33,9 @@ from fastshap_lab.models.freezing import evaluating, frozen_copy
 from fastshap_lab.models.specs import ClassifierSpec, ExplainerSpec, SurrogateSpec
 from fastshap_lab.models.targets import Classes, Targets, chosen_classes, class_of_each
 from fastshap_lab.models.tasks import Multiclass
-from fastshap_lab.records import model_folder
+from fastshap_lab.records import RECORD, model_folder
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, Kriging, Refinement, efficiency_gap, relative_error
+from fastshap_lab.sharing import fetch, is_hub_name, push_to_hub, save_pretrained
 
 # Figures need matplotlib and pandas, whose import takes a second: functions that draw import them.
 if TYPE_CHECKING:
@@ -196,21 +197,86 @@ class Explanation:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the explanation as one ``.npz`` file, whole or not at all.
+        """Write the explanation as one file, whole or not at all: a page if the suffix is ``.html``, else ``.npz``.
 
-        Tensors are arrays under their names, and ``description`` is JSON text with the other attributes: ``classes``,
-        ``link``, ``source``, ``task``, and null for attributes that are None. The predictions are named
-        ``probabilities``, or ``predictions`` for a regression. NumPy can read the file without this package and without
-        unpickling.
+        The page is that of ``save_page``. In the other file tensors are arrays under their names, and ``description``
+        is
+        JSON text with the other attributes: ``classes``, ``link``, ``source``, ``task``, and null for attributes that
+        are None. The predictions are named ``probabilities``, or ``predictions`` for a regression. NumPy can read the
+        file without this package and without unpickling.
 
         Args:
             path: File to create or replace.
         """
+        if Path(path).suffix.lower() == ".html":
+            self.save_page(path)
+            return
         arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
         rest = {name: value for name, value in vars(self).items() if name not in arrays}
         rest["task"], arrays[self.task.answers] = self.task.to_json(), arrays.pop("predictions")
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, description=np.array(json.dumps(rest)), **arrays)
+
+    def save_page(self, path: str | Path, names: Sequence[str] | None = None, classes: Classes | None = None) -> None:
+        """Write an interactive page of maps, classes and players: one HTML file that needs no other files.
+
+        It shows the first 200 images with the ten most probable classes of each, or five with more than 64 players.
+
+        Args:
+            path: File to create or replace.
+            names: Names of the images; by default they are numbered.
+            classes: Names or numbers of the classes to show instead; only the first ten or five of them are shown.
+
+        Raises:
+            UserError: There is no such class.
+        """
+        from fastshap_lab.report import MAX_IMAGES, Explorer, Panel, View, num_classes_shown, write_page
+
+        first, task = self[:MAX_IMAGES], self.task
+        values = first.values.flatten(2)
+        number = num_classes_shown(values.shape[2])
+        ranked = task.ranks(first.predictions)
+        if classes is None:
+            shown = ranked.argsort(dim=1, descending=True, stable=True)[:, :number]
+        else:
+            shown = torch.tensor(chosen_classes(classes, self.classes)[:number]).expand(len(first), -1)
+
+        def of_shown(tensor: Tensor) -> np.ndarray:
+            tensor = tensor.flatten(2)
+            return tensor.gather(1, shown.unsqueeze(2).expand(-1, -1, tensor.shape[2])).float().cpu().numpy()
+
+        errors = None if first.stderr is None else of_shown(first.stderr)
+        view = View(
+            name="explanation",
+            classes=shown.numpy(),
+            answers=first.predictions.gather(1, shown).float().cpu().numpy(),
+            predictions=[task.in_words(one, self.classes) for one in first.predictions],
+            panels=[Panel("Shapley values", of_shown(values), errors)],
+            grid=None if self.segments is not None else (self.values.shape[2], self.values.shape[3]),
+            space=self.link,
+        )
+        explorer = Explorer(
+            images=(first.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy(),
+            names=list(names or [f"image {number}" for number in range(1, len(self) + 1)])[:MAX_IMAGES],
+            class_names=self.classes,
+            views=[view],
+            segments=None if first.segments is None else first.segments.cpu().numpy(),
+            answer=task.answer,
+            bounded=task.answers == "probabilities",
+            noun=task.nouns[0],
+        )
+        rest = f"; shown are the first {MAX_IMAGES}" if len(self) > MAX_IMAGES else ""
+        known = "Intervals, 95 %, stand beside values."
+        if first.stderr is None:
+            known = "One forward pass, of which no errors are known here; explain(images, refine=256) gives them."
+        summary = {"Explained": self._summary() + rest, "How true": known, "Answers": f"of the {self.source}"}
+        write_page(path, "Shapley explanations", summary, explorer=explorer)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Explanation"]) -> "Explanation":
+        """Return explanations by the same explainer as one; either all or none of them are refined."""
+        names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
     @classmethod
     def load(cls, path: str | Path) -> "Explanation":
@@ -295,7 +361,9 @@ class AmortizedExplainer(nn.Module):
         resize: Way in which pictures are resized to the model's size, the same as in the training.
 
     Attributes:
-        run: Folder of the explainer's run if ``train_explainer`` has trained it, else None.
+        run: Folder of the run that trained the explainer, or None if it comes from no run.
+        spec: Description in the explainer's model folder, or None if it comes from no folder.
+        digest: SHA-256 of the model folder's description, which contains the digest of the weights.
     """
 
     def __init__(
@@ -312,6 +380,8 @@ class AmortizedExplainer(nn.Module):
         super().__init__()
         self.resize = resize
         self.run: Path | None = None
+        self.spec: ExplainerSpec | None = None
+        self.digest: str | None = None
         self.refinement = refinement or Refinement()
         self.network, self.surrogate, self.classifier = network, surrogate, classifier
         self.grid, self.class_names = network.grid, list(class_names)
@@ -371,7 +441,7 @@ class AmortizedExplainer(nn.Module):
         """
         check_max_batch(max_batch)
         if refine:
-            self._check_refinement(refine, tolerance)
+            check_refinement(refine, tolerance, self.grid.num_players)
         batch = to_tensor(images, self.grid.image_size, self.resize)
         game = self.game(max_batch) if refine else None
         parts = []
@@ -455,12 +525,35 @@ class AmortizedExplainer(nn.Module):
 
         export(self, path, precision, calibration, replace)
 
-    def _check_refinement(self, refine: int, tolerance: float | None) -> None:
-        if refine < 2:
-            raise UserError(f"refine={refine}: must be 2 or more, since coalitions are evaluated in pairs")
-        if tolerance is not None and not tolerance > 0:
-            raise UserError(f"tolerance={tolerance}: must be above 0, a share of the range of values such as 0.05")
-        Kriging.check_budget(self.grid.num_players, refine)
+    def save_pretrained(self, folder: str | Path, license: str, images: Images | None = None) -> None:
+        """Write the explainer as a folder with a model card, whole or not at all; ``load_explainer`` reads the folder.
+
+        The card (``README.md``) describes the explained model, the data, the accuracy of the values as far as the run
+        and its evaluation have measured it, how to load the explainer, and its limits.
+
+        Args:
+            folder: Folder to create.
+            license: License of the weights, by its name on the hub: ``apache-2.0``, ``mit``, ``other``, ….
+            images: Images as for ``explain``. The card shows, and so publishes, the first four with their maps.
+
+        Raises:
+            UserError: The folder exists, the license has no valid name, or this explainer comes from no model folder.
+        """
+        save_pretrained(self, Path(folder), license, images)
+
+    def push_to_hub(self, name: str, license: str, images: Images | None = None, private: bool = False) -> str:
+        """Upload the folder that ``save_pretrained`` writes to the Hugging Face hub, and return its address.
+
+        Args:
+            name: Name on the hub, ``user/name``. The model is created, or changed by a commit if it exists.
+            license: License of the weights, as for ``save_pretrained``.
+            images: Images for the model card, as for ``save_pretrained``.
+            private: Whether a model that is created is visible to its owner alone.
+
+        Raises:
+            UserError: The license has no valid name, this explainer comes from no model folder, or the hub refuses.
+        """
+        return push_to_hub(self, name, license, images, private)
 
     def _refined(
         self,
@@ -488,6 +581,21 @@ class AmortizedExplainer(nn.Module):
         return NORMALIZATIONS[self.normalization](raw, grand, null), efficiency_gap(raw, grand, null), full
 
 
+def check_refinement(refine: int, tolerance: float | None, num_players: int) -> None:
+    """Raise a ``UserError`` where values cannot be refined so.
+
+    Args:
+        refine: Evaluations of the game.
+        tolerance: Share of the values' spread, if any.
+        num_players: P.
+    """
+    if refine < 2:
+        raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")
+    if tolerance is not None and not tolerance > 0:
+        raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
+    Kriging.check_budget(num_players, refine)
+
+
 def build_amortized(
     spec: ExplainerSpec, surrogate: nn.Module | None = None, classifier: nn.Module | None = None
 ) -> AmortizedExplainer:
@@ -502,7 +610,7 @@ def build_amortized(
     lookup(LINKS, "link", spec.link)
     lookup(NORMALIZATIONS, "normalization", spec.normalization)
     described = None if _lacks_classifier(spec, classifier) else spec.classifier
-    return AmortizedExplainer(
+    explainer = AmortizedExplainer(
         spec.network.build(),
         spec.surrogate.build(surrogate),
         None if described is None else described.build(classifier),
@@ -512,6 +620,8 @@ def build_amortized(
         _refinement(spec.refinement),
         spec.resize,
     )
+    explainer.spec = spec
+    return explainer
 
 
 def _lacks_classifier(spec: ExplainerSpec, classifier: nn.Module | None) -> bool:
@@ -583,7 +693,8 @@ def load_explainer(
     """Return a trained explainer, in evaluation mode on the CPU.
 
     Args:
-        folder: Run folder, or the model folder in it.
+        folder: Run folder, or the model folder in it; or, if there is no such folder, ``user/name`` on the Hugging Face
+            hub, which is downloaded once.
         surrogate: The user's own network, if the surrogate is one; see ``load_classifier``.
         classifier: The user's own network, if the bundled classifier is one. Without it the classifier is left out, and
             predictions are the surrogate's.
@@ -607,10 +718,15 @@ def load_explainer(
         >>> explanation.values.shape
         torch.Size([1, 2, 2, 2])
     """
-    place = model_folder(folder)
-    return load_model(
+    place = fetch(str(folder)) if is_hub_name(folder) else model_folder(folder)
+    if not place.exists():
+        raise UserError(f"{folder}: no model folder, and no user/name of the hub")
+    explainer = load_model(
         place,
         ExplainerSpec,
         lambda spec: build_amortized(spec, surrogate, classifier),
         without="classifier." if _lacks_classifier(read_spec(place, ExplainerSpec), classifier) else None,
     )
+    explainer.run = place.parent if (place.parent / RECORD).is_file() else None
+    explainer.digest = sha256((place / "config.json").read_bytes())
+    return explainer

@@ -45,10 +45,10 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def advance(self) -> None:
-        """Count a step."""
-        self.done += 1
-        self._bar.advance(self._task)
+    def advance(self, steps: int = 1) -> None:
+        """Count a step, or several."""
+        self.done += steps
+        self._bar.advance(self._task, steps)
         now = time.monotonic()
         if not self._bar_is_shown and now - self._said >= EVERY:
             self._said = now

@@ -171,6 +171,8 @@ def test_each_image_may_have_its_own_segments_and_as_many_as_it_likes(removal, t
     loaded = fsl.Explanation.load(tmp_path / "it.npz")
     assert torch.equal(loaded.segments, found.segments)
     assert torch.equal(loaded.maps(), maps)
+    found.save(tmp_path / "page.html")  # which shows segments, too
+    assert '"grid":null' in (tmp_path / "page.html").read_text(encoding="utf-8")
     for broken in (found.segments + 1, found.segments[:, :4], found.segments.float()):
         replace(found, segments=broken).save(tmp_path / "broken.npz")
         with pytest.raises(UserError, match="its segments"):

@@ -133,6 +133,7 @@ def test_values_are_nearer_to_the_exact_ones_than_the_equal_split(kind, syntheti
     assert made == []
 
 
+@pytest.mark.extended
 def test_a_change_of_weights_of_an_attribute_or_of_an_image_makes_another(synthetic, tmp_path):
     images, given = synthetic[0][:20], {"normalized": True, "players": (2, 2), "runs_dir": tmp_path, "device": "cpu"}
     given["overrides"] = FASTEST
@@ -216,7 +217,7 @@ def nothing_but(output) -> nn.Module:
         ),
         ({"model": nothing_but(lambda pixels: {"out": pixels})}, "model: returns a dict; must return logits"),
         ({"model": nothing_but(lambda pixels: pixels[:, :2, 0, 0] * torch.nan)}, "numbers that are not finite"),
-        ({"images": torch.zeros(9, 3, 16, 16)}, "images: 9 of them; 10 are the fewest"),
+        ({"images": torch.zeros(9, 3, 16, 16)}, "images: there are 9, must be at least 10"),
         ({"images": "nosuch"}, "images=nosuch: no such folder"),
         ({"images": 5}, "images: a int; a folder"),
         ({"images": [object()] * 12}, "images: number 0 is a object"),

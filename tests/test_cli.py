@@ -166,23 +166,23 @@ TIMM = "classifier=timm classifier.params.model"
         # Data.
         ("data=hub", "data.params.path: missing"),
         ("data=hub data.params.path=/no/such/folder", "data.params.path=/no/such/folder: neither a folder with images"),
-        ("data=synthetic data.params.num_classes=20", "data.params.num_classes=20: there are 8 shapes"),
+        ("data=synthetic data.params.num_classes=20", "data.params.num_classes=20: must be from 2 to 8"),
         # Models of others.
         ("classifier=timm", "classifier.params.model: missing"),
         (f"{TIMM}=resnet81", "classifier.params.model=resnet81: no model of timm"),
         (f"{TIMM}=hf-hub:timm/resnet18", "classifier.params.model=hf-hub:timm/resnet18: no model of timm"),
         (f"{TIMM}=local-dir:/tmp", "classifier.params.model=local-dir:/tmp: no model of timm"),
         (f"{TIMM}=resnet18 classifier.params.checkpoint_path=x", "classifier.params.checkpoint_path: unknown to timm"),
-        (f"{TIMM}=resnet18 classifier.params.pretrained=1", "classifier.params.pretrained=1: true or false, of timm"),
+        (f"{TIMM}=resnet18 classifier.params.pretrained=1", "classifier.params.pretrained=1: must be true"),
         (f"{TIMM}=resnet18 classifier.params.patch_size=4", "classifier.params.model=resnet18: cannot be built for"),
         (f"{TIMM}=vit_tiny_patch16_224 classifier.params.patch_size=5", "classifier.params.model=vit_tiny_patch16_224"),
-        (f"{TIMM}=vgg11", "classifier: its network does not take images of 16×16: "),
+        (f"{TIMM}=vgg11", "classifier: its network does not accept images of 16×16 pixels: "),
         ("surrogate=timm surrogate.params.model=resnet10t explainer=vit", "explainer=vit: the backbone must be"),
         (
             "surrogate=timm surrogate.params.model=resnet10t surrogate.masking=attention",
             "surrogate.masking=attention: ",
         ),
-        ("classifier.epochs=0", "classifier.epochs=0: nothing to train from; name a file in classifier.weights"),
+        ("classifier.epochs=0", "classifier.epochs=0: an untrained classifier needs weights"),
         ("classifier.weights=nowhere.pt", "classifier.weights=nowhere.pt: no such file"),
         ("classifier.weights=.", "classifier.weights=.: no such file"),
         ("classifier=checkpoint", "classifier.path: missing"),
@@ -192,7 +192,7 @@ TIMM = "classifier=timm classifier.params.model"
         ("classifier.mean.red=1", "classifier.mean.red: classifier.mean is null; set it as a whole, classifier.mean=…"),
         ("evaluate.sections.x=1 seed=1", "evaluate.sections.x: evaluate.sections is null; set it as a whole, eval"),
         ("classifier.pretrain.name=mae classifier=vit_slim", "classifier.pretrain: this classifier is not pretrained"),
-        ("stage=pretrain", "stage=pretrain: this classifier is not pretrained; classifier=mae_vit is"),
+        ("stage=pretrain", "stage=pretrain: this classifier has no pretraining; classifier=mae_vit has"),
         ("classifier=mae_vit network@classifier=resnet_slim", "classifier.pretrain.name=mae: ResNet is no plain"),
         ("classifier=checkpoint classifier.path=nowhere", "nowhere: no model folder"),
         # The machine.
@@ -281,7 +281,7 @@ GIVEN = "classifier=checkpoint classifier.path=model"
         # Model folders.
         (lambda: Path("model").touch(), GIVEN, "model: no model folder (config.json and model.safetensors, as a fin"),
         (lambda: model("surrogate"), GIVEN, "model: holds a surrogate, not a classifier"),
-        (lambda: model(side=32), GIVEN, "classifier.path=model: takes images of 32×32, and the data has (16, 16)"),
+        (lambda: model(side=32), GIVEN, "classifier.path=model: is for images of 32×32, and those of"),
         (lambda: model(names="abc"), GIVEN, "classifier.path=model: has 3 classes ['a', 'b', 'c'], and the data has"),
         (lambda: (model(), Path("model/config.json").write_text("{")), GIVEN, "model/config.json: damaged or not a"),
         (
@@ -319,10 +319,10 @@ def test_what_is_found_damaged_on_the_way_is_named(monkeypatch, capsys, broken):
     ("override", "expected"),
     [
         (pipeline(classifier=""), "evaluate.pipelines.A.classifier: missing"),
-        (pipeline(surrogate=""), "evaluate.pipelines.A.explainer=unet_slim: needs a surrogate, too"),
+        (pipeline(surrogate=""), "evaluate.pipelines.A.explainer=unet_slim: needs evaluate.pipelines.A.surrogate, too"),
         (pipeline(explainer="unett"), "explainer=unett: unknown, did you mean unet?"),
         (pipeline("'explainer.foo=1'"), "explainer.foo: unknown key of explainer"),
-        (pipeline("'data.name=digits'"), "evaluate.pipelines.A.overrides: data.name=digits: pipelines differ in"),
+        (pipeline("'data.name=digits'"), "evaluate.pipelines.A.overrides: data.name=digits: pipelines may differ in"),
         (pipeline("'data.grid=[3,3]'"), "data.grid: 3×3 players do not divide"),
         (pipeline().replace("A:", "A/B:"), "evaluate.pipelines.A/B=A/B: must match"),
         (

