@@ -592,7 +592,7 @@ def check_refinement(refine: int, tolerance: float | None, num_players: int) -> 
     if refine < 2:
         raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")
     if tolerance is not None and not tolerance > 0:
-        raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
+        raise UserError(f"tolerance={tolerance}: must be above 0, a share of the range of values such as 0.05")
     Kriging.check_budget(num_players, refine)
 
 

@@ -222,7 +222,7 @@ def nothing_but(output) -> nn.Module:
         ({"images": 5}, "images: a int; a folder"),
         ({"images": [object()] * 12}, "images: number 0 is a object"),
         ({"images": torch.full((12, 3, 16, 16), 2.0)}, "images: number 0: an image tensor: must be uint8, or float"),
-        ({"images": [torch.zeros(3, 16, 16 + number) for number in range(12)]}, "images: tensors of different sizes"),
+        ({"images": [torch.zeros(3, 16, 16 + number) for number in range(12)]}, "images: are tensors of different sizes"),
         (
             {"images": TensorDataset(torch.zeros(12, 3, 16, 16), torch.full((12,), 7))},
             "labels go from 7 to 7, and .* 3",
@@ -244,5 +244,5 @@ def test_mistakes_are_one_line_before_anything_is_made(changes, line, tmp_path):
 def test_pictures_of_several_sizes_need_one(tmp_path):
     for side in range(12):
         Image.fromarray(np.zeros((20, 20 + side, 3), np.uint8)).save(tmp_path / f"{side}.png")
-    with pytest.raises(UserError, match="images: of different sizes; name the height and width"):
+    with pytest.raises(UserError, match="images: have different sizes; give the height and width"):
         train_explainer(Own(), tmp_path, normalized=True)
