@@ -1,4 +1,4 @@
-"""Amortized Shapley explainers of image classifiers: trained, checked against the truth, served."""
+"""Amortized Shapley explainers of image classifiers: training, evaluation against exact values, and serving."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ _ELSEWHERE = {"read_explanations": "bulk.shards", "shapley_values": "any_model",
 
 
 def __getattr__(name: str) -> Any:
-    """Import the front door when it is first used: PyTorch takes seconds."""
+    """Import a public name when it is first used, since importing PyTorch takes seconds."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"fastshap_lab.{_ELSEWHERE.get(name, 'inference')}"), name)

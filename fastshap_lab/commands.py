@@ -1,4 +1,4 @@
-"""``fastshap-lab``: train, explain pictures, export explainers, find reports, look at the machine."""
+"""The command ``fastshap-lab``: train, explain pictures, export explainers, find reports, test the machine."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ from fastshap_lab.errors import Interrupted, UserError, check_max_batch
 from fastshap_lab.progress import Progress
 from fastshap_lab.records import MEASURES, RECORD, REPORT, read_record, true_value_measures
 
-# What imports PyTorch takes seconds: functions import it when they need it.
+# Importing PyTorch takes seconds, so functions import it when they need it.
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     from fastshap_lab.inference import AmortizedExplainer, Explanation
 
 _PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "safetensors", "datasets", "matplotlib")
-_MAX_CLASSES = 10  # listed and drawn, if the user names none
-_PAGE, _MAX_PICTURES = "explanations.html", 200  # in DIR; in the page
-# Largest error of the self-test, as a share of the largest value. Rounding makes 1e-6 of it on a CPU, and up to some
-# thousandths on a GPU, whose convolutions take 10 bits of each factor (TF32).
+_MAX_CLASSES = 10  # largest number of classes that are listed and drawn if the user names none
+_PAGE, _MAX_PICTURES = "explanations.html", 200  # name of the page in DIR, and largest number of pictures on it
+# Largest error of the self-test relative to the largest value. Rounding causes about 1e-6 on a CPU, and up to some
+# thousandths on a GPU, whose convolutions use 10 bits of each factor (TF32).
 _EXACT = 1e-2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``fastshap-lab``.
 
-    Exit status: 0 when everything asked for is done, also where some of the pictures could not be read; 1 when the
-    self-test of ``doctor`` fails; 2 where no picture could be read, and after a mistake the user can mend or a file
-    that cannot be written, which is one line on standard error; 130 after SIGINT (Ctrl-C), 143 after SIGTERM, also one
-    line; 141 when nobody reads any more what is printed.
+    The exit status is 0 when the command is done, even if some of the pictures could not be read; 1 if the self-test of
+    ``doctor`` fails; 2 if no picture could be read, after a mistake that the user can correct, or if a file cannot be
+    written, with one line on standard error; 130 after SIGINT (Ctrl-C) and 143 after SIGTERM, also with one line; 141
+    if the reader of standard output has closed it.
 
     Args:
-        arguments: The words after the program's name; by default those it was started with.
+        arguments: Words after the program's name; those of the command line if None.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:
-        return train(words[1:])  # which has errors, signals and exit statuses of its own, and they are the same
+        return train(words[1:])  # it handles errors, signals and exit statuses itself, in the same way
     quiet_libraries()
     with one_line_errors("--out"), signals_interrupt():
         try:
@@ -61,13 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say("interrupted; every file that was written is whole")
             sys.exit(end.status)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # avoids a message of Python at exit
             sys.exit(141)
     sys.exit(status)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return what reads the command line, and says in one line what is wrong with it."""
+    """Return the parser of the command line, which reports mistakes in one line."""
     whole = Parser(prog="fastshap-lab", description="Train, explain, export, share, find reports.")
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
 
@@ -165,7 +165,7 @@ def _explain_each(chosen: argparse.Namespace) -> int:
     explainer = _placed(load_explainer(chosen.model), chosen.device)
     classes = None if chosen.classes is None else chosen_classes(chosen.classes, explainer.class_names)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    # Taken now: a bar on a terminal catches what is printed. Where the lines go there, they say how far it is.
+    # Standard output is stored, since a bar on a terminal redirects it. On a terminal the lines show the progress.
     lines, failed = sys.stdout, 0
     paged: dict[str, Explanation] = {}
     progress = None if lines.isatty() else Progress("explain", len(pictures))
@@ -228,7 +228,7 @@ def _export(chosen: argparse.Namespace) -> int:
 
 
 def _pictures(given: Sequence[Path] | None) -> list[Path] | None:
-    """Return pictures that are given, and those in folders that are."""
+    """Return the given pictures, and the pictures in the given folders."""
     if given is None:
         return None
     for path in given:
@@ -257,11 +257,14 @@ def _pull(chosen: argparse.Namespace) -> int:
 
 
 def _named(given: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Return pictures, each with the path of its files but for the suffix: no two share one, none is a picture's.
+    """Return pictures, each with the path of its output files without the suffix.
+
+    No two pictures share a path, and no output file would replace a picture.
 
     Args:
-        given: Pictures, or folders of them.
-        out: Where the files go. Pictures in there, which may be of an earlier start, are none of a folder around it.
+        given: Pictures, or folders of pictures.
+        out: Folder for the output files. If it lies in a folder of pictures, files in it, which an earlier start may
+            have written, do not count as pictures of that folder.
     """
     from fastshap_lab.images import EXTENSIONS, images_in
 
@@ -290,7 +293,7 @@ def _named(given: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
 
 
 def _placed(explainer: "AmortizedExplainer", device: str | None) -> "AmortizedExplainer":
-    """Return an explainer on a device that works."""
+    """Move an explainer to a device, which is checked first, and return it."""
     import torch
 
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -308,12 +311,14 @@ def _rows(
     chosen: argparse.Namespace,
     paged: "dict[str, Explanation]",
 ) -> Iterator[dict[str, Any]]:
-    """Write the files of some pictures, and yield what there is to print about each, in order.
+    """Write the files of some pictures, and yield the row to print about each, in order.
 
-    Those that the page is to show are added to ``paged``.
+    Explanations for the page are added to ``paged``.
     """
     number = 0
-    for error, (path, target) in zip(batch.errors, pictures, strict=False):  # in this order: no picture too many
+    for error, (path, target) in zip(
+        batch.errors, pictures, strict=False
+    ):  # in this order, zip takes no picture too many
         if error is not None:
             say(_printable(f"{path}: {error}"))
             yield {"path": str(path), "error": error}
@@ -327,7 +332,7 @@ def _rows(
 
 
 def _written(explanation: "Explanation", target: Path, classes: list[int] | None) -> dict[str, Any]:
-    """Write the files of one picture, and return what they are called and the numbers of some classes."""
+    """Write the files of one picture, and return their paths with the predictions for some classes."""
     task, predictions = explanation.task, explanation.predictions[0]
     order = task.ranks(predictions).argsort(descending=True, stable=True).tolist()
     if classes is None:
@@ -348,12 +353,12 @@ def _written(explanation: "Explanation", target: Path, classes: list[int] | None
 
 
 def _numbers(values: "Tensor") -> list[float | None]:
-    """Return numbers as JSON takes them: with the digits that float32 has, null for what is not finite."""
+    """Return numbers for JSON: with the digits of float32, and None (null) for values that are not finite."""
     return [float(f"{value:.7g}") if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _printable(text: str) -> str:
-    """Return text in one line, whatever a file is called."""
+    """Return a text as one line in which unprintable characters, for example of file names, are escaped."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
@@ -374,7 +379,7 @@ def _report(chosen: argparse.Namespace) -> int:
 
 
 def _evaluations(place: Path) -> list[Path]:
-    """Return a finished evaluate run, or those in a folder of runs."""
+    """Return the folder of a finished evaluate run, or all such folders in a folder of runs."""
     record = read_record(place)
     if record:
         stage, status = (_printable(str(record.get(key))) for key in ("stage", "status"))
@@ -419,7 +424,7 @@ def _hardware() -> Iterator[tuple[str, str]]:
 
     known = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     own = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
-    in_hardware = own or platform.machine().lower() not in ("x86_64", "amd64")  # where it is emulated
+    in_hardware = own or platform.machine().lower() not in ("x86_64", "amd64")  # other x86 processors emulate it
     bf16 = "no" if not known else "in hardware" if in_hardware else "emulated, slower than float32"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield "cpu", f"{cores} cores to use, {torch.backends.cpu.get_cpu_capability()}, bfloat16: {bf16}"
@@ -435,22 +440,23 @@ def _hardware() -> Iterator[tuple[str, str]]:
 
 
 def _places() -> Iterator[tuple[str, str]]:
-    """Yield where files are written, and whether they can be."""
+    """Yield the folders that files are written to, whether they are writable, and their free space."""
     places = {
         "runs": Path("runs").resolve(),
         "temporary": Path(tempfile.gettempdir()),
         "downloads": Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser(),
     }
     for name, place in places.items():
-        there = next(parent for parent in (place, *place.parents) if parent.exists())  # the rest can be made in it
+        there = next(parent for parent in (place, *place.parents) if parent.exists())  # the rest can be created in it
         writable = "writable" if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else "NOT writable"
         yield name, f"{place}: {writable}, {shutil.disk_usage(there).free / 2**30:.1f} GiB free"
 
 
 def _self_test(device: str) -> float:
-    """Return how far explanations of a tiny game are from the definition of Shapley values, relative to the largest.
+    """Return the largest error of an explanation against the definition of Shapley values, relative to the largest one.
 
-    The game is an untrained network's, of six players; all coalitions refine the explanation, which leaves no error.
+    The game is that of an untrained network with six players. The explanation is refined with all coalitions, so its
+    values must be exact.
     """
     import torch
 
@@ -470,12 +476,12 @@ def _self_test(device: str) -> float:
     generator = torch.Generator().manual_seed(0)
     explainer = build_amortized(ExplainerSpec.from_json(description)).eval()
     with torch.no_grad():
-        for parameter in explainer.parameters():  # as they are built, networks may not look at all of the picture
+        for parameter in explainer.parameters():  # with their initial weights, networks may ignore parts of the picture
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
     image = torch.rand(1, 3, 8, 12, generator=generator)
     explainer.to(device)
     explained = explainer.explain(image, refine=2**6).values[0].flatten(1).T.double()
-    # The mean, over all orders in which the players can come, of what each changes when it comes.
+    # The definition: the mean of each player's marginal contributions over all orders of the players.
     coalitions = (torch.arange(2**6).unsqueeze(1) >> torch.arange(6)) % 2 == 1
     values = explainer.game().values(image.to(device), coalitions.unsqueeze(0).to(device))[0].double().cpu()
     truth = torch.zeros_like(explained)

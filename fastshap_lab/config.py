@@ -374,10 +374,10 @@ class Config:
 
 
 def validated(config: DictConfig) -> Config:
-    """Return a composed configuration as dataclasses, every value in its range.
+    """Return a composed configuration as dataclasses, with every value in its range.
 
     Raises:
-        UserError: A value that has no default is missing, or one is out of its range.
+        UserError: A value without a default is missing, or a value is out of its range.
     """
     for key in sorted(OmegaConf.missing_keys(config)):
         raise UserError(f"{key}: missing, it has no default")

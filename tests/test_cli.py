@@ -123,8 +123,11 @@ TIMM = "classifier=timm classifier.params.model"
         ),
         ("surrogate.masking.params.width=3", "surrogate.masking={'params': {'width': 3}}: must be a name, or {name: …"),
         ("explainer.link=tanh", "explainer.link=tanh: unknown to the task multiclass, known: softmax"),
-        ("explainer.link=logits", "explainer.link=logits: a surrogate's softmax leaves its logits free"),
-        ("stage=labels explainer.link=logits", "explainer.link=logits: a surrogate's softmax leaves its logits free"),
+        ("explainer.link=logits", "explainer.link=logits: softmax determines a surrogate's logits only up"),
+        (
+            "stage=labels explainer.link=logits",
+            "explainer.link=logits: softmax determines a surrogate's logits only up",
+        ),
         ("explainer.normalization=add", "explainer.normalization=add: unknown, did you mean additive?"),
         ("classifier.augment.padding_mode=mirror", "classifier.augment.padding_mode=mirror: unknown, known: zeros"),
         ("logger=tensorboard", "logger=tensorboard: unknown, known: csv, wandb"),
@@ -134,6 +137,9 @@ TIMM = "classifier=timm classifier.params.model"
         ("classifier.epochs=-1", "classifier.epochs=-1: must be greater than or equal to 0"),
         ("surrogate.epochs=0", "surrogate.epochs=0: must be greater than or equal to 1"),
         ("classifier.optim.lr=0", "classifier.optim.lr=0.0: must be greater than 0"),
+        ("classifier.optim.lr=inf", "classifier.optim.lr=inf: must be a finite number"),
+        ("explainer.optim.lr=nan", "explainer.optim.lr=nan: must be a finite number"),
+        ("surrogate.optim.weight_decay=inf", "surrogate.optim.weight_decay=inf: must be a finite number"),
         ("explainer.patience=0", "explainer.patience=0: must be"),
         ("references.val_evaluations=0", "references.val_evaluations=0: must be"),
         ("classifier.params.channels=[16,wide,3,4]", "classifier.params.channels=[16, 'wide', 3, 4]: must be"),
@@ -198,16 +204,16 @@ TIMM = "classifier=timm classifier.params.model"
         ("trainer.accelerator=cpu trainer.devices=many", "trainer: `devices` selected with `CPUAccelerator`"),
         ("trainer.accelerator=cpu trainer.devices=2", "trainer.devices=2, trainer.num_nodes=1: a stage runs in one"),
         # Flags, and keys that were Hydra's.
-        ("--multirun seed=1,2", "--multirun: unknown; train.py --help says what there is"),
+        ("--multirun seed=1,2", "--multirun: unknown; train.py --help lists the options"),
         ("--config-dir nowhere", "--config-dir nowhere: no such folder"),
         ("--cfg all", "argument -c/--cfg: invalid choice: 'all' (choose from "),
         ("hydra.run.dir=x", "hydra.run.dir: unknown key, known: stage, name"),
         # Grammar.
         ("classifier.optim.lr", "classifier.optim.lr: cannot be read as key=value"),
         ("classifier.params=[1,", "classifier.params=[1,: cannot be read as key=value"),
-        ("=3", "'=3': names no key; key=value is wanted"),
-        ("+=3", "'+=3': names no key; key=value is wanted"),
-        ("~", "'~': names no key; key=value is wanted"),
+        ("=3", "'=3': names no key; must be key=value"),
+        ("+=3", "'+=3': names no key; must be key=value"),
+        ("~", "'~': names no key; must be key=value"),
         ("seed=1,2", "Ambiguous value for argument 'seed=1,2' 1. To use it as a list, use key=[value1,value2] 2. "),
     ],
 )
@@ -270,7 +276,7 @@ GIVEN = "classifier=checkpoint classifier.path=model"
         (
             lambda: save_file({"neck": torch.zeros(1)}, "other.safetensors"),
             "classifier.weights=other.safetensors",
-            "other.safetensors: not this network's weights: bn1.bias is missing",
+            "other.safetensors: holds weights of another network: bn1.bias is missing",
         ),
         # Model folders.
         (lambda: Path("model").touch(), GIVEN, "model: no model folder (config.json and model.safetensors, as a fin"),

@@ -176,7 +176,7 @@ def test_where_no_picture_can_be_read_it_fails(capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("", "the following arguments are required: COMMAND; fastshap-lab --help says what there is"),
+        ("", "the following arguments are required: COMMAND; fastshap-lab --help lists the options"),
         ("exlain run", "argument COMMAND: invalid choice: 'exlain'"),
         ("explain run pictures", "the following arguments are required: --out; fastshap-lab explain --help says"),
         ("explain run pictures --out out --refine many", "argument --refine: invalid int value: 'many'"),
@@ -203,7 +203,7 @@ def test_where_no_picture_can_be_read_it_fails(capsys):
         ("export nothing e.pt2", "nothing: no model folder, and no user/name of the hub"),
         ("export run e.onnx --calibration nothing", "nothing: no such file or folder"),
         ("export pictures e.pt2", "pictures: no model folder"),
-        ("export run e.txt", "e.txt: the suffix says what to write"),
+        ("export run e.txt", "e.txt: the suffix chooses the format"),
         ("export run e.pt2 --precision half", "precision=half: unknown"),
         (
             "export run pictures/notes.txt/e.pt2",

@@ -171,13 +171,13 @@ def test_the_lines_of_the_readme_run_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ({"path": "e.h5"}, "e.h5: the suffix says what to write, .onnx or, of torch.export, .pt2"),
+        ({"path": "e.h5"}, "e.h5: the suffix chooses the format: .onnx, or .pt2 of torch.export"),
         ({"path": "e.pt2", "precision": "half"}, "precision=half: unknown"),
         ({"path": "there.pt2"}, "there.pt2: exists; choose another name, or have it replaced"),
-        ({"path": "folder.pt2", "replace": True}, "folder.pt2: a folder, and a file belongs in its place"),
+        ({"path": "folder.pt2", "replace": True}, "folder.pt2: is a folder, and a file must be written in its place"),
         ({"path": "e.pt2", "precision": "int8"}, "e.pt2: int8 is for .onnx alone"),
-        ({"path": "e.onnx", "precision": "int8"}, "calibration: images are wanted for int8"),
-        ({"path": "e.pt2", "calibration": []}, "calibration: images are wanted for int8"),
+        ({"path": "e.onnx", "precision": "int8"}, "calibration: int8 needs images"),
+        ({"path": "e.pt2", "calibration": []}, "calibration: int8 needs images"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_everything_as_it_is(words, line, tmp_path, monkeypatch):

@@ -145,8 +145,10 @@ def test_attribute_takes_a_class_for_all_one_each_or_the_most_probable():
     assert torch.equal(explainer.attribute(IMAGE, target=2), values[:, 2])
     each = [2, 0, 1, 1, 0]
     expected = torch.stack([values[i, k] for i, k in enumerate(each)])
-    assert torch.equal(explainer.attribute(IMAGE, target=torch.tensor(each)), expected)
-    assert torch.equal(explainer.attribute(IMAGE, target=torch.tensor(1)), values[:, 1])
+    for target in (torch.tensor(each), each, tuple(each), np.array(each), [np.int64(k) for k in each]):
+        assert torch.equal(explainer.attribute(IMAGE, target=target), expected)
+    for target in (1, torch.tensor(1), np.int64(1), np.array(1), [1]):
+        assert torch.equal(explainer.attribute(IMAGE, target=target), values[:, 1])
     best = explanation.probabilities.argmax(dim=1).tolist()
     assert len(set(best)) > 1
     assert torch.equal(explainer.attribute(IMAGE), torch.stack([values[i, k] for i, k in enumerate(best)]))

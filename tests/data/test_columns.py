@@ -141,7 +141,7 @@ def test_a_table_may_say_the_split(tmp_path):
             "its column split names train, val; train and test are needed",
         ),
         ('file,age\n"0.png,1\n', "must be a table of comma-separated values"),
-        ("file,kind\n0.png,cat\n1.png,cat\n", r"needs two classes or more, has \['cat'\]"),
+        ("file,kind\n0.png,cat\n1.png,cat\n", r"has the classes \['cat'\]; a classifier needs two or more"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_one_line(table, said, tmp_path):

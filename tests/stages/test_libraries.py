@@ -231,14 +231,16 @@ def test_ones_own_code_is_explained_and_its_explainer_loads_without_it(own, tmp_
     module = sys.modules[own].make()
     given = load_explainer(folders["explainer"], classifier=module).explain(image)
     assert given.source == "classifier"
-    with pytest.raises(UserError, match=r"config.json: its network is of one's own code, own_.*:make, which nothing"):
+    with pytest.raises(
+        UserError, match=r"config.json: its network is your own code, own_.*:make, which is not imported"
+    ):
         load_classifier(folders["classifier"])
     classifier = load_classifier(folders["classifier"], module=module)
     torch.testing.assert_close(classifier(image).softmax(dim=-1), given.probabilities)
     assert not torch.equal(classifier.network.model.head.weight, module.head.weight)  # the caller's stays as it is
     with pytest.raises(UserError, match=r"does not fit the model in config.json"):
         load_classifier(folders["classifier"], module=nn.Linear(2, 2))
-    with pytest.raises(UserError, match=r"a module was handed over, and the network is built here: resnet"):
+    with pytest.raises(UserError, match=r"the network is an entry of the package, resnet, and built here"):
         load_surrogate(folders["surrogate"], module=module)
 
 
@@ -261,7 +263,7 @@ def test_a_surrogate_of_ones_own_code_loads_with_the_callers(own, tmp_path, monk
 
     monkeypatch.setattr(foreign, "_handed_over", {})
     folder = next(Path("runs", "explainer").glob("[!.]*"))
-    with pytest.raises(UserError, match=r"its network is of one's own code, .*load_explainer\(folder, surrogate=…\)"):
+    with pytest.raises(UserError, match=r"its network is your own code, .*load_explainer\(folder, surrogate=…\)"):
         load_explainer(folder)
     explainer = load_explainer(folder, surrogate=sys.modules[own].make())
     assert explainer.explain(torch.rand(1, 3, 16, 16)).values.shape == (1, 3, 2, 2)
