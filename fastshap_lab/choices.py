@@ -20,16 +20,18 @@ _STATED = ("masked_accuracy", "max_sensitivity", "randomization", "roar")
 
 
 def choices(folder: Path | None = None) -> dict[str, list[str]]:
-    """Return the names of the choices in each group.
+    """Return the choices of each group that ``config.yaml`` has a default for: no others can be chosen.
 
     Args:
-        folder: Folder with further choices, as ``<group>/<choice>.yaml``.
+        folder: Folder with further choices, ``<group>/<choice>.yaml``.
     """
-    found = {group: set(Tables.names(group)) for group in _LISTS}
+    defaults = OmegaConf.load(CONFIGS / "config.yaml").defaults
+    groups = sorted(group for entry in defaults if not isinstance(entry, str) for group in entry)
+    found = {group: set(Tables.names(group)) if group in _LISTS else set() for group in groups}
     for place in (CONFIGS, *([] if folder is None else [folder])):
-        for path in place.glob("*/*.yaml"):
-            found.setdefault(path.parent.name, set()).add(path.stem)
-    return {group: sorted(found[group]) for group in sorted(found)}
+        for group in groups:
+            found[group] |= {path.stem for path in place.glob(f"{group}/*.yaml")}
+    return {group: sorted(names) for group, names in found.items()}
 
 
 class Tables(ConfigSource):

@@ -222,7 +222,10 @@ def nothing_but(output) -> nn.Module:
         ({"images": 5}, "images: a int; a folder"),
         ({"images": [object()] * 12}, "images: number 0 is a object"),
         ({"images": torch.full((12, 3, 16, 16), 2.0)}, "images: number 0: an image tensor: must be uint8, or float"),
-        ({"images": [torch.zeros(3, 16, 16 + number) for number in range(12)]}, "images: are tensors of different sizes"),
+        (
+            {"images": [torch.zeros(3, 16, 16 + number) for number in range(12)]},
+            "images: are tensors of different sizes",
+        ),
         (
             {"images": TensorDataset(torch.zeros(12, 3, 16, 16), torch.full((12,), 7))},
             "labels go from 7 to 7, and .* 3",

@@ -348,7 +348,9 @@ def test_a_folder_in_the_place_of_a_file_is_named_before_anything_starts(whole, 
     (run.folder / "run.json").unlink()  # so that it is not finished
     (run.folder / name).unlink(missing_ok=True)
     (run.folder / name).mkdir()
-    with pytest.raises(UserError, match=f"{run.folder / name}: is a folder, and a file must be written in its place; move it"):
+    with pytest.raises(
+        UserError, match=f"{run.folder / name}: is a folder, and a file must be written in its place; move it"
+    ):
         show([run], Console(quiet=True))
 
 
