@@ -1,4 +1,4 @@
-"""Explainers that leave the machine: a folder with a model card, the Hugging Face hub, and the way back."""
+"""Sharing explainers: folders with a model card, and upload to and download from the Hugging Face hub."""
 
 import json
 import math
@@ -26,23 +26,25 @@ if TYPE_CHECKING:
 
 _CARD, _PICTURE, _CONFIG, _WEIGHTS = "README.md", "maps.png", "config.json", "model.safetensors"
 _NAME, _LONGEST = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*"), 200
-_SHOWN, _CLASSES = 4, 4  # pictures and maps of each in the card
+_SHOWN, _CLASSES = 4, 4  # largest numbers of pictures in the card, and of maps for each
 
 
 def is_hub_name(text: str | Path) -> bool:
-    """Return whether a text may be ``user/name`` of the hub, and no file or folder is called so."""
+    """Return whether a text has the form ``user/name`` of the hub, and is no existing file or folder."""
     return _NAME.fullmatch(str(text)) is not None and len(str(text)) <= _LONGEST and not Path(text).exists()
 
 
 def fetch(name: str, kind: str = "explainer") -> Path:
-    """Return the model folder of a model of the hub, in its cache; two files are fetched, and nothing in them is run.
+    """Return the folder of a model of the hub in the hub's cache.
+
+    Two files are downloaded, and no code in them is run. The description is checked before the weights are downloaded.
 
     Args:
-        name: ``user/name``.
-        kind: Of model. Its description, which is small, is fetched and read before its weights.
+        name: Name on the hub, ``user/name``.
+        kind: Kind of model to expect, see ``checkpoints.read_description``.
 
     Raises:
-        UserError: There is no such model, it cannot be fetched, or it is none of this package.
+        UserError: There is no such model, it cannot be downloaded, or it is no model of this package.
     """
     from huggingface_hub import snapshot_download
 
@@ -58,11 +60,12 @@ def pull(name: str, folder: Path) -> None:
     """Copy a model of the hub into a folder, whole or not at all.
 
     Args:
-        name: ``user/name``.
-        folder: To be made.
+        name: Name on the hub, ``user/name``.
+        folder: Folder to create.
 
     Raises:
-        UserError: The folder exists; or as for ``fetch``.
+        UserError: The folder exists, there is no such model, it cannot be downloaded, or it is no model of this
+            package.
     """
     if folder.exists():
         raise UserError(f"{folder}: exists; choose another name")
@@ -77,17 +80,17 @@ def pull(name: str, folder: Path) -> None:
 def save_pretrained(
     explainer: "AmortizedExplainer", folder: Path, license: str, images: Images | None = None, name: str | None = None
 ) -> None:
-    """Write a model folder with a model card; arguments as for ``AmortizedExplainer.save_pretrained``.
+    """Write a model folder with a model card, see ``AmortizedExplainer.save_pretrained``.
 
     Args:
-        explainer: One that was loaded.
-        folder: To be made.
-        license: Of the weights.
-        images: Shown in the card, and so published with it.
-        name: What the card says to load; by default the folder.
+        explainer: Explainer that was loaded from a model folder.
+        folder: Folder to create.
+        license: License of the weights, by its name on the hub.
+        images: Images that the card shows, and so publishes, or None.
+        name: Name in the card's instructions for loading; the name of the folder if None.
 
     Raises:
-        UserError: The folder exists, the explainer was not loaded from one, or the licence is no name of one.
+        UserError: The folder exists, the explainer was not loaded from a folder, or the license has no valid name.
     """
     if folder.exists():
         raise UserError(f"{folder}: exists; choose another name")
@@ -110,17 +113,17 @@ def save_pretrained(
 def push_to_hub(
     explainer: "AmortizedExplainer", name: str, license: str, images: Images | None = None, private: bool = False
 ) -> str:
-    """Put an explainer with a model card on the hub, and return its address.
+    """Upload an explainer with a model card to the hub, and return its address.
 
     Args:
-        explainer: One that was loaded.
-        name: ``user/name``; made if it is not there, changed by one commit if it is.
-        license: Of the weights.
-        images: Shown in the card, and so published with it.
-        private: Let a model that is made be seen by nobody else.
+        explainer: Explainer that was loaded from a model folder.
+        name: Name on the hub, ``user/name``. The model is created, or changed by one commit if it exists.
+        license: License of the weights, by its name on the hub.
+        images: Images that the card shows, and so publishes, or None.
+        private: Whether a model that is created is visible to its owner alone.
 
     Raises:
-        UserError: As for ``save_pretrained``; the name is none, or the hub refuses.
+        UserError: The name or the license is not valid, the explainer was not loaded from a folder, or the hub refuses.
     """
     from tempfile import TemporaryDirectory
 
@@ -139,7 +142,7 @@ def push_to_hub(
 
 @contextmanager
 def _made(folder: Path) -> Iterator[Path]:
-    """Yield a folder beside another one that takes its name when the block ends well."""
+    """Yield a temporary folder, which is renamed to ``folder`` when the block ends without an error."""
     beside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
     try:
         beside.mkdir(parents=True)
@@ -151,18 +154,18 @@ def _made(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _of_hub(name: str, trouble: str) -> Iterator[None]:
-    """Make one line of what the hub, its library or the network says."""
+    """Turn errors of the hub, its library and the network into one line."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield
-    except UserError as error:  # of a file in the cache
+    except UserError as error:  # a file in the cache is damaged or of another kind
         raise UserError(f"{name}: {error}") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         hint = "; huggingface-cli login, or HF_TOKEN, says who you are" if status in (401, 403) else ""
         raise UserError(f"{name}: {trouble}: {_brief(error.server_message or error)} ({status}){hint}") from None
-    except Exception as error:  # the hub's library and what it is built on raise a dozen kinds
+    except Exception as error:  # the hub's library and those below it raise a dozen kinds of errors
         raise UserError(f"{name}: {trouble}: {_brief(error)}") from None
 
 
@@ -170,11 +173,11 @@ def model_card(spec: ExplainerSpec, run: Path | None, name: str, license: str, p
     """Return the text of a model card, in Markdown.
 
     Args:
-        spec: Of the explainer.
-        run: Folder of the run that trained it, from which data and measures are taken; they are unknown without it.
-        name: Of the model, as it is loaded by.
-        license: Of the weights.
-        picture: Name of a file beside it that shows maps.
+        spec: Description of the explainer.
+        run: Folder of the run that trained it, which states data and measures, or None.
+        name: Name of the model in the instructions for loading.
+        license: License of the weights, by its name on the hub.
+        picture: Name of the file with the figure of maps, or None.
     """
     import jinja2
     from huggingface_hub import ModelCardData
@@ -223,7 +226,7 @@ def _data(run: Path | None) -> dict[str, Any] | None:
     config = {} if run is None else _config(run)
     try:
         path = config["data"]["params"].get("path")
-        # A place on a disk is nobody else's business.
+        # A local path is private, and left out.
         hub = path if config["data"]["name"] == "hub" and is_hub_name(path) else None
         return {"name": config["data"]["name"], "path": hub, "seed": config["seed"]}
     except (KeyError, TypeError, AttributeError):
@@ -231,7 +234,7 @@ def _data(run: Path | None) -> dict[str, Any] | None:
 
 
 def _measures(run: Path | None) -> list[tuple[str, str]]:
-    """Return what a run and those that it builds on have measured on test images, by stage."""
+    """Return the test measures of a run and of the runs that it builds on, as texts by stage."""
     if run is None:
         return []
     parents = read_record(run).get("parents", {})
@@ -245,7 +248,7 @@ def _measures(run: Path | None) -> list[tuple[str, str]]:
 
 
 def _against_true_values(run: Path | None) -> dict[str, list[str]]:
-    """Return what the latest evaluation of an explainer has measured against true values, by pipeline."""
+    """Return the measures against true values of the latest evaluation of an explainer, by pipeline."""
     found: list[tuple[str, dict[str, list[str]]]] = []
     for path in [] if run is None else run.parent.parent.glob(f"evaluate/*/{RECORD}"):
         record = read_record(path.parent)
@@ -264,7 +267,7 @@ def _config(run: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, float]:
-    """Return measures; none where their file is missing or damaged."""
+    """Return the measures in a file, or {} if it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {str(key): float(value) for key, value in found.items()}
@@ -273,7 +276,7 @@ def _json(path: Path) -> dict[str, float]:
 
 
 def _code(text: Any) -> str:
-    """Return text as Markdown shows it letter by letter, whatever it holds."""
+    """Return a text as inline code of Markdown, in which no character has a special meaning."""
     line = " ".join(str(text).split()).replace("`", "'").replace("|", "¦")
     return f"`{line}`"
 

@@ -199,7 +199,7 @@ def test_each_image_may_have_its_own_segments_and_as_many_as_it_likes(removal, t
             "tokens belong",
         ),
         ({"evaluations": 1}, "evaluations=1: too few for 6 players; must be 2 or more"),
-        ({"estimator": "kernel_shap", "evaluations": 19}, "evaluations=19: too few for 6 players; 20 or more"),
+        ({"estimator": "kernel_shap", "evaluations": 19}, "evaluations=19: too few for 6 players; must be 20 or more"),
         ({"estimator": "nosuch"}, "estimator=nosuch: unknown"),
         ({"link": "nosuch"}, "link=nosuch: unknown"),
         ({"link": "sigmoid"}, "link=sigmoid: is for the tasks multilabel and binary"),
@@ -213,7 +213,7 @@ def test_each_image_may_have_its_own_segments_and_as_many_as_it_likes(removal, t
         ({"class_names": ["a"]}, "class_names: 1 names for the model's 3 classes"),
         ({"model": nn.Flatten(0)}, r"model: returns a tensor of shape \(288,\)"),
         ({"model": nn.LSTM(12, 3)}, "model: does not take images of 8×12: LSTM"),
-        ({"images": ["missing.png"]}, "image_size: height and width"),
+        ({"images": ["missing.png"]}, "image_size: missing; give the height and width"),
     ],
 )
 def test_mistakes_are_one_line(changes, line):
