@@ -219,7 +219,7 @@ def nothing_but(output) -> nn.Module:
         ({"model": nothing_but(lambda pixels: pixels[:, :2, 0, 0] * torch.nan)}, "numbers that are not finite"),
         ({"images": torch.zeros(9, 3, 16, 16)}, "images: there are 9, must be at least 10"),
         ({"images": "nosuch"}, "images=nosuch: no such folder"),
-        ({"images": 5}, "images: a int; a folder"),
+        ({"images": 5}, "images: is a int, must be a folder"),
         ({"images": [object()] * 12}, "images: number 0 is a object"),
         ({"images": torch.full((12, 3, 16, 16), 2.0)}, "images: number 0: an image tensor: must be uint8, or float"),
         (

@@ -260,7 +260,7 @@ GIVEN = "classifier=checkpoint classifier.path=model"
         (
             lambda: pictures(cat=9, dog=9),
             "data=hub data.params.path=photos",
-            "data.params.test_split=test: photos has train",
+            "data.params.test_split=test: no such split; photos has train",
         ),
         # Weights.
         (
@@ -283,7 +283,11 @@ GIVEN = "classifier=checkpoint classifier.path=model"
         (lambda: model("surrogate"), GIVEN, "model: holds a surrogate, not a classifier"),
         (lambda: model(side=32), GIVEN, "classifier.path=model: is for images of 32×32, and those of"),
         (lambda: model(names="abc"), GIVEN, "classifier.path=model: has 3 classes ['a', 'b', 'c'], and the data has"),
-        (lambda: (model(), Path("model/config.json").write_text("{")), GIVEN, "model/config.json: damaged or not a"),
+        (
+            lambda: (model(), Path("model/config.json").write_text("{")),
+            GIVEN,
+            "model/config.json: damaged, or not of a model",
+        ),
         (
             lambda: (model(), Path("model/config.json").write_text('{"kind": "classifier", "network": {}}')),
             GIVEN,

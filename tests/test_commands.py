@@ -178,7 +178,7 @@ def test_where_no_picture_can_be_read_it_fails(capsys):
     [
         ("", "the following arguments are required: COMMAND; fastshap-lab --help lists the options"),
         ("exlain run", "argument COMMAND: invalid choice: 'exlain'"),
-        ("explain run pictures", "the following arguments are required: --out; fastshap-lab explain --help says"),
+        ("explain run pictures", "the following arguments are required: --out; fastshap-lab explain --help lists"),
         ("explain run pictures --out out --refine many", "argument --refine: invalid int value: 'many'"),
         ("explain run nothing.png --out out", "nothing.png: no such file or folder"),
         ("explain nothing pictures --out out", "nothing: no model folder, and no user/name of the hub"),

@@ -41,5 +41,5 @@ def test_runs_are_reused_and_tables_are_what_they_were(folder):
     for name, table in expected.items():
         columns = [column for column in table if column not in MEASURED_ANEW]
         pd.testing.assert_frame_equal(
-            found[name][columns], table[columns], rtol=1e-4, atol=1e-4, obj=name
+            found[name][columns], table[columns], rtol=1e-4, atol=5e-4, obj=name
         )  # processors round differently

@@ -164,7 +164,7 @@ def test_a_strangers_model_is_bounded_and_its_weights_fetched_after_its_descript
     huge = json.loads(good["config.json"])
     huge["network"]["params"]["channels"] = [2**20] * 6
     for name, content, line, fetched in (
-        ("config.json", json.dumps({"model_type": "bert"}).encode(), "damaged or not a model's", ["config.json"]),
+        ("config.json", json.dumps({"model_type": "bert"}).encode(), "damaged, or not of a model", ["config.json"]),
         (
             "config.json",
             json.dumps({"kind": "classifier"}).encode(),

@@ -153,7 +153,7 @@ def test_ranks_are_of_distinct_surrogates(finished, tmp_path):
         for name in ("A", "B by one", "B by three")
     ]
     ranks = spearmanr(*[[one[f"test/{key}"] for one in measured] for key in ("masked_kl", "cross_entropy")]).statistic
-    assert f"over 3 surrogates: masked KL and cross-entropy {ranks:.2f}" in text
+    assert f"over 3 surrogates are: masked KL and cross-entropy {ranks:.2f}" in text
     fewer = evaluation_of(finished, tmp_path, "A", "B by one", "B by two")
     Surrogates()(fewer, "surrogates")
     assert [section.title for section in fewer.report.sections] == ["Explanations by different surrogates"]

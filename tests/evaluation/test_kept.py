@@ -138,7 +138,7 @@ def test_a_damaged_entry_is_made_again(folder, counted):
     for path in (folder / "store" / "references").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     executed(f"runs_dir={folder}", *asked("evaluate.bootstrap=30"), base=BASE)
-    assert counted == {"references": 1}
+    assert set(counted) == {"references"}
 
 
 def test_all_methods_are_entries_of_one_table():

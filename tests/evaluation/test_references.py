@@ -81,7 +81,7 @@ def test_errors_that_are_unknown_make_no_reference(surrogate):
     [
         (
             ["references.test=8", "references.test_evaluations=4"],
-            r"references.test_evaluations=4: too few .* 60 or more",
+            r"references.test_evaluations=4: too few .* at least 60",
         ),
         (
             ["references.val_evaluations=59"],
@@ -89,7 +89,7 @@ def test_errors_that_are_unknown_make_no_reference(surrogate):
         ),
         (
             ["references.val_evaluations=100", "references.kriging_tolerance=0.1"],
-            r"val_evaluations=100: .* 120 or more",
+            r"val_evaluations=100: .* at least 120",
         ),
         (
             ["data.params.image_size=[16,16]", "data.grid=[16,16]", "references.val_evaluations=256"],

@@ -168,7 +168,7 @@ def test_reports_speak_of_the_task(evaluated):
     said = {
         "multilabel": ("3 labels", "Exact match is the share", "probability of the label"),
         "binary": ("1 label", "Accuracy and cross-entropy", "probability of the label"),
-        "regression": ("1 target", "off by 0.5 spreads", "answer of the target", "Values are in spreads"),
+        "regression": ("1 target", "off by at most 0.5", "answer of the target", "Values are in spreads"),
     }[evaluated.task]
     for words in said:
         assert words in evaluated.page

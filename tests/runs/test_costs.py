@@ -71,7 +71,7 @@ def record(folder: Path, **values: object) -> None:
 
 
 def test_the_nearest_run_of_the_same_kind_and_hardware_counts(tmp_path):
-    work = Work({"net": "a"}, 6, measured=lambda: None)
+    work = Work({"net": "a"}, 6, trial=lambda: None)
     like = {"kind": work.digest, "amount": 4, "size": 300}
     assert earlier(tmp_path, work, {"gpus": []}) is None
     record(tmp_path / "far", work=like | {"amount": 100})

@@ -298,7 +298,9 @@ def test_a_model_folder_makes_nobody_import_anything(own, tmp_path):
     folder.mkdir()
     network = {"name": "import", "params": {"path": f"{own}:make"}, "image_size": [16, 16], "num_classes": 3}
     network |= {"mean": [0.5] * 3, "std": [0.5] * 3}
-    (folder / "config.json").write_text(json.dumps({"kind": "classifier", "network": network, "class_names": ["a"]}))
+    (folder / "config.json").write_text(
+        json.dumps({"kind": "classifier", "network": network, "class_names": ["a", "b", "c"]})
+    )
     save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(UserError, match="which nothing here imports"):
         load_classifier(folder)

@@ -103,5 +103,7 @@ def test_a_data_set_counts_with_its_code_beside_its_content(mine, monkeypatch):
 
 
 def test_the_packages_own_components_leave_settings_as_they_are():
-    settings = {"names": [name for table in _TABLES.values() for name in table]}
+    """Those of a later version than the first state it, so that what an earlier one made is made again."""
+    entries = [entry for table in _TABLES.values() for entry in table.items()]
+    settings = {"names": [name for name, kind in entries if getattr(kind, "version", 1) == 1]}
     assert with_sources(settings) == settings

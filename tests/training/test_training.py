@@ -113,9 +113,9 @@ def test_a_measure_that_is_never_a_number_is_an_error(tmp_path, monkeypatch):
         (lambda logits: logits[:, :1], r"classifier: its network's output for 2 images is of shape \(2, 1\), must be"),
         (
             lambda logits: SimpleNamespace(logits=logits),
-            r"network('s answer to 2 images is of type Simple| does not take .* Type-check)",
+            r"network('s (answer|output) .*Simple| does not accept .* Type-check)",
         ),
-        (lambda logits: logits.argmax(), r"is of shape \(\): must be a tensor of shape \(2, 3\)"),
+        (lambda logits: logits.argmax(), r"is of shape \(\), must be a tensor of shape \(2, 3\)"),
     ],
 )
 def test_a_network_whose_answers_are_no_logits_is_found_in_the_plan(tmp_path, monkeypatch, of, line):

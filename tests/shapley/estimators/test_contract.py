@@ -452,7 +452,7 @@ def test_run_that_is_broken_off_continues_from_its_state(name: str):
     ("changes", "message"),
     [
         ({"estimator": "kernelshap"}, "estimator=kernelshap: unknown; known: exact, kernel_shap"),
-        ({"budget": 0}, "budget=0: at least one"),
+        ({"budget": 0}, "budget=0: must be 1 or more"),
         ({"tolerance": 0.0}, "tolerance=0.0: must be above 0"),
         ({"tolerance": math.nan}, "tolerance=nan: must be above 0"),
     ],
