@@ -18,10 +18,11 @@ demo: $(VENV)/.installed ## train and evaluate on handwritten digits: takes minu
 test: $(VENV)/.installed-dev ## run the tests
 	$(RUN) -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/.installed-dev ## formatting, style, types, and who may import whom
+lint: $(VENV)/.installed-dev ## formatting, style, types, docstrings, and who may import whom
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+	$(RUN) -m tests.docstrings
 	$(VENV)/bin/lint-imports
 
 clean: ## remove the environment and caches; runs/ stays

@@ -2,9 +2,9 @@
 
     python benchmarks/agreement.py --runs-dir runs
 
-An explainer cannot be truer to the classifier than its surrogate is. Each recipe is trained with several seeds; R² is
-that of one surrogate's values for another's, over all ordered pairs of seeds; "averaged" that between the means of the
-first and of the second half of the seeds, which are the values of surrogates whose answers are averaged.
+An explainer cannot be closer to the classifier than its surrogate is. Each recipe is trained with several seeds. R² is
+that of one surrogate's values as a prediction of another's, over all ordered pairs of seeds. "averaged" is R² between
+the means over the first and over the second half of the seeds, as if the outputs of several surrogates were averaged.
 """
 
 import argparse
@@ -56,7 +56,7 @@ if __name__ == "__main__":
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--images", type=int, default=24)
-    parser.add_argument("--evaluations", type=int, default=4096, help="of each image, by KernelSHAP")
+    parser.add_argument("--evaluations", type=int, default=4096, help="evaluations of each image, by KernelSHAP")
     given = parser.parse_args()
     runs = given.runs_dir.resolve()
     train("stage=classifier", f"runs_dir={runs}")

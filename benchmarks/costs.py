@@ -1,10 +1,10 @@
-"""What plans say that stages will cost, beside what they then take.
+"""Estimated costs of stages, as plans show them, beside the measured costs.
 
     python benchmarks/costs.py                                     the demo
     python benchmarks/costs.py data=synthetic classifier=vit_slim      any configuration, as for train.py
 
-Estimates come from measurements: the runs are made in an empty folder. Each is made right after its estimate, so that
-the machine is as busy; the factor is that between both.
+The folder of the runs is empty, so that estimates come from measurements. Each run is made right after its estimate, so
+that the machine is equally busy. The factor is the ratio of the two.
 """
 
 import sys
@@ -23,7 +23,7 @@ from fastshap_lab.training.trainer import device_of
 
 
 def factor(estimated: float, measured: float) -> str:
-    """Return by how much an estimate is off."""
+    """Return the ratio of estimate and measurement."""
     return f"{estimated / measured:.2f}"
 
 

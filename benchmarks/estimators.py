@@ -1,16 +1,16 @@
-"""What do Shapley values of a masked ViT cost, by estimator and library, and how close do they come?
+"""Cost and accuracy of Shapley values of a masked ViT, by estimator and library.
 
     python benchmarks/estimators.py
     python benchmarks/estimators.py --grid 8 --budgets 256 512 1024 2048 4096
-    pip install captum    # joins the comparison where it is installed; shapiq comes with the tests' dependencies
+    pip install captum    # optional; shapiq comes with the tests' dependencies
 
-Every estimator plays the same game: a small ViT of random weights, scaled up until its answers depend on what it sees,
-patches missing by attention masking, softmax. Ours evaluate a coalition once for all images' classes; the other
-libraries explain one output of one image at a time, as they are made to, and get their coalitions in batches as large
-as they allow. First table: at equal budgets of evaluations for each explained class, what was evaluated altogether, the
-seconds, and R² over players, per image and class, then averaged (up to 16 players against exact values, beyond against
-``leverage`` with 32 times the largest budget). Second table: the seconds to reach a given R², at the first budget that
-does. All per image, for all classes; means over seeds.
+All estimators have the same game: a small ViT with random weights, which are scaled until its outputs depend on the
+image, attention masking of absent patches, and softmax. Our estimators evaluate a coalition once for all classes. The
+other libraries explain one output of one image at a time, as they are designed to, and get their coalitions in batches
+as large as they allow. The first table has, for equal budgets of evaluations for each explained class, the number of
+all evaluations, the seconds, and R² over players, averaged over images and classes (against exact values for up to 16
+players, else against ``leverage`` with 32 times the largest budget). The second table has the seconds to reach a given
+R², at the first budget that reaches it. All numbers are for one image with all classes, and means over seeds.
 """
 
 import argparse
@@ -35,7 +35,7 @@ try:
 except ImportError:
     KernelShap = None
 
-# One image (C, H, W), one class, a budget and a seed: values of the players.
+# Function from an image (C, H, W), a class, a budget and a seed to the values of the players.
 Single = Callable[["Counted", Tensor, int, int, int], np.ndarray]
 
 
@@ -64,7 +64,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Result:
-    """What one estimator reached with one budget, per image."""
+    """Results of an estimator with a budget, means over images."""
 
     name: str
     budget: int
@@ -92,14 +92,14 @@ def vit_game(grid: int, num_classes: int, scale: float, seed: int) -> ModelGame:
 
 
 def with_shapiq(approximator: Callable[[int, int], shapiq.approximator.Approximator]) -> Single:
-    """Return how an approximator of shapiq explains one class."""
+    """Return a function that explains one class with an approximator of shapiq."""
 
     def explain(game: Counted, image: Tensor, target: int, budget: int, seed: int) -> np.ndarray:
         def value(coalitions: np.ndarray) -> np.ndarray:
             asked = torch.from_numpy(np.atleast_2d(coalitions).astype(bool))
             return game.values(image[None], asked[None])[0, :, target].numpy()
 
-        # Of permutations, as many at a time as there are; their default of 5 would only cost passes.
+        # All permutations are one batch; the default of 5 would only cost more passes.
         found = approximator(game.num_players, seed).approximate(budget, value, batch_size=budget)
         return np.array([found[(player,)] for player in range(game.num_players)])
 
@@ -113,7 +113,9 @@ def with_captum(method: Callable[[Callable[[Tensor], Tensor]], object], cost: Ca
         torch.manual_seed(seed)  # captum draws from the global generators
         np.random.seed(seed)  # noqa: NPY002
         found = method(lambda present: game.values(image[None], present[None] > 0.5)[0]).attribute(
-            torch.ones(1, game.num_players),  # the players themselves: its masking at the pixels is another game
+            torch.ones(
+                1, game.num_players
+            ),  # the players are the inputs, since its masking of pixels would be another game
             baselines=0,
             target=target,
             feature_mask=torch.arange(game.num_players)[None],
@@ -170,7 +172,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--budgets", type=int, nargs="+", default=[64, 128, 256, 512, 1024, 2048])
     parser.add_argument("--targets", type=float, nargs="+", default=[0.8, 0.9, 0.95, 0.99])
-    parser.add_argument("--scale", type=float, default=2.0, help="of the random weights")
+    parser.add_argument("--scale", type=float, default=2.0, help="factor of the random weights")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Images per second and sizes of explainers: as they are, compiled, and as ONNX files; and what less precision costs.
+"""Images per second and sizes of explainers in PyTorch, compiled and as ONNX files, and the loss by less precision.
 
     python benchmarks/export.py [MODEL … --images FOLDER]
 
-Without a model, of untrained networks. With trained ones and pictures, half of which int8 is fitted to, the R² of the
-others' values of less precision against those of float32 stands beside it.
+Without a model, untrained networks are measured. With trained models and images, int8 is calibrated on half of the
+images, and the table has R² of the values with less precision against those of float32 on the other half.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def per_second(variants: dict[str, Callable[[], object]], images: int, seconds: 
 
 def compiled(explainer: AmortizedExplainer) -> Callable[[torch.Tensor], object] | None:
     """Return the compiled graph; none where compiling does not work, as without a C++ compiler."""
-    torch.compiler.reset()  # or the explainers before count as recompilations of this one
+    torch.compiler.reset()  # otherwise, compilations of earlier explainers count against the limit
     graph = torch.compile(frozen_copy(ExplainerGraph(explainer)), dynamic=False)
     try:
         with torch.inference_mode():
@@ -84,7 +84,7 @@ def compiled(explainer: AmortizedExplainer) -> Callable[[torch.Tensor], object] 
 def sessions(
     explainer: AmortizedExplainer, images: torch.Tensor, threads: int
 ) -> tuple[dict[str, onnxruntime.InferenceSession], dict[str, float]]:
-    """Return what runs the file of each precision, and the sizes of the files in MB."""
+    """Return a function that runs the file of each precision, and the sizes of the files in MB."""
     found, sizes, options = {}, {}, onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     with TemporaryDirectory() as folder:
@@ -123,7 +123,7 @@ def rows(
 
 
 def r2(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the share of the variance of values, over all images, players and classes, that others account for."""
+    """Return R² of other values as a prediction of the first ones, over all images, players and classes."""
     return float(1 - np.square(found - expected).sum() / np.square(expected - expected.mean()).sum())
 
 
@@ -131,10 +131,10 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="run folders or model folders")
-    parser.add_argument("--images", type=Path, help="folder of pictures such as the models were trained on")
-    parser.add_argument("--most", type=int, default=256, help="pictures to take")
+    parser.add_argument("--images", type=Path, help="folder of images like those that the models were trained on")
+    parser.add_argument("--most", type=int, default=256, help="largest number of images")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=3, help="for each number in the table")
+    parser.add_argument("--seconds", type=float, default=3, help="seconds of measurement for each number in the table")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     found = []

@@ -1,10 +1,10 @@
-"""One timm model of each family through all stages on real images: what runs, and what is refused with which line.
+"""All stages for one timm model of each family, on real images: results, and error lines.
 
     python benchmarks/families.py <folder of CIFAR-10's parquet files>
 
-Prints a Markdown table. The figures show that each stage did its work, not how good it gets: one epoch on a few hundred
-images. A surrogate's cell is its masked KL on test images, an explainer's its additive R², of the game of the surrogate
-in brackets.
+Prints a Markdown table. Its numbers show that a stage works, not how good results can be, as trainings have one epoch
+on a few hundred images. The cell of a surrogate is its masked KL on test images, that of an explainer its additive R²,
+with the surrogate's masking in brackets.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tabulate import tabulate
 from fastshap_lab.models import build_classifier
 from fastshap_lab.models.maskings import MASKINGS
 
-# The smallest member of each family, timm's own test networks apart; those with patches of 14 take patches of 16.
+# The smallest model of each family, without timm's test networks; models with patches of 14 get patches of 16.
 FAMILIES = {
     "ResNet": ("resnet10t", None),
     "ConvNeXt": ("convnext_zepto_rms", None),
@@ -63,7 +63,7 @@ def size_of(model: str, patch_size: int | None) -> int:
 
 
 def train(*overrides: str) -> dict[str, str]:
-    """Run ``train.py``; return what it says of each stage, or its one line under ``refused``."""
+    """Run ``train.py``, and return its line about each stage, or its error line under ``refused``."""
     words = [sys.executable, str(Path(__file__).parents[1] / "train.py"), *BASE, *overrides]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode == 2 and done.stderr.count("\n") == 1:
@@ -74,13 +74,13 @@ def train(*overrides: str) -> dict[str, str]:
 
 
 def measure(said: dict[str, str], stage: str, name: str) -> str:
-    """Return one of the measures that a stage's line names, or that it was refused."""
+    """Return a measure from a stage's line, or ``refused``."""
     found = re.search(rf"\b{name} (\S+)", said.get(stage, ""))
     return found[1] if found else "refused"
 
 
 def row(family: str, model: str, patch_size: int | None, where: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Return a family's cells, and the lines with which something was refused."""
+    """Return the cells of a family, and the error lines."""
     start = time.perf_counter()
     chosen = [f"{group}=timm" for group in ("classifier", "surrogate")]
     chosen += [
@@ -91,7 +91,7 @@ def row(family: str, model: str, patch_size: int | None, where: list[str]) -> tu
     surrogates: dict[str, dict[str, str]] = {}
     explainers: dict[str, dict[str, str]] = {}
     for masking in SHOWN:
-        # The ViT explainer reads the game of the first masking of tokens; where there is none, its own line says so.
+        # The ViT explainer explains the first surrogate with a masking of tokens; without one, it has an error line.
         explainer = "unet" if masking == "mask_channel" else "vit"
         stage = "all" if explainer not in explainers else "surrogate"
         said = train(*where, *chosen, f"surrogate.masking={masking}", *EXPLAINER[explainer], f"stage={stage}")
@@ -116,7 +116,7 @@ def row(family: str, model: str, patch_size: int | None, where: list[str]) -> tu
 
 
 def main() -> None:
-    """Print the table, and below it every line of refusal."""
+    """Print the table, and below it all error lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, help="folder of parquet files, as data.params.path of data=hub takes it")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/families"))

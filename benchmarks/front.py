@@ -1,33 +1,34 @@
-r"""Which estimator comes closest to Shapley values for its evaluations: ours and everybody's, on the same games.
+r"""Accuracy of estimators of Shapley values by their evaluations: ours and those of other libraries, on the same games.
 
     python benchmarks/front.py --output front.csv                             # games given by formulas
     python benchmarks/front.py --output front.csv --games --surrogates runs/surrogate/<run>/model runs/.../model@8x8
     python benchmarks/front.py --output front.csv --efficientnet tf_efficientnet_lite0.safetensors --images 2
-    python benchmarks/front.py --output front.csv --tables                    # of what is there, nothing is run
+    python benchmarks/front.py --output front.csv --tables                    # prints tables of an existing file
 
-Every method gets 4, 8, 16 and 32 evaluations per player, grand and null beside them. Other libraries count these two
-among a budget, and get it larger by two; the file tells how many they spent. Those that explain one output at a
-time are called for every class with the same seed, and the budget is each class's: where they ask the same coalitions
-again, values are remembered, as a model of many outputs would have them. Ours explain all images in one call, as they
-are made to. The file has one line per image and what produced it, appended as it is found; lines that are there are not
-made again, so that another ``--truth`` wants another file. Own time is what passes outside of the game; that of one
-class leaves out what was prepared for all of them before. A method that takes more of it than ``--limit`` seconds for
-one image (and class) is noted as a miss, and left out for as many evaluations of that game.
+Every method gets 4, 8, 16 and 32 evaluations per player, and the grand and null values. Other libraries count these two
+as part of a budget, so their budget is larger by two; the file has the number of evaluations. Libraries that explain
+one output at a time are called for every class with the same seed and the full budget; values of coalitions that repeat
+are remembered, as a model with many outputs would compute them together. Our estimators explain all images in one call.
+The file has a line for each image and method, which is appended when it is measured. Existing lines are not measured
+again, so another ``--truth`` needs another file. Own time is the time outside of the game; for one class, preparations
+for all classes are left out. A method whose own time exceeds ``--limit`` seconds for an image (and class) is recorded
+as a miss, and is skipped for larger budgets of that game.
 
-Games, of which ten classes are explained, or the first of them alone (of a network, the most probable):
+The games are below. Ten classes are explained, or only the first (the most probable one of a network):
 
-- random: networks of two hidden layers of 64 tanh units on 16 players, weights drawn, softmax over 10 outputs; exact.
-- majority: of players with 1 to 8 votes each, drawn; the value is 1 where more than half of all votes are present. The
-  probability that a player tips the scales is a polynomial of when it comes, and integrated exactly.
-- unanimity: sums of four times as many terms as players, each a normal number that a random group of 1 to 5 players is
-  worth once all of it is present, and of which each member has an equal share.
-- surrogates: as trained, or with ``@rows x columns`` the same network with other players. Exact to 16 players,
-  else by ``stratified``, which is unbiased, with ``--truth`` evaluations; what that may be off is told beside.
-- EfficientNet-Lite0 on photographs of scikit-image, 14×14 players, absent ones grey; the ten most probable classes.
+- random: random networks with two hidden layers of 64 tanh units, 16 players and softmax over 10 outputs; exact.
+- majority: players have 1 to 8 random votes each, and the value is 1 if more than half of all votes are present. The
+  probability that a player is pivotal is a polynomial in its arrival time, and is integrated exactly.
+- unanimity: sums of 4P terms. Each is a normal random number that counts if a random group of 1 to 5 players is present
+  as a whole; its members have equal shares.
+- surrogates: as trained, or with ``@rows x columns`` the same network with other players. References are exact for up
+  to 16 players, else by ``stratified``, which is unbiased, with ``--truth`` evaluations; their errors are in the file.
+- EfficientNet-Lite0 on photographs of scikit-image, with 14×14 players, grey absent players, and the ten most probable
+  classes.
 
-How to make the environment: one of its own, with the project's dependencies (constraints.txt, but for its shapiq),
-captum, shap, lightgbm, xgboost, gpytorch, botorch, linear_operator, and shapiq 1.8, which asks for Python 3.12. To have
-it on 3.11: ``pip download --no-deps --no-binary :all: --ignore-requires-python shapiq==1.8.0``, unpack, and
+The benchmark needs an environment of its own, with the project's dependencies (constraints.txt, but for its shapiq),
+captum, shap, lightgbm, xgboost, gpytorch, botorch, linear_operator, and shapiq 1.8, which needs Python 3.12. To
+install it on 3.11: ``pip download --no-deps --no-binary :all: --ignore-requires-python shapiq==1.8.0``, unpack, and
 
     sed -i 's/requires-python = ">=3.12"/requires-python = ">=3.11"/' pyproject.toml
     sed -i -E '/^from typing import/s/, override//; /^from typing import/a from typing_extensions import override' \
@@ -77,28 +78,28 @@ from fastshap_lab.shapley import ESTIMATORS, shapley_values
 
 CLASSES = 10
 FIELDS = [
-    *("game", "players", "classes", "budget", "method", "seed", "image", "batch"),  # what a line is about
+    *("game", "players", "classes", "budget", "method", "seed", "image", "batch"),  # what identifies a line
     *("r2", "mse", "variance", "truth_error", "own_seconds", "pass_seconds", "evaluations", "miss"),
 ]
 KEY = FIELDS[:8]
 
-# A meter of one image, a budget and a seed, and the seconds a call may take: values (P, K).
+# Function from a meter of one image, a budget, a seed and a limit in seconds to values (P, K).
 Peer = Callable[["Meter", int, int, float], np.ndarray]
 
 
 class TimeUp(BaseException):
-    """A call has taken too long. Not an ``Exception``, which it might catch itself."""
+    """A call exceeded its time limit. It is no ``Exception``, which the called code might catch."""
 
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise ``TimeUp`` in the block after so many seconds, those spent in a game left out."""
+    """Raise ``TimeUp`` in the block after a number of seconds, without the time in a game."""
 
     def stop(*_: object) -> None:
         raise TimeUp
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again each second, should one be lost in foreign code
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # repeats each second, as foreign code may swallow one
     try:
         yield
     finally:
@@ -107,12 +108,12 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 class Meter(Counted):
-    """A game on some images that counts, takes its time, and evaluates no coalition twice.
+    """A game on fixed images that counts evaluations, measures time, and evaluates no coalition twice.
 
     Args:
         game: Game whose values have all classes.
-        image: Those it is played on; whatever image a method hands over stands for them.
-        classes: (B, K), those explained; ``shown`` of them are told.
+        image: Images of the game (B, C, H, W), which are used whatever image a method passes.
+        classes: Explained classes of each image (B, K); values of the first ``shown`` of them are returned.
     """
 
     def __init__(self, game: ModelGame, image: Tensor, classes: Tensor) -> None:
@@ -166,7 +167,7 @@ class Formulas:
 
 
 class RandomNetwork(Formulas):
-    """See above: random."""
+    """The game ``random``."""
 
     def value(self, number: int, coalitions: Tensor) -> Tensor:
         """Return the values (M, K) of coalitions (M, P)."""
@@ -178,7 +179,7 @@ class RandomNetwork(Formulas):
 
 
 class Majority(Formulas):
-    """See above: majority."""
+    """The game ``majority``."""
 
     def votes(self, number: int) -> Tensor:
         """Return the votes (P, K) of the players."""
@@ -213,7 +214,7 @@ class Majority(Formulas):
 
 
 class Unanimity(Formulas):
-    """See above: unanimity."""
+    """The game ``unanimity``."""
 
     def terms(self, number: int) -> tuple[Tensor, Tensor]:
         """Return the members (T, P) of each group, ones and zeros, and what it is worth (T, K)."""
@@ -347,7 +348,7 @@ def with_polyshap(game: Counted, image: Tensor, target: int, budget: int, seed: 
 
 
 def with_shap(method: Callable[[Callable[[np.ndarray], np.ndarray], int, int], np.ndarray]) -> Peer:
-    """Return how a method of shap explains all classes; it gets what is explained, P and the budget."""
+    """Return a function that explains all classes with a method of shap, which gets the game, P and the budget."""
 
     def explain(meter: Meter, budget: int, seed: int, limit: float) -> np.ndarray:
         np.random.seed(seed)  # noqa: NPY002  # shap draws from the global generator
@@ -418,7 +419,7 @@ ONE_CLASS_ONLY = {"shapiq ShaplEIG"}  # chooses one coalition at a time, seconds
 
 
 class Table:
-    """The file of results, and what it holds already."""
+    """The file of results, with the lines that it has already."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -426,7 +427,7 @@ class Table:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(",".join(FIELDS) + "\n")
         text = path.read_text()
-        if not text.endswith("\n"):  # a run that was killed while it wrote
+        if not text.endswith("\n"):  # the last run was killed while it wrote a line
             path.write_text(text[: text.rfind("\n") + 1])
         lines = self.frame()
         self._known = {tuple(map(str, key)) for key in lines[KEY].itertuples(index=False)}
@@ -501,7 +502,7 @@ def play(
             except TimeUp:
                 table.add([line | {"miss": "time"} for line in lines])
                 continue
-            except Exception as error:  # whatever another library answers is a miss of it
+            except Exception as error:  # an error of another library counts as a miss
                 reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 table.add([line | {"miss": reason} for line in lines])
                 continue
@@ -591,22 +592,32 @@ def tables(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def main() -> None:
-    """Run what is missing, and print."""
+    """Measure missing lines, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="CSV; true values are kept beside it")
-    parser.add_argument("--tables", action="store_true", help="print the tables of what is there, and run nothing")
-    parser.add_argument("--games", nargs="*", choices=FORMULAS, default=[*FORMULAS], help="given by formulas")
-    parser.add_argument("--players", type=int, nargs="+", default=[16, 64, 196, 256], help="of these; random has 16")
-    parser.add_argument("--surrogates", nargs="*", default=[], help="model folders, with @rowsxcolumns if others")
+    parser.add_argument("--output", type=Path, required=True, help="CSV file; reference values are stored beside it")
+    parser.add_argument("--tables", action="store_true", help="print tables of the existing file, and measure nothing")
+    parser.add_argument("--games", nargs="*", choices=FORMULAS, default=[*FORMULAS], help="games given by formulas")
+    parser.add_argument(
+        "--players",
+        type=int,
+        nargs="+",
+        default=[16, 64, 196, 256],
+        help="numbers of players of these games; random has 16",
+    )
+    parser.add_argument(
+        "--surrogates", nargs="*", default=[], help="model folders, with @rowsxcolumns for other players"
+    )
     parser.add_argument("--efficientnet", type=Path, help="weights of tf_efficientnet_lite0")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--budgets", type=int, nargs="+", default=[4, 8, 16, 32], help="evaluations for each player")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--limit", type=float, default=30.0, help="seconds of own time for an image (and class)")
-    parser.add_argument("--truth", type=int, default=2**17, help="evaluations of each image for what cannot be exact")
+    parser.add_argument(
+        "--truth", type=int, default=2**17, help="evaluations of each image for references that are not exact"
+    )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", help="of networks")
+    parser.add_argument("--device", default="cpu", help="device of networks")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     table = Table(options.output)
@@ -622,7 +633,7 @@ def main() -> None:
         if len({(case.name, case.game.num_players) for case in cases}) < len(cases):
             parser.error("two games of one name and as many players want files of their own")
         found = [truth(case, options.output.with_suffix(""), options.truth) for case in cases]
-        for method in options.methods:  # what is compiled or imported at the first call is no own time
+        for method in options.methods:  # compilation and imports at the first call must not count as own time
             if method not in ONE_CLASS_ONLY:
                 ask(method, formula("unanimity", 16, 1).meter(), 64, 0, limit=600)
         for seed in range(options.seeds):

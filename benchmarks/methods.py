@@ -1,16 +1,16 @@
-"""Attribution methods against captum, pytorch-grad-cam and RISE as its authors run it; and what each of ours costs.
+"""Attribution methods against captum, pytorch-grad-cam and the authors' RISE; and the cost of each of our methods.
 
     python benchmarks/methods.py --parts equal defaults vit_cx costs
 
 One image of 224 pixels, ViT-Tiny/16 and ResNet18 with random weights, on the processor. Prints Markdown tables:
 
-- equal: the same passes, batch size and float32. Ratios above 1: ours takes less time.
-- defaults: our defaults against theirs. With bfloat16 where its map's rank correlation with float32's is above 0.99.
-- vit_cx: what share of its time goes into making masks and clusters.
-- costs: of each method of ours, passes (images that went through the model, forward and backward), seconds, and the
-  memory it takes at most beyond what the loaded network takes. Each in a process of its own; Linux.
+- equal: the same passes and batch size, in float32. A ratio above 1 means that ours takes less time.
+- defaults: our defaults against theirs, with bfloat16 if the rank correlation of its map and float32's is above 0.99.
+- vit_cx: the fraction of its time for making and clustering masks.
+- costs: passes (images that went through the model, forward and backward), seconds, and peak memory minus that of the
+  loaded network, for each of our methods in a process of its own. It needs Linux.
 
-Times are medians of repetitions in which both take turns. What is not installed is left out, with a line that says so.
+Times are medians over repetitions in which both take turns. A line is printed for each library that is not installed.
 """
 
 import argparse
@@ -254,10 +254,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD",
-                        help="of the part costs")  # fmt: skip
+                        help="methods of the part costs")  # fmt: skip
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--cpu-time", action="store_true", help="of all threads, for a machine that others use, too")
-    parser.add_argument("--masks", type=int, default=512, help="of RISE in the part defaults")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="measure CPU time of all threads, for a machine that others use, too"
+    )
+    parser.add_argument("--masks", type=int, default=512, help="number of RISE's masks in the part defaults")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")  # of captum
     kind = "processor seconds" if arguments.cpu_time else "seconds"

@@ -1,4 +1,4 @@
-"""R² against evaluations per image: a trained explainer refined, and every estimator alone, on the same test images.
+"""R² by the number of evaluations: of a refined explainer, and of every estimator alone, on the same test images.
 
 python benchmarks/refinement.py runs/explainer/<run> [runs/explainer/<run with more players>] --images 32 --seeds 3
 """
@@ -18,7 +18,7 @@ from fastshap_lab.shapley import ESTIMATORS, Kriging, additive_normalization, sh
 
 
 def curves(run: Path, images: int, seeds: int, budgets: list[int], reference_budget: int) -> pd.DataFrame:
-    """Return one row per budget: R² of each way to spend it, and what the refined intervals cover."""
+    """Return a row for each budget: R² of each method, and the coverage of the refined intervals."""
     config = OmegaConf.load(run / "config.yaml")
     data = build(DATASETS, "data", config.data.name, OmegaConf.to_container(config.data.params))
     test = data.dataset("test")

@@ -1,15 +1,15 @@
-"""How noisy is the gradient that an explainer learns from, by the sampler of its coalitions, all at the same cost?
+"""Noise of the gradient that an explainer learns from, by the sampler of its coalitions, at equal cost.
 
     python train.py stage=surrogate
     python train.py stage=surrogate data.grid=[8,8]
     python benchmarks/samplers.py runs/surrogate/<run>/model runs/surrogate/<other run>/model
 
-Needs surrogates of the digits. First table: a UNet explainer is trained a little and then held fixed; for one batch of
-images, coalitions are drawn again and again. Variances are traces of covariance matrices relative to ``kernel``: of the
-gradient of the batch's loss over all parameters, and of one image's gradient over the network's outputs, mean over
-images; after ± the standard error from quarters of the draws. Second table: the same training with each sampler; loss
-on validation images under coalitions that are the same for all, and R² to exact values of test images (up to 16
-players). Mean over seeds, after ± the standard deviation between them.
+It needs surrogates of the digits. For the first table, a UNet explainer is trained for a few epochs and then fixed, and
+coalitions are drawn many times for one batch of images. Variances are traces of covariance matrices relative to
+``kernel``: of the gradient of the batch's loss by all parameters, and of an image's gradient by the network's outputs
+(mean over images), ± the standard error from quarters of the draws. For the second table, an explainer is trained with
+each sampler. It has the loss on validation images with the same coalitions for all, and R² against exact values of test
+images (up to 16 players): means over seeds ± the standard deviation between them.
 """
 
 import argparse
@@ -147,9 +147,11 @@ def main() -> None:
     parser.add_argument("surrogates", nargs="+", help="model folders of surrogates of the digits")
     parser.add_argument("--coalitions", type=int, nargs="+", default=[8, 32], help="M, coalitions per image")
     parser.add_argument("--batch", type=int, default=32, help="images whose gradients are measured")
-    parser.add_argument("--draws", type=int, default=200, help="of coalitions, behind each variance; 0: none")
+    parser.add_argument(
+        "--draws", type=int, default=200, help="number of draws of coalitions for each variance; 0: no first table"
+    )
     parser.add_argument("--start", type=int, default=5, help="epochs of the explainer whose gradients are measured")
-    parser.add_argument("--epochs", type=int, default=15, help="epochs of the trainings; 0: none")
+    parser.add_argument("--epochs", type=int, default=15, help="epochs of the trainings; 0: no second table")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the trainings")
     arguments = parser.parse_args()
     noise, ends = [], []

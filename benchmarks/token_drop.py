@@ -1,4 +1,4 @@
-"""Seconds of a training step of an explainer, absent tokens masked against absent tokens left out.
+"""Seconds of a training step of an explainer, with absent tokens masked by attention or left out.
 
 python benchmarks/token_drop.py
 """
@@ -26,7 +26,7 @@ NETWORKS = {
         LIGHT | {"params": LIGHT["params"] | {"patch_size": 2}}, 32, (16, 16), 10
     ),
 }  # fmt: skip
-STEPS = [(8, 8), (4, 32)]  # images, coalitions of each
+STEPS = [(8, 8), (4, 32)]  # number of images, and of coalitions for each
 
 
 def alternating(
@@ -63,8 +63,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--cpu-time", action="store_true", help="of all threads, for a machine that others use, too")
-    parser.add_argument("--networks", nargs="+", type=int, default=list(range(len(NETWORKS))), help="which, from 0")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="measure CPU time of all threads, for a machine that others use, too"
+    )
+    parser.add_argument(
+        "--networks", nargs="+", type=int, default=list(range(len(NETWORKS))), help="indices of the networks, from 0"
+    )
     arguments = parser.parse_args()
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     lines = []

@@ -1,13 +1,13 @@
-"""How many images a second does the classifier stage train on, against the loop that most people write?
+"""Images per second of the classifier stage's training, against a plain PyTorch loop.
 
     python benchmarks/training.py
     python benchmarks/training.py <folder of CIFAR-10 as parquet files>
 
-The stage is ``fit`` as ``train.py`` calls it: images on the device, augmented in batches there, channels-last. The
-plain loop reads images one at a time as torchvision's CIFAR10 does, changes them with torchvision's transforms in two
-worker processes, and keeps PyTorch's default layout. Both have the same images, network, batches, optimizer and
-schedule. Seconds are medians over epochs without validation, the first one left out; the losses are the last epoch's,
-and must be about the same.
+The stage is ``fit`` as ``train.py`` calls it: images are on the device, are augmented there in batches, and are
+channels-last. The plain loop reads images one at a time as torchvision's CIFAR10 does, augments them with torchvision's
+transforms in two worker processes, and has PyTorch's default layout. Both have the same images, network, batches,
+optimizer and schedule. Seconds are medians over epochs without validation and without the first epoch. Losses are those
+of the last epoch, and should be about the same.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 from statistics import median
 from tempfile import TemporaryDirectory
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as ``train.py`` has it; for both
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as ``train.py`` sets it, for both
 
 from fastshap_lab import _timm  # noqa: F401 - makes torchvision importable
 
@@ -40,11 +40,11 @@ from fastshap_lab.training.classifier import ClassifierTraining
 from fastshap_lab.training.optim import build_optimizer
 from fastshap_lab.training.trainer import device_of
 
-NETWORKS = {"resnet18": 128, "resnet_slim": 2048, "vit": 128}  # images per epoch where nothing else is said: for a CPU
+NETWORKS = {"resnet18": 128, "resnet_slim": 2048, "vit": 128}  # default numbers of images in an epoch, for a CPU
 
 
 class TimedTraining(ClassifierTraining):
-    """The stage's training, which notes the seconds of each epoch up to its validation, and its loss."""
+    """The stage's training, which records seconds (without validation) and loss of each epoch."""
 
     def on_train_epoch_start(self) -> None:
         """Start the clock."""
@@ -73,7 +73,7 @@ class Pictures(Dataset):
 
 
 def now(device: torch.device) -> float:
-    """Return the time when the device has done what it was asked for."""
+    """Return the time after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -114,7 +114,7 @@ def by_stage(run: Run) -> tuple[list[float], int, float]:
 
 
 def by_plain_loop(run: Run) -> tuple[list[float], int, float]:
-    """Return the same for the plain loop."""
+    """Return seconds, number of images and last loss for the plain loop."""
     config, train = run.config.classifier, run.data.dataset("train")
     device, mixed = train.device, run.config.trainer.precision != "32-true"
     mean, std = train.pixel_statistics()
@@ -156,10 +156,12 @@ def by_plain_loop(run: Run) -> tuple[list[float], int, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", help="of CIFAR-10's parquet files; generated images without it")
+    parser.add_argument("folder", nargs="?", help="folder of CIFAR-10's parquet files; generated images without it")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--precisions", nargs="+", default=["32-true", "bf16-mixed"])
-    parser.add_argument("--images", type=int, help="per epoch, for every network; on a GPU all 45000")
+    parser.add_argument(
+        "--images", type=int, help="number of images in an epoch, for every network; on a GPU all 45000"
+    )
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=4)
     arguments = parser.parse_args()

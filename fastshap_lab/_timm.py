@@ -1,15 +1,16 @@
-"""Import timm: beside a torchvision that does not fit PyTorch, too, and without what nothing here needs of it.
+"""Imports timm with a torchvision that does not fit PyTorch, too, and without two slow packages that are not needed.
 
-The torchvision wheel on PyPI is built for one PyTorch build (CUDA, on Linux). Beside another one (a CPU-only PyTorch,
-say) its operators do not load, and importing it dies with "operator torchvision::nms does not exist": it describes two
-operators to ``torch.library`` without asking whether they are there. This project, like timm, needs nothing compiled
-from torchvision, so declaring their signatures is enough.
+The torchvision wheel on PyPI is built for one build of PyTorch (on Linux for CUDA). With another build, for example a
+CPU-only PyTorch, its operators cannot be loaded, and importing it fails with "operator torchvision::nms does not
+exist", since it registers two operators with ``torch.library`` without checking that they exist. Neither this project
+nor timm needs compiled operators of torchvision, so declaring their signatures is enough.
 
-timm and torchvision import two large packages for a few functions, which serving never calls: W&B's, and those of
-PyTorch's compiler, which takes as long as all the rest of PyTorch. They import them when they are called.
+timm and torchvision import two large packages for a few functions that serving never calls: W&B, and PyTorch's
+compiler, whose import takes as long as the rest of PyTorch. Stand-ins import these packages when one of the functions
+is called.
 
-Packages import this before they import timm, torchvision, torchmetrics or Lightning; where somebody else has imported
-timm before, it does nothing.
+Packages import this module before timm, torchvision, torchmetrics or Lightning. It does nothing if timm is imported
+already.
 """
 
 import sys
@@ -24,13 +25,13 @@ from typing import Any
 import torch
 
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_kept: list[Any] = []  # declarations end with the library object
+_kept: list[Any] = []  # library objects, whose declarations would end with them
 
 
 def _declare_missing_operators() -> None:
     spec = find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
-        return  # nothing to mend: importing it will say that it is not there
+        return  # torchvision is not installed; importing it will say so
     try:
         for library in Path(spec.submodule_search_locations[0]).glob("_C.*"):
             torch.ops.load_library(library)
@@ -42,15 +43,15 @@ def _declare_missing_operators() -> None:
 
 
 class _Late(ModuleType):
-    """Stands for a module until somebody needs more of it than some functions."""
+    """Stand-in for a module with some of its functions, until another attribute of the module is used."""
 
     def __init__(self, name: str, **functions: Callable[..., Any]) -> None:
         super().__init__(name)
-        self.__spec__ = ModuleSpec(name, None)  # for those who ask whether it is installed
+        self.__spec__ = ModuleSpec(name, None)  # for code that checks whether the module is installed
         self.__dict__.update(functions)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # the import system's own questions
+        if name.startswith("__"):  # attributes that the import system looks up
             raise AttributeError(name)
         _step_aside()
         return getattr(import_module(self.__name__), name)
@@ -70,7 +71,7 @@ def _disabled_late(fn: Any = None, recursive: bool = True, **_: Any) -> Any:
 
 
 def _import() -> None:
-    """Import timm; who imports those packages after this finds the real ones."""
+    """Import timm with the stand-ins; later imports of those packages find the real ones."""
     late = [
         _Late("wandb", log=_called_late("wandb", "log")),
         _Late("torch._dynamo", disable=_disabled_late),

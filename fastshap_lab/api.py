@@ -1,4 +1,4 @@
-"""Training an explainer of any model from a program: the stages of ``train.py``, chosen from the model."""
+"""Training an explainer of any model from a program, by the stages of ``train.py`` with settings that fit the model."""
 
 from fastshap_lab import _timm  # noqa: F401, I001 - before timm and torchvision
 
@@ -40,21 +40,21 @@ from fastshap_lab.shapley import PlayerGrid
 from fastshap_lab.stages import STAGES
 from fastshap_lab.training.trainer import device_of
 
-_DATA = "images"  # what the images that were handed over are called, while this runs
-_MAX_PLAYERS = 8  # each way, by default
-_TINY, _SMALL = 24, 96  # pixels a side, at most, that networks of the tables are made for
-_FEW_IMAGES = 2048  # training images, below which batches are smaller
-_AGREES = 1e-3  # logits of a network that is built anew, relative to the largest
+_DATA = "images"  # name of the data set of the user's images while this runs
+_MAX_PLAYERS = 8  # largest default number of rows and of columns
+_TINY, _SMALL = 24, 96  # largest sides in pixels of the images that the package's tiny and small networks are for
+_FEW_IMAGES = 2048  # below this number of training images, batches are smaller
+_AGREES = 1e-3  # largest difference of a rebuilt network's logits, relative to the largest logit
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A model that is one of a library's architectures.
+    """A library's architecture that a user's model has.
 
     Attributes:
         library: Entry of ``LIBRARIES``.
-        name: Of the architecture.
-        network: The same, built anew, with the model's weights.
+        name: Name of the architecture.
+        network: Network of this architecture, built anew with the model's weights.
     """
 
     library: str
@@ -81,39 +81,42 @@ def train_explainer(
 ) -> AmortizedExplainer:
     """Train an explainer of a classifier of images, for all of its classes.
 
-    The stages are those of ``train.py``: a surrogate learns the model's answers when players are absent, the explainer
-    the surrogate's Shapley values. The plan says first what that costs. A second call with the same model, images and
-    settings finds everything made; an interrupted one goes on.
+    The stages are those of ``train.py``: a surrogate learns to imitate the model when players are absent, and the
+    explainer learns the surrogate's Shapley values. A plan with the expected cost is printed first. A second call with
+    the same model, images and settings reuses all results, and an interrupted one continues.
 
     Args:
-        model: Module that maps images (B, C, H, W) to logits (B, K), or to an object with ``logits``. It stays as it
-            is; weights and source, or the library's architecture, identify it.
-        images: A folder, whose folders say what images show if all are in some; a list of paths, PIL images or tensors;
-            a tensor (N, 3, H, W); a data set by index, of images or of (image, label). Tensors hold RGB in [0, 1] or
-            uint8, not normalized. Labels only serve to measure accuracy. A tenth validates, a fifth tests.
-        mean: Mean colour that the model was trained with, in [0, 1]; known of models of timm, and of those of
-            transformers that lie beside their image processor.
-        std: Standard deviation of each channel that it was trained with.
-        normalized: The model normalizes pixels itself, and takes [0, 1].
-        image_size: Height and width, or the side of a square, to resize pictures to; by default the tensors', the one
-            that the model states, or the pictures' own.
-        class_names: K names; by default the model's, or of as many folders, or of the data set's ``classes``.
-        players: Rows and columns of the grid; by default the finest of 8 or fewer each way that divides the image.
-        surrogate: A choice of ``configs/surrogate/``. By default the model's own architecture, started from its
-            weights, where that is one of timm or torchvision, else a ResNet for the image size. ``import`` is a copy
-            of the model, whose explainer loads where the model is: ``load_explainer(run, surrogate=model)``.
-        explainer: A choice of ``configs/explainer/``; by default a ViT around a ViT surrogate, else a UNet.
+        model: Module that maps images (B, C, H, W) to logits (B, K), or to an object with ``logits``. It is not
+            changed. It is identified by its weights and source, or by the library's architecture.
+        images: A folder, whose subfolders are labels if all images are in subfolders; a list of paths, PIL images or
+            tensors; a tensor (N, 3, H, W); or a data set with indices, of images or of (image, label). Tensors hold
+            RGB, uint8 or float in [0, 1], not normalized. Labels only serve to measure accuracy. A tenth of the images
+            is used for validation and a fifth for testing.
+        mean: Mean colour that the model was trained with, in [0, 1]; models of timm state it, and those of transformers
+            that are saved together with their image processor.
+        std: Standard deviation of each channel that the model was trained with.
+        normalized: Whether the model takes pixels in [0, 1] and normalizes them itself.
+        image_size: Height and width, or the side of a square, in pixels to resize pictures to. By default it is the
+            size of the tensors, the size that the model states, or the pictures' own size.
+        class_names: Names of the K classes; by default those of the model, of the folders or of the data set's
+            ``classes``, whichever first has K names.
+        players: Rows and columns of the player grid; by default the finest grid of up to 8 rows and columns that
+            divides the image.
+        surrogate: Choice in ``configs/surrogate/``. By default it is the model's own architecture, started from its
+            weights, if this is one of timm or torchvision, else a ResNet for the image size. ``import`` is a copy of
+            the model, and its explainer needs the model to load: ``load_explainer(run, surrogate=model)``.
+        explainer: Choice in ``configs/explainer/``; by default a ViT if the surrogate is one, else a UNet.
         overrides: Any other settings, as for ``train.py``: ``["explainer.epochs=5", "trainer.max_batch=64"]``.
-        seed: Of weights, order, augmentation and coalitions.
-        device: ``auto``, ``cpu``, ``cuda`` or another accelerator, to train on.
-        runs_dir: Where run folders are.
+        seed: Seed for initial weights, order of images, augmentation and coalitions.
+        device: Device to train on: ``auto``, ``cpu``, ``cuda`` or another accelerator.
+        runs_dir: Folder of the run folders.
 
     Returns:
-        The explainer, on the CPU, with the folder of its run in ``run``: ``load_explainer(explainer.run)``.
+        The explainer on the CPU. Its attribute ``run`` is the folder of its run: ``load_explainer(explainer.run)``.
 
     Raises:
-        UserError: An argument makes no sense, the model does not take the images or answers with no logits, its
-            normalization is unknown, or the images are too few.
+        UserError: An argument makes no sense, the model does not take the images or returns no logits, its
+            normalization is unknown, or there are too few images.
 
     Example:
         >>> import torchvision, fastshap_lab as fsl  # doctest: +SKIP
@@ -137,7 +140,7 @@ def train_explainer(
         PlayerGrid(size, grid)
     except UserError as error:
         raise UserError(f"players: {error}") from None
-    own.class_names = names  # type: ignore[assignment]  # which the stages take from one's own module
+    own.class_names = names  # type: ignore[assignment]  # the stages read the names from the user's own module
     data = partial(HandedOver, pictures, _labels(pictures, names), names, size)
     number = round(0.7 * len(pictures))
     words = [f"data.name={_DATA}", "~data.params.image_size", f"data.grid=[{grid[0]},{grid[1]}]", "stage=explainer"]
@@ -163,7 +166,7 @@ def train_explainer(
 
         config = chosen_by({}, [])
         if config.stage not in ("explainer", "evaluate", "all"):
-            raise UserError(f"overrides: stage={config.stage} trains no explainer")
+            raise UserError(f"overrides: stage={config.stage} trains no explainer; choose explainer, evaluate or all")
         runs = plan(config, chosen_by, STAGES, device_of(config.trainer))
         if found is None and surrogate is None:
             console.print(_learned_anew(model, config.surrogate.name), soft_wrap=True, markup=False)
@@ -181,7 +184,7 @@ def train_explainer(
 
 
 def _composed(words: Sequence[str]) -> Config:
-    """Return the configuration of ``train.py`` with overrides; a program may itself be one of Hydra's."""
+    """Return the configuration of ``train.py`` with overrides; the calling program may itself use Hydra."""
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         return compose(words)
@@ -191,7 +194,7 @@ def _composed(words: Sequence[str]) -> Config:
 
 @contextmanager
 def _named(path: str, module: nn.Module) -> Iterator[None]:
-    """Let descriptions that name this path be built of a module meanwhile."""
+    """Register a module under a path for a block, so that descriptions that name the path can be built."""
     hand_over(path, module)
     try:
         yield
@@ -201,8 +204,8 @@ def _named(path: str, module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _table_has(data: partial[HandedOver]) -> Iterator[None]:
-    """Let the configuration name these images meanwhile."""
-    DATASETS[_DATA] = data  # type: ignore[assignment]  # which is called as a class is
+    """Add the user's images to the table of data sets for a block."""
+    DATASETS[_DATA] = data  # type: ignore[assignment]  # it is called like a class
     try:
         yield
     finally:
@@ -211,7 +214,7 @@ def _table_has(data: partial[HandedOver]) -> Iterator[None]:
 
 def _copied(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
-        raise UserError(f"model: a {type(model).__name__}; a torch.nn.Module is wanted")
+        raise UserError(f"model: a {type(model).__name__}; must be a torch.nn.Module")
     try:
         return copy.deepcopy(model).cpu().eval()
     except (RuntimeError, TypeError) as error:
@@ -219,23 +222,23 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def _size_of(pictures: Pictures, model: nn.Module, given: int | tuple[int, int] | None) -> tuple[int, int]:
-    """Return height and width: what was given, those of the tensors, what the model states, or the pictures' own."""
+    """Return height and width: the given ones, those of the tensors, those the model states, or the pictures' own."""
     if given is not None:
         return (given, given) if isinstance(given, int) else (given[0], given[1])
     own = pictures.size()
     if pictures.of_tensors():
         if own is None:
-            raise UserError("images: tensors of different sizes; resize them, or give files")
+            raise UserError("images: are tensors of different sizes; resize them, or give files")
         return own
     stated = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
     if stated is not None:
         return stated[-2], stated[-1]
-    side = getattr(getattr(model, "config", None), "image_size", None)  # of transformers
+    side = getattr(getattr(model, "config", None), "image_size", None)  # models of transformers have it
     if side is not None:
         return (side, side) if isinstance(side, int) else (side[0], side[1])
     if own is None:
         raise UserError(
-            "images: of different sizes; name the height and width to resize them to, for example image_size=(224, 224)"
+            "images: have different sizes; give the height and width to resize them to, as in image_size=(224, 224)"
         )
     return own
 
@@ -243,10 +246,10 @@ def _size_of(pictures: Pictures, model: nn.Module, given: int | tuple[int, int] 
 def _class_names(
     model: nn.Module, found: _Found | None, given: Sequence[str] | None, pictures: Pictures, number: int
 ) -> list[str]:
-    """Return the names of the model's classes, from the first that knows as many."""
+    """Return the names of the model's classes from the first source that has the right number of them."""
     if given is not None and len(given) != number:
         raise UserError(f"class_names: {len(given)} names for the model's {number} classes")
-    numbered = getattr(getattr(model, "config", None), "id2label", None) or {}  # of transformers
+    numbered = getattr(getattr(model, "config", None), "id2label", None) or {}  # models of transformers have it
     candidates = [
         given,
         getattr(model, "class_names", None),
@@ -264,20 +267,20 @@ def _class_names(
 def _learned_anew(model: nn.Module, surrogate: str) -> str:
     """Return what to know about a surrogate that does not start from the model's weights."""
     return (
-        f"{type(model).__qualname__}, as it is built, is none of timm's or torchvision's: a {surrogate} learns its answers "
-        'from nothing, and loads anywhere; surrogate="import" starts from a copy of it, and loads where the model is'
+        f"{type(model).__qualname__}, as it is built, is none of timm's or torchvision's: a {surrogate} learns its "
+        'answers from nothing, and loads anywhere; surrogate="import" starts from a copy of it, and needs its code'
     )
 
 
 def _names_of_library(found: _Found) -> list[str] | None:
     try:
         return LIBRARIES[found.library].stated({"model": found.name}).class_names
-    except UserError:  # it has no weights for this architecture
+    except UserError:  # the library has no weights for this architecture
         return None
 
 
 def _labels(pictures: Pictures, names: list[str]) -> list[int] | None:
-    """Return the labels of the images as the model's numbers, as far as they can be told."""
+    """Return the labels of the images as numbers of the model's classes, as far as they are known."""
     if pictures.labels is None:
         return None
     if pictures.folders is not None:
@@ -294,7 +297,7 @@ def _labels(pictures: Pictures, names: list[str]) -> list[int] | None:
 def _found(
     model: nn.Module, pixels: tuple[Sequence[float], Sequence[float]], image: Tensor, logits: Tensor
 ) -> _Found | None:
-    """Return which architecture of a library a model is, if that, with its weights, gives its answers."""
+    """Return the library's architecture that gives the model's logits with its weights, or None if there is none."""
     module, state = type(model).__module__, model.state_dict()
     size, library = (image.shape[2], image.shape[3]), module.partition(".")[0]
     names: list[str] = []
@@ -314,7 +317,7 @@ def _found(
                 continue
             with torch.random.fork_rng(devices=[]):
                 again = build_classifier(*described).eval()
-        except UserError:  # no such name, or not for images of this size
+        except UserError:  # there is no such name, or not for images of this size
             continue
         again.network.load_state_dict(state)
         if bool(((again(image) - logits).abs() <= _AGREES * logits.abs().max()).all()):
@@ -323,7 +326,7 @@ def _found(
 
 
 def _default_players(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-    """Return rows and columns: the most of 8 or fewer that divide the image and, of a ViT, its patches."""
+    """Return rows and columns: the largest numbers up to 8 that divide the image and, for a ViT, its patches."""
     patches = token_grid(model) if is_token_network(model) else size
     rows, columns = (
         max(number for number in range(1, _MAX_PLAYERS + 1) if not (side % number or each % number))
@@ -331,7 +334,7 @@ def _default_players(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]
     )
     if min(rows, columns) == 1:
         raise UserError(
-            f"players: no grid of 2 to {_MAX_PLAYERS} rows and columns divides {size[0]}×{size[1]} pixels: name one, "
+            f"players: no grid of 2 to {_MAX_PLAYERS} rows and columns divides {size[0]}×{size[1]} pixels; give one, "
             "or another image_size"
         )
     return rows, columns
@@ -345,9 +348,18 @@ def _choices(
     grid: tuple[int, int],
     number: int,
 ) -> list[str]:
-    """Return the overrides that choose networks, and how long they train: by steps, for images are often few.
+    """Return the overrides that choose the networks and their numbers of epochs.
 
-    A surrogate that starts from the model's weights has little to learn. Large pictures are costly, each pass of them.
+    Epochs follow from a number of steps, since there are often few images. A surrogate that starts from the model's
+    weights needs fewer steps. Large pictures get fewer, since their passes are expensive.
+
+    Args:
+        found: Architecture of a library that the model has, or None.
+        surrogate: Choice of the user, or None.
+        explainer: Choice of the user, or None.
+        size: Height and width of the images in pixels.
+        grid: Rows and columns of players.
+        number: Number of training images.
     """
     side = max(size)
     words = [f"classifier={IMPORT if found is None else found.library}", "classifier.epochs=0"]
@@ -368,12 +380,12 @@ def _choices(
     else:
         words.append(f"surrogate={surrogate or ('resnet_slim' if side <= _TINY else 'resnet_small')}")
         if surrogate == IMPORT:
-            words.append("surrogate.params.path=''")  # which is set where the module is handed over
+            words.append("surrogate.params.path=''")  # the path is set where the module is registered
     if explainer is not None:
         words.append(f"explainer={explainer}")
     elif surrogate is None and of_tokens:
         words.append("explainer=vit")
-    elif side > _SMALL:  # enough levels to see far, narrow where there are many pixels
+    elif side > _SMALL:  # many levels for a large receptive field, with few channels at high resolution
         words += ["explainer=unet_small", "explainer.params.channels=[8,16,32,64,128,128]"]
     else:
         words.append(f"explainer={'unet_slim' if side <= _TINY else 'unet_small'}")

@@ -1,7 +1,7 @@
-"""A model folder: ``config.json`` says how to build the model, ``model.safetensors`` holds its weights.
+"""Model folders: ``config.json`` describes how to build the model, ``model.safetensors`` holds its weights.
 
-Written whole or not at all. Reading one unpickles nothing, imports no name found in it, and costs memory and time in
-proportion to the file of weights, whatever the description says: a folder may be a stranger's.
+A folder is written whole or not at all. Folders of strangers can be read safely: nothing is unpickled, no name in them
+is imported, and reading takes memory and time in proportion to the file of weights, whatever the description says.
 """
 
 import hashlib
@@ -32,23 +32,25 @@ S = TypeVar("S", bound=Spec)
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _REMEDY = "delete the folder and run the command that made it again, or get another copy of it"
 
-# Limits of a description. The names of 20,000 classes take half a megabyte, an explainer's backbone 6 levels.
+# Limits of a description, in bytes and levels. The names of 20,000 classes take half a megabyte, an explainer's
+# backbone 6 levels.
 _CONFIG_BYTES, _CONFIG_DEPTH = 4 * 2**20, 16
-# Calls of PyTorch while a network is built: no network of timm makes more than 14 for each of its tensors.
+# Largest number of calls of PyTorch while a network is built: networks of timm make up to 14 for each of their tensors.
 _CALLS, _CALLS_PER_TENSOR = 1000, 30
-# Of these, what draws weights. On the meta device it would do nothing but import PyTorch's compiler, for a second.
+# Calls that initialize weights. On the meta device they would have no effect but a slow import of PyTorch's compiler.
 _FILL = frozenset(f"{name}_" for name in ("add", "clamp", "erfinv", "fill", "mul", "normal", "uniform", "zero"))
-# Bytes that a network computes when it is built (masks of windows, coordinates), beside as many as its weights have.
+# Largest size of the buffers that a network computes when it is built (masks of windows, coordinates), beyond the size
+# of its weights.
 _COMPUTED_BYTES = 64 * 2**20
 
 
 def save_model(folder: Path, module: nn.Module, description: dict[str, Any]) -> None:
-    """Write a model folder, in place of one that is there.
+    """Write a model folder; an existing one is replaced.
 
     Args:
-        folder: Where; its parents are made.
-        module: Its ``state_dict`` is what is kept.
-        description: What a ``Spec`` says of it, as JSON values.
+        folder: Folder to write; its parents are created.
+        module: Model whose ``state_dict`` is saved.
+        description: Description of the model as JSON values, see ``Spec.to_json``.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     weights = save(tensors)
@@ -72,15 +74,15 @@ def read_description(folder: Path | str, kind: str) -> dict[str, Any]:
 
     Args:
         folder: Model folder, or run folder with a ``model`` folder in it.
-        kind: Kind of model that is wanted: ``classifier``, ``surrogate``, ``explainer`` or ``encoder``.
+        kind: Kind of model to expect: ``classifier``, ``surrogate``, ``explainer`` or ``encoder``.
 
     Raises:
-        UserError: There is no such folder, or it holds something else than this kind of model.
+        UserError: There is no such folder, or it holds another kind of model.
     """
     path = Path(folder) / _CONFIG
     if not path.is_file():
         hint = ": it is a single file; weights are loaded from model folders alone" if Path(folder).is_file() else ""
-        raise UserError(f"{folder}: no model folder ({_CONFIG} and {_WEIGHTS}, as a finished stage leaves them){hint}")
+        raise UserError(f"{folder}: no model folder ({_CONFIG} and {_WEIGHTS}, as a finished stage writes them){hint}")
     try:
         with open_file(path) as file:
             content = file.read(_CONFIG_BYTES + 1)
@@ -91,21 +93,21 @@ def read_description(folder: Path | str, kind: str) -> dict[str, Any]:
             raise ValueError(f"more than {_CONFIG_DEPTH} levels")
         found = description["kind"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: damaged or not a model's ({_brief(error)}); {_REMEDY}") from None
+        raise UserError(f"{path}: damaged, or not of a model ({_brief(error)}); {_REMEDY}") from None
     if found != kind:
         raise UserError(f"{folder}: holds a {_brief(found)}, not a {kind}")
     return description
 
 
 def read_spec(folder: Path | str, kind: type[S]) -> S:
-    """Return what the description in a model folder says.
+    """Return the description in a model folder as a ``Spec``.
 
     Args:
         folder: Model folder, or run folder with a ``model`` folder in it.
-        kind: Class of the description that is wanted, for example ``ExplainerSpec``.
+        kind: Class of the description to expect, for example ``ExplainerSpec``.
 
     Raises:
-        UserError: As for ``read_description``, or something in it is missing or ill-typed.
+        UserError: There is no such folder, it holds another kind of model, or its description is damaged.
     """
     return _parsed(folder, kind, read_description(folder, kind.kind))
 
@@ -113,18 +115,18 @@ def read_spec(folder: Path | str, kind: type[S]) -> S:
 def load_model(folder: Path | str, kind: type[S], builder: Callable[[S], M], without: str | None = None) -> M:
     """Return the model in a folder, in evaluation mode on the CPU.
 
-    Before it takes any memory, it is built without, and in no more steps than the weights warrant, to see whether these
-    fit.
+    The model is first built on the meta device, where it takes no memory, in a number of steps that the weights limit.
+    It is built with memory only if the weights fit it.
 
     Args:
-        folder: Where it is.
-        kind: Of model that is wanted.
-        builder: Builds it from what is said of it.
-        without: First part of the names of weights that the builder has no place for.
+        folder: Model folder.
+        kind: Class of the description to expect.
+        builder: Function that builds the model from its description.
+        without: Prefix of the names of weights that are ignored, or None.
 
     Raises:
-        UserError: The folder is missing or damaged, holds another kind of model, or weights that do not fit the
-            description or are not those it was written with.
+        UserError: The folder is missing or damaged, holds another kind of model, or its weights do not fit the
+            description or were changed since they were written.
     """
     description, path = read_description(folder, kind.kind), Path(folder) / _WEIGHTS
     spec = _parsed(folder, kind, description)
@@ -133,11 +135,11 @@ def load_model(folder: Path | str, kind: type[S], builder: Callable[[S], M], wit
     try:
         with open_file(path) as file, safe_open(path, "pt") as weights:
             names = [name for name in weights.keys() if not (without and name.startswith(without))]  # noqa: SIM118
-            state = {name: weights.get_tensor(name) for name in names}  # mapped, not yet read
+            state = {name: weights.get_tensor(name) for name in names}  # mapped into memory, not read yet
             _check_skeleton(Path(folder), state, lambda: builder(spec))
             unchanged = hashlib.file_digest(file, "sha256").hexdigest() == description.get("weights_sha256")
-            if not (unchanged and os.path.samestat(os.fstat(file.fileno()), path.stat())):  # both opened the same file
-                raise ValueError("another digest than in its description")
+            if not (unchanged and os.path.samestat(os.fstat(file.fileno()), path.stat())):  # both are the same file
+                raise ValueError("its digest differs from that in the description")
             module = _built(Path(folder), lambda: builder(spec))
             module.load_state_dict(state)
     except (OSError, ValueError, MemoryError, RuntimeError, SafetensorError) as error:
@@ -153,8 +155,8 @@ def _parsed(folder: Path | str, kind: type[S], description: dict[str, Any]) -> S
 
 
 def _check_skeleton(folder: Path, state: dict[str, Tensor], builder: Callable[[], nn.Module]) -> None:
-    """Raise a ``UserError`` where weights do not fit what is built, or it would be far larger than they are."""
-    # A generator of its own: what a training draws after it has loaded a model must not depend on this check.
+    """Raise a ``UserError`` if weights do not fit the model, or the model would be far larger than its weights."""
+    # The random state is restored: what a training draws after it has loaded a model must not depend on this check.
     with torch.random.fork_rng(devices=[]), torch.device("meta"), _Bounded(_CALLS + _CALLS_PER_TENSOR * len(state)):
         skeleton = _built(folder, builder)
     own, size = skeleton.state_dict(), sum(tensor.nbytes for tensor in state.values())
@@ -163,8 +165,8 @@ def _check_skeleton(folder: Path, state: dict[str, Tensor], builder: Callable[[]
     computed = sum(buffer.nbytes for name, buffer in skeleton.named_buffers() if name not in own)
     if computed > _COMPUTED_BYTES + size:
         raise UserError(
-            f"{folder / _CONFIG}: describes a model that computes {computed:,} bytes beside its {size:,} of weights, "
-            f"more than {_COMPUTED_BYTES + size:,}"
+            f"{folder / _CONFIG}: describes a model with {size:,} bytes of weights that computes {computed:,} further "
+            f"bytes; at most {_COMPUTED_BYTES + size:,} are allowed"
         )
 
 
@@ -178,7 +180,11 @@ def _built(folder: Path, builder: Callable[[], M]) -> M:
 
 
 class _Bounded(TorchFunctionMode):
-    """Let PyTorch be called so many times, then raise a ``UserError``; draw no weights."""
+    """Allows a number of calls of PyTorch, then raises a ``UserError``; calls that initialize weights do nothing.
+
+    Args:
+        calls: Number of calls.
+    """
 
     def __init__(self, calls: int) -> None:
         super().__init__()
@@ -197,7 +203,7 @@ class _Bounded(TorchFunctionMode):
 
 
 def _depth(value: Any) -> int:
-    """Return how many levels of lists and objects a JSON value has."""
+    """Return the number of levels of lists and objects in a JSON value."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, (dict, list))]:
         depth += 1
@@ -206,13 +212,13 @@ def _depth(value: Any) -> int:
 
 
 def _brief(error: object) -> str:
-    """Return an error's text in one line that a screen holds: what is quoted in it may be a stranger's."""
+    """Return an error's text as one line of limited length, since it may quote a stranger's file."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]} …"
 
 
 def _mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Return how weights differ from a network's own in names, shapes or kinds of numbers; nothing if they fit."""
+    """Return the first difference of weights from a network's own in name, shape or number format; "" if they fit."""
     for name, tensor in sorted(own.items()):
         found, shape = given.get(name), tuple(tensor.shape)
         if found is None:
@@ -226,21 +232,21 @@ def _mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
-    """Return the weights in a file of someone else's: safetensors, or a PyTorch state dict.
+    """Return the weights in any file of weights: safetensors, or a PyTorch state dict.
 
-    A state dict may lie under ``state_dict`` or ``model``, and its names may have the prefix that parallel or compiled
-    training leaves.
+    A state dict may be stored under ``state_dict`` or ``model``, and its names may have the prefix that parallel or
+    compiled training adds.
 
     Raises:
-        UserError: The file holds anything but tensors, of which nothing is run, or is damaged.
+        UserError: The file is damaged, or holds objects that are no tensors; no code in it is run.
     """
     try:
         state = load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # unpickling what is no pickle fails in as many ways as there are bytes
-        # Of an unpickling error PyTorch's text says how to run what is in the file.
+    except Exception as error:  # unpickling arbitrary bytes raises any kind of error
+        # The text of PyTorch's unpickling error is left out: it advises to run the code in the file.
         reason = "holds other objects" if isinstance(error, UnpicklingError) else _brief(error)
         raise UserError(
-            f"{path}: not a file of weights (safetensors, or torch.save of a state dict, tensors alone): {reason}"
+            f"{path}: not a file of weights (safetensors, or torch.save of a state dict with tensors alone): {reason}"
         ) from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -252,15 +258,15 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(network: nn.Module, state: dict[str, Tensor], path: Path | str) -> bool:
-    """Fill a network with weights. Return whether its head kept its own weights because the numbers of classes differ.
+    """Load weights into a network, and return whether its head kept its own ones since the numbers of classes differ.
 
     Args:
-        network: Network to fill, in place.
-        state: Weights by parameter name.
-        path: File that the weights come from, for error messages.
+        network: Network to load into, changed in place.
+        state: Weights by name.
+        path: File of the weights, for error lines.
 
     Raises:
-        UserError: The weights are another network's.
+        UserError: The weights belong to another network.
     """
     own, in_head = network.state_dict(), in_heads(network)
 
@@ -274,13 +280,13 @@ def fill(network: nn.Module, state: dict[str, Tensor], path: Path | str) -> bool
     if mismatch:
         try:
             converted = adapted(network, state)
-        except (KeyError, RuntimeError, ValueError, AttributeError, IndexError):  # of what it does not know
+        except (KeyError, RuntimeError, ValueError, AttributeError, IndexError):  # timm cannot convert these weights
             converted = state
         replaced, still = compared(converted)
         if still:
-            raise UserError(f"{path}: not this network's weights: {mismatch}")
+            raise UserError(f"{path}: holds weights of another network: {mismatch}")
         state = converted
     fitting = {name: tensor for name, tensor in own.items() if not (replaced and name in in_head)}
     for name, tensor in fitting.items():
-        tensor.copy_(state[name])  # the network's own; nothing happens on the meta device, where this is a check
+        tensor.copy_(state[name])  # on the meta device, where this function is a check, nothing is copied
     return replaced

@@ -1,4 +1,4 @@
-"""What can be chosen in each group of the configuration: a file each, or an entry of a table."""
+"""The choices in each group of the configuration: files, and entries of tables."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,54 +10,57 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-"""``config.yaml``, and one choice per file in each group."""
+"""Folder with ``config.yaml`` and, in a folder for each group, one file per choice."""
 
 _LISTS = {"check": "evaluate.checks", "method": "evaluate.methods", "metric": "evaluate.metrics"}
-# Groups with a choice of all entries; all checks would take days, as some train networks.
+# Groups with the choice ``all``. Checks have none, since all of them would take days: some train networks.
 _WITH_ALL = ("method", "metric")
-# Checks whose arguments stand in the configuration when they are left at their defaults: fingerprints count them.
+# Checks whose default arguments are written into the configuration, so that fingerprints contain them.
 _STATED = ("masked_accuracy", "max_sensitivity", "randomization", "roar")
 
 
 def choices(folder: Path | None = None) -> dict[str, list[str]]:
-    """Return the choices of each group.
+    """Return the choices of each group that ``config.yaml`` has a default for: no others can be chosen.
 
     Args:
-        folder: Has further ones, as ``<group>/<choice>.yaml``.
+        folder: Folder with further choices, ``<group>/<choice>.yaml``.
     """
-    found = {group: set(Tables.names(group)) for group in _LISTS}
+    defaults = OmegaConf.load(CONFIGS / "config.yaml").defaults
+    groups = sorted(group for entry in defaults if not isinstance(entry, str) for group in entry)
+    found = {group: set(Tables.names(group)) if group in _LISTS else set() for group in groups}
     for place in (CONFIGS, *([] if folder is None else [folder])):
-        for path in place.glob("*/*.yaml"):
-            found.setdefault(path.parent.name, set()).add(path.stem)
-    return {group: sorted(found[group]) for group in sorted(found)}
+        for group in groups:
+            found[group] |= {path.stem for path in place.glob(f"{group}/*.yaml")}
+    return {group: sorted(names) for group, names in found.items()}
 
 
 class Tables(ConfigSource):
-    """Gives Hydra the entries of tables as if each had a file: ``method=[rise]`` is ``evaluate.methods.rise``.
+    """Source of configurations that presents the entries of tables to Hydra as if each had a file.
 
-    Tables are imported when one of their groups is asked for, which takes seconds.
+    For example ``method=[rise]`` becomes ``evaluate.methods.rise``. A table is imported when one of its groups is used,
+    which takes seconds.
     """
 
     @staticmethod
     def scheme() -> str:
-        """Return how search paths name it."""
+        """Return the name of this source in search paths."""
         return "tables"
 
     @staticmethod
     def names(group: str) -> list[str]:
-        """Return the choices of ``method``, ``metric`` or ``check``."""
+        """Return the choices of the group ``method``, ``metric`` or ``check``."""
         return [*_table(group), *(["all"] if group in _WITH_ALL else [])]
 
     def available(self) -> bool:
-        """Return that it is there."""
+        """Return True: the source is always available."""
         return True
 
     def is_group(self, config_path: str) -> bool:
-        """Return whether it has choices of a group."""
+        """Return whether a path is a group of this source."""
         return config_path.strip("/") in _LISTS
 
     def is_config(self, config_path: str) -> bool:
-        """Return whether it has a choice, ``<group>/<choice>``."""
+        """Return whether a path ``<group>/<choice>`` is a choice of this source."""
         group, _, name = config_path.strip("/").removesuffix(".yaml").partition("/")
         return group in _LISTS and name in self.names(group)
 
@@ -66,7 +69,7 @@ class Tables(ConfigSource):
         return [] if results_filter == ObjectType.GROUP else sorted(self.names(config_path.strip("/")))
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Return a choice."""
+        """Return the configuration of a choice ``<group>/<choice>``."""
         group, _, name = config_path.strip("/").removesuffix(".yaml").partition("/")
         table, package = _table(group), f"{_LISTS[group]}.{name}"
         content: dict[str, Any] = {"name": name}

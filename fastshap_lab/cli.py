@@ -1,4 +1,4 @@
-"""The command line: compose the configuration, plan, run; and one clear line where something is wrong."""
+"""The command line of ``train.py``: composes the configuration, plans and runs; mistakes become one clear line."""
 
 import argparse
 import errno
@@ -21,7 +21,7 @@ from fastshap_lab.config import Config
 from fastshap_lab.errors import Interrupted, UserError
 
 _ROOM, _RIGHTS = "make room, or choose another {place}", "allow it, or choose another {place}"
-# What a disk can refuse, and what would be right, of the setting that says where files are written.
+# Advice for errors of the disk; ``place`` is the setting that says where files are written.
 _DISK = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
@@ -39,15 +39,15 @@ _DISK = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``train.py``, or ``fastshap-lab train``.
 
-    Exit status: 0 when everything asked for is there; 2 after a mistake the user can mend or a file that cannot be
-    written, which is one line on standard error (``debug=true`` adds the traceback); 130 after SIGINT (Ctrl-C), 143
-    after SIGTERM, also one line; 1 after anything else.
+    The exit status is 0 when all requested results exist; 2 after a mistake that the user can correct, or if a file
+    cannot be written, with one line on standard error (``debug=true`` adds the traceback); 130 after SIGINT (Ctrl-C)
+    and 143 after SIGTERM, also with one line; 1 after any other error.
 
-    A signal lets a training finish its step and write a checkpoint, from which the same command goes on; a second one,
-    or one at any other time, ends the program at once.
+    After a signal, a training finishes its step and writes a checkpoint, from which the same command continues. A
+    second signal, or one at any other time, ends the program at once.
 
     Args:
-        arguments: The words after the program's name; by default those it was started with.
+        arguments: Words after the program's name; those of the command line if None.
     """
     quiet_libraries()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -65,15 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with a command line."""
+    """A parser of command lines that reports mistakes in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise a ``UserError``."""
-        raise UserError(f"{message}; {self.prog} --help says what there is")
+        """Raise a ``UserError`` with the message."""
+        raise UserError(f"{message}; {self.prog} --help lists the options")
 
 
 def _parser(program: str) -> Parser:
-    """Return what reads the flags of a command; its help lists choices, which only the configurations know."""
+    """Return the parser of the flags; the help is written by ``_help``, since it lists choices of the configuration."""
     parser = Parser(program, add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-c", "--cfg", choices=["job"])
@@ -82,7 +82,7 @@ def _parser(program: str) -> Parser:
 
 
 def _help(folder: Path | None) -> str:
-    """Return what can be typed and chosen."""
+    """Return the text of ``--help``: examples of commands, and all choices."""
     listed = "\n".join(f"{group}: {', '.join(names)}" for group, names in choices(folder).items())
     return f"""\
 Amortized Shapley explainers of image classifiers: train, reuse, evaluate.
@@ -103,9 +103,9 @@ Every key, with its default and what it means: fastshap_lab/configs/config.yaml 
 
 
 def _run(words: Sequence[str], folder: Path | None) -> None:
-    """Plan what the words ask for, show it, and do it."""
+    """Plan the runs that overrides request, show the plan, and execute it."""
     config = compose(words, folder)
-    # What imports slowly: mistyped keys need not wait for it.
+    # Slow imports come after composing, so that mistyped keys are reported at once.
     from fastshap_lab.runs.execute import conclude, execute
     from fastshap_lab.runs.plan import plan, show
     from fastshap_lab.runs.prune import prune
@@ -133,11 +133,11 @@ def _run(words: Sequence[str], folder: Path | None) -> None:
 
 
 def quiet_libraries() -> None:
-    """Let libraries be less busy; for programs, before PyTorch is first imported.
+    """Shorten the busy waiting of PyTorch's threads, and silence Pillow; programs call it before they import PyTorch.
 
-    PyTorch's threads spin while they wait for each other: on cores that others use too, small networks ran at a
-    twentieth of their speed. A short spin is faster there, and alone, too. Pillow warns of large pictures; ours is the
-    limit that counts, and it is an error.
+    PyTorch's threads spin while they wait for each other. On cores that other programs use, too, small networks ran at
+    a twentieth of their speed; a short spin is faster there, and on idle cores as well. Pillow's warning about large
+    pictures is not needed, since the package has its own limit, beyond which it raises an error.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     warnings.filterwarnings("ignore", r"Image size .* exceeds limit")
@@ -145,7 +145,7 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise ``Interrupted``."""
+    """Let SIGINT and SIGTERM raise ``Interrupted`` within a block."""
 
     def interrupt(number: int, _: object) -> None:
         raise Interrupted(number)
@@ -160,11 +160,11 @@ def signals_interrupt() -> Iterator[None]:
 
 @contextmanager
 def one_line_errors(place: str = "runs_dir", *, debug: bool = False) -> Iterator[None]:
-    """Make one line on standard error, and an exit status, of mistakes that the user can mend and of signals.
+    """Turn a user's mistakes, errors of the disk and signals within a block into one line and an exit status.
 
     Args:
-        place: The setting that says where files are written.
-        debug: Whether the traceback comes before the line.
+        place: Name of the setting that says where files are written.
+        debug: Whether to print the traceback before the line.
     """
     try:
         yield

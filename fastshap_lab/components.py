@@ -1,4 +1,4 @@
-"""What can be chosen: entries of tables, their arguments, and building a component from them."""
+"""Components: entries of tables that a configuration can choose, checks of their arguments, and building them."""
 
 import difflib
 import inspect
@@ -12,22 +12,22 @@ from fastshap_lab.errors import UserError
 
 T = TypeVar("T")
 
-_LISTED = 60  # words in an error line
+_LISTED = 60  # largest number of words listed in an error line
 
 Count = Annotated[int, Field(ge=1)]
-Depth = Annotated[int, Field(ge=1, le=1000)]  # of a network, whose every layer takes time to build
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Depth = Annotated[int, Field(ge=1, le=1000)]  # number of a network's layers; each takes time to build
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Color = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error line: the nearest known word, if one is near, and the known words or some of them.
+    """Return the end of an error line: the most similar known word, if there is one, and a list of known words.
 
     Args:
-        word: Word that was not found.
-        known: Words that would have been found.
+        word: Unknown word.
+        known: All known words.
     """
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
@@ -37,21 +37,21 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def name_and_params(component: Any, key: str) -> tuple[str, dict[str, Any]]:
-    """Return an entry of a table and its arguments, given as its name alone or as ``{name: …, params: {…}}``.
+    """Return the name of a table entry and its arguments.
 
     Args:
         component: Name of an entry, or ``{name: …, params: {…}}``.
-        key: Configuration key that the component stands under, for error messages.
+        key: Configuration key of the component, for error lines.
 
     Raises:
-        UserError: It is given as something else.
+        UserError: The component is neither.
     """
     found = checked(Component, component, key)
     return (found, {}) if isinstance(found, str) else (found["name"], found["params"])
 
 
 def in_words(component: Any) -> str:
-    """Return a ``Component`` as reports name it: ``blur (width=3)``."""
+    """Return the text for a ``Component`` in reports, for example ``blur (width=3)``."""
     if isinstance(component, str):
         return component
     return f"{component['name']} ({', '.join(f'{name}={value}' for name, value in component['params'].items())})"
@@ -68,19 +68,19 @@ def _shortest(component: Any) -> str | dict[str, Any]:
 
 
 Component = Annotated[Any, AfterValidator(_shortest)]
-"""An entry of a table: its name alone, or ``{name, params}`` where it has arguments, and so with one fingerprint."""
+"""An entry of a table: its name, or ``{name, params}`` if it has arguments, so that equal ones have one fingerprint."""
 
 
 def lookup(table: Mapping[str, T], key: str, name: str) -> T:
-    """Return a table's entry.
+    """Return an entry of a table.
 
     Args:
         table: Table of components by name.
-        key: Configuration key that the name stands under, for error messages.
+        key: Configuration key of the name, for error lines.
         name: Name of the entry.
 
     Raises:
-        UserError: There is no such entry; names the configuration key and the known entries.
+        UserError: There is no such entry; the line lists the known ones.
     """
     if name not in table:
         raise UserError(f"{key}={name}: unknown, {did_you_mean(name, table)}")
@@ -93,14 +93,14 @@ def arguments(
     """Return a component's arguments, checked against its constructor's signature and annotations.
 
     Args:
-        table: Names and constructors.
-        group: The configuration group, for error lines.
-        name: The entry.
-        params: The user's arguments.
-        given: Arguments that follow from data or other components, which the user cannot contradict.
+        table: Table of constructors by name.
+        group: Group of the configuration that the component belongs to, for error lines.
+        name: Name of the entry.
+        params: The user's arguments of the constructor.
+        given: Names of the arguments that the program supplies, and which the user cannot set.
 
     Raises:
-        UserError: Unknown entry, unknown, missing or ill-typed argument.
+        UserError: The entry is unknown, or an argument is unknown, missing or of the wrong type.
     """
     constructor = lookup(table, f"{group}.name", name)
     accepted = {
@@ -120,34 +120,35 @@ def build(table: Mapping[str, Callable[..., T]], group: str, name: str, params: 
 
     Args:
         table: Table of constructors by name.
-        group: Group of the configuration that the component belongs to, for error messages.
+        group: Group of the configuration that the component belongs to, for error lines.
         name: Name of the entry.
         params: The user's arguments of the constructor.
         given: Arguments of the constructor that the program supplies.
 
     Raises:
-        UserError: As there, or the constructor refuses its arguments.
+        UserError: The entry is unknown, an argument is unknown, missing or of the wrong type, or the constructor
+            refuses its arguments.
     """
     chosen = arguments(table, group, name, params, *given)
     try:
         return table[name](**given, **chosen)
     except UserError as error:
         raise UserError(re.sub(r"^params\.", f"{group}.params.", str(error))) from None
-    except Exception as error:  # libraries tell of arguments that do not go together in as many ways as there are
+    except Exception as error:  # libraries raise any kind of error for arguments that do not fit together
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise UserError(f"{group}.params={chosen}: {name} cannot be built from them: {reason}") from error
 
 
 def checked(expected: Any, value: Any, key: str = "") -> Any:
-    """Return a value as pydantic makes it fit its annotation; a list becomes a tuple, for example.
+    """Return a value converted by pydantic to the type of its annotation, for example a list to a tuple.
 
     Args:
         expected: Annotation that the value must fit.
         value: Value to check.
-        key: Configuration key that the value stands under, for error messages; "" for the root.
+        key: Configuration key of the value, for error lines; "" for the root.
 
     Raises:
-        UserError: It cannot be made to fit.
+        UserError: The value does not fit the annotation.
     """
     try:
         return TypeAdapter(expected).validate_python(value)

@@ -1,4 +1,4 @@
-"""Composing the configuration from the words of a command: all that there is of Hydra, and its errors in one line."""
+"""Composes the configuration from the words of a command. No other module uses Hydra; its errors become one line."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,14 @@ from fastshap_lab.errors import UserError
 
 
 def compose(words: Sequence[str], folder: Path | None = None) -> Config:
-    """Return the configuration that the words ask for. Every value is within its range.
+    """Return the configuration that overrides make, with every value within its range.
 
     Args:
-        words: Overrides as on the command line of ``train.py``.
-        folder: Folder with the user's own choices, searched before the package's.
+        words: Overrides as on the command line of ``train.py``: ``key=value`` and ``group=choice``; later ones win.
+        folder: Folder with further choices, see ``composed``.
+
+    Raises:
+        UserError: An override is a mistake, a value is missing or out of range, or there is no such folder.
     """
     config = composed(words, folder)
     with _in_one_line(folder):
@@ -33,15 +36,15 @@ def compose(words: Sequence[str], folder: Path | None = None) -> Config:
 
 
 def composed(words: Sequence[str], folder: Path | None = None) -> DictConfig:
-    """Return the same as it is written: values may be missing, out of range, or name others (``${…}``).
+    """Return the configuration as it is written: values may be missing, out of range, or refer to others (``${…}``).
 
     Args:
-        words: ``key=value`` and ``group=choice``; later ones win.
-        folder: Has further choices, as ``<group>/<choice>.yaml``. Files of the package come before them, and entries of
-            tables after.
+        words: Overrides: ``key=value`` and ``group=choice``; later ones win.
+        folder: Folder with further choices, as ``<group>/<choice>.yaml``. Files of the package are found before them,
+            and entries of tables after them.
 
     Raises:
-        UserError: A word is a mistake, or there is no such folder.
+        UserError: An override is a mistake, or there is no such folder.
     """
     if folder is not None and not folder.is_dir():
         raise UserError(f"--config-dir {folder}: no such folder")
@@ -59,10 +62,10 @@ def composed(words: Sequence[str], folder: Path | None = None) -> DictConfig:
 
 
 def unknown_key(key: str) -> str:
-    """Return the line for a key the schema does not know, with the nearest one it does."""
+    """Return the error line for a key that is not in the schema, with the most similar one that is."""
     parts, known = key.split("."), Config
     for depth, part in enumerate(parts):
-        if get_origin(known) is dict:  # whose keys are the user's
+        if get_origin(known) is dict:  # the user chooses its keys
             known = get_args(known)[1]
             continue
         if not is_dataclass(known):
@@ -76,16 +79,16 @@ def unknown_key(key: str) -> str:
 
 
 def _as_hydra_wants(word: str) -> str:
-    """Return an override with what Hydra is particular about mended.
+    """Return an override in the form that Hydra needs.
 
-    W&B writes a YAML null as None, which Hydra would take for a word. Keys the YAML does not mention need a ``++``:
-    of a component's parameters, of which ``build`` knows whether they exist; everywhere else they are mistakes.
+    W&B writes a YAML null as None, which Hydra would read as a word. Keys that are not in the YAML files need ``++``.
+    They are allowed among a component's parameters, where ``build`` checks them; everywhere else they are mistakes.
 
     Raises:
-        UserError: It names no key, or one of Hydra's own, which would change nothing.
+        UserError: The override names no key, or one of Hydra's own, which would have no effect.
     """
     if re.fullmatch(r"[+~]*(=.*)?", word, re.DOTALL):
-        raise UserError(f"'{word}': names no key; key=value is wanted")
+        raise UserError(f"'{word}': names no key; must be key=value")
     word = re.sub(r"=None$", "=null", word.lstrip("+"))
     if own := re.match(r"~?(hydra([./@][^=]*)?)(=|$)", word):
         raise UserError(unknown_key(own[1]))
@@ -94,7 +97,7 @@ def _as_hydra_wants(word: str) -> str:
 
 @contextmanager
 def _in_one_line(folder: Path | None) -> Iterator[None]:
-    """Make a ``UserError`` of what Hydra and OmegaConf say of mistakes."""
+    """Turn errors of Hydra and OmegaConf into a ``UserError``."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -102,7 +105,7 @@ def _in_one_line(folder: Path | None) -> Iterator[None]:
 
 
 def _line(error: Exception, folder: Path | None) -> str:
-    """Return one line that says what, where, and what would be right."""
+    """Return one line for an error of Hydra or OmegaConf: what, where, and what would be right."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"{group}={choice}: unknown, {did_you_mean(choice, choices(folder).get(group, []))}"
@@ -110,19 +113,19 @@ def _line(error: Exception, folder: Path | None) -> str:
         return f"{error.override.lstrip('+')}: cannot be read as key=value; quote what holds '=', ',' or brackets"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if not isinstance(cause, OmegaConfBaseException):
-        return " ".join(str(error).partition("\n3. To sweep")[0].split())  # Hydra's third way would be --multirun
+        return " ".join(str(error).partition("\n3. To sweep")[0].split())  # without Hydra's advice to use --multirun
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         return unknown_key(cause.full_key)
     return ": ".join(filter(None, (cause.full_key, str(cause).splitlines()[0])))
 
 
 def _below_null(given: Sequence[str]) -> str | None:
-    """Return the line for the first override that names a key within what is null, if one does.
+    """Return the error line for the first override of a key inside a value that is null, or None if there is none.
 
-    OmegaConf says it by an assertion, which does not say where.
+    OmegaConf raises an ``AssertionError`` for it, which does not name the key.
     """
     values = [word for word in given if "." in word.partition("=")[0]]
-    before = [word for word in given if word not in values]  # what chooses files, wherever it stands
+    before = [word for word in given if word not in values]  # choices of files, wherever they stand
     for word in values:
         with suppress(HydraException):
             try:

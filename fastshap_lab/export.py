@@ -1,4 +1,4 @@
-"""An explainer as one graph in one file, which needs nothing of this package to run."""
+"""Export of an explainer as one graph in one file, which runs without this package."""
 
 import json
 import warnings
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from fastshap_lab.inference import AmortizedExplainer
 
 OUTPUTS = ("probabilities", "values", "efficiency_gap")
-"""What a graph returns, by name and in this order."""
+"""Names of a graph's outputs, in this order."""
 
 DESCRIPTION = "explainer"
-"""The entry of an ONNX file's metadata, and with ``.json`` the extra file of a ``.pt2``, that says what it is of."""
+"""Key of the description in an ONNX file's metadata; with ``.json`` the name of the extra file in a ``.pt2``."""
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "int8": torch.float32}
-"""What networks compute in, and of which PyTorch's graph is; that for int8 is quantized after."""
+"""Number format of the graph that PyTorch exports for each precision; for int8 the graph is quantized afterwards."""
 
 _NEEDED: dict[str, tuple[str, ...]] = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".pt2": ()}
-_CALIBRATED = 16  # images at once: all that a network computes of them is kept in memory
-_MAX_BYTES = 2**31 - 2**24  # of weights in one ONNX file, which is a protobuf: less than 2 GiB as a whole
+_CALIBRATED = 16  # number of images in a calibration batch, for which all activations are kept in memory
+_MAX_BYTES = 2**31 - 2**24  # largest size of the weights in an ONNX file, a protobuf, which must be below 2 GiB
 
 
 class ExplainerGraph(nn.Module):
-    """What an explainer says of pixels, with nothing left to choose.
+    """An explainer as a function of pixels alone, with all settings fixed.
 
     Args:
-        explainer: Whose parts these are.
-        dtype: In which networks compute. Pixels, answers, and what comes after the logits are float32 all the same.
+        explainer: Explainer to export, whose networks are shared.
+        dtype: Number format of the networks. Pixels, outputs, and all computations after the logits are float32.
     """
 
     null: Tensor | None
@@ -52,12 +52,12 @@ class ExplainerGraph(nn.Module):
         self.link, self.normalization = LINKS[explainer.link], NORMALIZATIONS[explainer.normalization]
         self.predict = explainer.task.predict
         null = None
-        if explainer.surrogate.masking.null_ignores_image:  # a constant of the graph, and a pass less for each image
+        if explainer.surrogate.masking.null_ignores_image:  # a constant in the graph saves a pass for each image
             null = explainer.game().null(torch.zeros(1, 3, *self.grid.image_size, device=explainer.device))
         self.register_buffer("null", null)
 
     def forward(self, pixels: Float[Tensor, "B C H W"]) -> dict[str, Tensor]:
-        """Return ``OUTPUTS`` of images in [0, 1]: (B, K), (B, K, rows, columns) and (B, K)."""
+        """Return the ``OUTPUTS`` for images in [0, 1]: (B, K), (B, K, rows, columns) and (B, K)."""
         image = pixels.to(self.dtype)
         full = self._logits(image, present=True)
         grand, raw = self.link(full), self.network(image).float()
@@ -67,42 +67,42 @@ class ExplainerGraph(nn.Module):
         return dict(zip(OUTPUTS, (self.predict(logits), values, efficiency_gap(raw, grand, null)), strict=True))
 
     def _logits(self, image: Tensor, present: bool) -> Tensor:
-        """Return the surrogate's logits (B, K) of everyone, or of nobody."""
+        """Return the surrogate's logits (B, K) for the grand coalition, or for the null coalition."""
         coalition = torch.full((image.shape[0], 1, self.grid.num_players), present)
         return self.surrogate(image, coalition).squeeze(1).float()
 
 
 def exported(explainer: "AmortizedExplainer", dtype: torch.dtype = torch.float32) -> torch.export.ExportedProgram:
-    """Return an explainer's ``ExplainerGraph`` on the CPU for batches of any size, without gradients.
+    """Return an explainer's ``ExplainerGraph`` as exported by PyTorch on the CPU, for batches of any size.
 
-    BatchNorm is folded into convolutions.
+    It has no gradients, and BatchNorm is folded into convolutions.
 
     Args:
-        explainer: Stays as it is.
-        dtype: As for ``ExplainerGraph``.
+        explainer: Explainer to export; it is not changed.
+        dtype: Number format of the networks.
 
     Raises:
-        UserError: A network is no graph to PyTorch, or the task has no probabilities.
+        UserError: PyTorch cannot export a network as a graph, or the task has no probabilities.
     """
     if explainer.task.answers != "probabilities":
         raise UserError(f"export: an explainer of the task {explainer.task.name} cannot be exported so far")
     graph = frozen_copy(ExplainerGraph(explainer, dtype)).to("cpu", memory_format=torch.contiguous_format)
-    for part in graph.children():  # the networks, and not the null value
+    for part in graph.children():  # the networks, without the null value
         part.to(dtype)
     pixels, batch = torch.rand(2, 3, *graph.grid.image_size), torch.export.Dim("batch", min=1)
     try:
         with torch.no_grad():
             program = torch.export.export(graph, (pixels,), dynamic_shapes={"pixels": {0: batch}})
-    except Exception as error:  # in as many ways as there are networks
+    except Exception as error:  # the kind of error depends on the network
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"the explainer cannot be exported, some of it is no graph to PyTorch: {reason}") from error
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it names files of this machine
+        node.meta.pop("stack_trace", None)  # it contains paths of this machine
     return program
 
 
 def describe(explainer: "AmortizedExplainer", precision: str) -> dict[str, Any]:
-    """Return what the user of an exported file must know and cannot see from its inputs and outputs.
+    """Return the description of an exported file: what its user cannot see from the inputs and outputs.
 
     Args:
         explainer: Explainer that is exported.
@@ -137,17 +137,21 @@ def export(
         explainer: Explainer to export.
         path: File to write; its suffix, ``.onnx`` or ``.pt2``, chooses the format.
         precision: ``float32``, ``float16`` or ``int8``.
-        calibration: Images that ranges of activations are measured on, for ``int8``.
-        replace: Whether an existing file is replaced.
+        calibration: Images on which ``int8`` measures the ranges of activations; None for the other precisions.
+        replace: Whether to replace an existing file.
+
+    Raises:
+        UserError: The suffix, the precision or the calibration is wrong, the file exists, packages are missing, or the
+            explainer cannot be exported.
     """
     path = Path(path)
     if path.suffix not in _NEEDED:
-        raise UserError(f"{path}: the suffix says what to write, .onnx or, of torch.export, .pt2; choose one of them")
+        raise UserError(f"{path}: the suffix chooses the format: .onnx, or .pt2 of torch.export; choose one of them")
     lookup(PRECISIONS, "precision", precision)
     if precision == "int8" and path.suffix != ".onnx":
         raise UserError(f"{path}: int8 is for .onnx alone; choose that, or float16")
     if (precision == "int8") != (calibration is not None):
-        raise UserError("calibration: images are wanted for int8, to find the ranges of activations, and for it alone")
+        raise UserError("calibration: int8 needs images, to measure the ranges of activations; no other precision does")
     refuse_folder(path)
     if path.exists() and not replace:
         raise UserError(f"{path}: exists; choose another name, or have it replaced")
@@ -156,7 +160,7 @@ def export(
     seen = None if calibration is None else to_tensor(calibration, explainer.grid.image_size).numpy()
     description = json.dumps(describe(explainer, precision), ensure_ascii=False)
     with warnings.catch_warnings(), replacing(path) as temporary:
-        warnings.simplefilter("ignore")  # PyTorch's exporters warn of what they use of PyTorch and Python
+        warnings.simplefilter("ignore")  # PyTorch's exporters warn about their own use of PyTorch and Python
         program = exported(explainer, PRECISIONS[precision])
         if path.suffix == ".pt2":
             torch.export.save(program, temporary, extra_files={f"{DESCRIPTION}.json": description})
@@ -169,7 +173,9 @@ def export(
 def _to_onnx(program: torch.export.ExportedProgram, description: str) -> torch.onnx.ONNXProgram:
     size = sum(tensor.nbytes for tensor in (*program.state_dict.values(), *program.constants.values()))
     if size > _MAX_BYTES:
-        raise UserError(f"{size / 2**30:.1f} GiB of weights, and an ONNX file has room for 2; choose .pt2, or float16")
+        raise UserError(
+            f"{size / 2**30:.1f} GiB of weights: an ONNX file can hold less than 2; choose .pt2, or float16"
+        )
     onnx = torch.onnx.export(
         program,
         input_names=["pixels"],
@@ -177,15 +183,15 @@ def _to_onnx(program: torch.export.ExportedProgram, description: str) -> torch.o
         dynamic_shapes={"pixels": {0: "batch"}},
         verbose=False,
     )
-    assert onnx is not None  # or it had raised
+    assert onnx is not None  # it raises an error instead of returning None
     for node in onnx.model.graph:
-        node.metadata_props.clear()  # where in PyTorch's graph it is from, longer than the node
+        node.metadata_props.clear()  # notes on the node's origin in PyTorch's graph, which are longer than the node
     onnx.model.metadata_props[DESCRIPTION] = description
     return onnx
 
 
 def _quantize(onnx: torch.onnx.ONNXProgram, path: Path, images: np.ndarray) -> None:
-    """Write a graph whose convolutions and products are of integers, in the ranges that images (N, 3, H, W) need."""
+    """Write a graph with integer convolutions and matrix products, for the activations of images (N, 3, H, W)."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Batches(CalibrationDataReader):
@@ -195,7 +201,8 @@ def _quantize(onnx: torch.onnx.ONNXProgram, path: Path, images: np.ndarray) -> N
             batch = next(self.left, None)
             return None if batch is None else {"pixels": batch}
 
-    onnx.model.metadata_props["onnx.quant.pre_process"] = "onnxruntime.quant"  # PyTorch has done so; else it warns
+    # PyTorch has preprocessed the graph already; without this note ONNX Runtime would warn.
+    onnx.model.metadata_props["onnx.quant.pre_process"] = "onnxruntime.quant"
     quantize_static(
         onnx.model_proto,
         path,

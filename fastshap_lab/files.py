@@ -1,7 +1,7 @@
-"""Files that appear only when complete and tell when they were changed since; and those of others, opened with care.
+"""Files that appear only when complete and reveal later changes, and safe opening of files of others.
 
-A digest lies inside of the file it is of, where safetensors and zip archives have room for it, and not beside it:
-whenever a writer is killed, the file under its name and its digest are of one write.
+A file's digest is stored inside the file, in places that safetensors and zip archives have for such data. So file and
+digest always come from the same write, whenever a writer is killed.
 """
 
 import errno
@@ -37,22 +37,21 @@ _KINDS = {
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place when the block ends well.
+    """Yield a temporary path, whose file replaces ``path`` when the block ends without an error.
 
-    The content is on disk before the name changes, so a reader, a full disk or a power cut never meets half a file.
-    If the block raises, the temporary file is removed and what ``path`` held before stays. Missing parent folders are
-    made.
+    The content is on disk before the name changes, so that a full disk or a power cut never leaves half a file. If the
+    block raises, the temporary file is removed and ``path`` is not changed. Missing parent folders are created.
 
     Args:
-        path: The file to make or replace.
+        path: File to create or replace.
 
     Raises:
-        OSError: It cannot be written; names ``path``, which a failing write by itself would not.
-        UserError: A folder has its name.
+        OSError: The file cannot be written; the error names ``path``, unlike that of a failing write.
+        UserError: ``path`` is a folder.
     """
     path = Path(path)
     refuse_folder(path)
-    # The suffix stays last: many writers choose the format by it.
+    # The suffix stays at the end, since many writers choose the format by it.
     temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,51 +64,51 @@ def replacing(path: Path | str) -> Iterator[Path]:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        with suppress(OSError):  # the folder may be what is missing
+        with suppress(OSError):  # the folder itself may be missing
             temporary.unlink()
 
 
 def refuse_folder(path: Path) -> None:
-    """Raise a ``UserError`` where a folder lies in the place of a file."""
+    """Raise a ``UserError`` if the path of a file to write is a folder."""
     if path.is_dir():
-        raise UserError(f"{path}: a folder, and a file belongs in its place; move it away")
+        raise UserError(f"{path}: is a folder, and a file must be written in its place; move it away")
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return what writers leave of files and model folders below a folder where they are killed."""
+    """Return the temporary files and model folders below a folder that killed writers have left."""
     return [path for path in folder.rglob(".*") if re.fullmatch(r"\..+\.[0-9a-f]{8}(\.\w+)?", path.name)]
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left below a folder, where nobody else may be writing."""
+    """Remove the temporary files that killed writers have left below a folder, to which no one else may be writing."""
     for path in leftovers(folder):
         remove(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a whole folder, if it is there."""
+    """Remove a file or a whole folder, if it exists."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder."""
+    """Return the size of a file, or of all files below a folder, in bytes."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.lstat().st_size for file in files if file.is_file())
 
 
 def write_atomically(path: Path | str, data: bytes | memoryview | str) -> None:
-    """Write a file whole or not at all; text as UTF-8 with its line ends kept.
+    """Write a file whole or not at all.
 
     Args:
-        path: The file to make or replace.
-        data: Its content.
+        path: File to create or replace.
+        data: Content of the file; text is written as UTF-8 with unchanged line ends.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def sha256(*parts: str | bytes | memoryview) -> str:
-    """Return the SHA-256 of some parts together, in hexadecimal; text as UTF-8."""
+    """Return the SHA-256 digest of the concatenated parts in hexadecimal; text is encoded as UTF-8."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)
@@ -120,19 +119,19 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], identity: str) -> None
     """Write a safetensors file with its digest in the header.
 
     Args:
-        path: The file to make or replace.
-        tensors: Its content.
-        identity: What the tensors are of, which the digest covers: under another name they are not read.
+        path: File to create or replace.
+        tensors: Content of the file.
+        identity: Text that identifies the tensors; the digest covers it, so that they cannot be read as others.
     """
     write_atomically(path, save(tensors, {_DIGEST: sha256(identity, "\n", save(tensors))}))
 
 
 def read_tensors(path: Path, identity: str) -> dict[str, Tensor] | None:
-    """Return what ``write_tensors`` wrote, or None where the file is missing, changed, or of another identity.
+    """Return the tensors that ``write_tensors`` wrote, or None if the file is missing, changed or of another identity.
 
     Args:
         path: File to read.
-        identity: Text that the tensors were written under.
+        identity: Text that identifies the tensors.
     """
     try:
         content = path.read_bytes()
@@ -140,34 +139,34 @@ def read_tensors(path: Path, identity: str) -> dict[str, Tensor] | None:
     except (FileNotFoundError, IsADirectoryError, SafetensorError):
         return None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    # The same tensors always make the same bytes.
+    # Equal tensors are always saved as equal bytes.
     same = header.get("__metadata__", {}).get(_DIGEST) == sha256(identity, "\n", save(tensors))
     return tensors if same else None
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint, with the digest of the file as the comment of its zip archive.
+    """Write a checkpoint with its digest, which is stored as the comment of the file's zip archive.
 
     Args:
-        path: File to write.
+        path: File to create or replace.
         checkpoint: Tensors and plain values, nested.
     """
     content = BytesIO()
-    torch.save(checkpoint, content)  # to a file, it would say of a full disk that a position is unexpected
+    torch.save(checkpoint, content)  # in memory, since its error for a full disk would be misleading
     with content.getbuffer() as archive:
         comment = sha256(path.name, "\n", archive).encode()
-    content.seek(-2, os.SEEK_END)  # the length of the comment: PyTorch leaves none
+    content.seek(-2, os.SEEK_END)  # the length of the comment, which is 0 in PyTorch's archives
     content.write(len(comment).to_bytes(2, "little") + comment)
     write_atomically(path, content.getbuffer())
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a file is as ``write_checkpoint`` wrote it under this name."""
+    """Return whether a file is unchanged since ``write_checkpoint`` wrote it under this name."""
     return _intact(path) is not None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what ``write_checkpoint`` wrote, on the CPU.
+    """Return the checkpoint that ``write_checkpoint`` wrote, on the CPU.
 
     Raises:
         UserError: The file is missing, or was changed.
@@ -188,15 +187,15 @@ def _intact(path: Path) -> bytes | None:
 
 
 def open_file(path: Path | str) -> BinaryIO:
-    """Return a file opened for reading, without waiting for whatever else the name may stand for.
+    """Return a file opened for reading. A path that is no regular file raises an error, and never blocks.
 
     Args:
-        path: The file; links are followed.
+        path: File to open; links are followed.
 
     Raises:
-        OSError: It cannot be opened, or is a FIFO, a socket or a device, which may never end, or a folder.
+        OSError: The file cannot be opened, or is a folder, or is a FIFO, a socket or a device, which may never end.
     """
-    # Asked before as well as after: opening a device may already do something, and the name may change in between.
+    # Checked before opening, which may have an effect on a device, and after it, since the path may have changed.
     _check_regular(Path(path).stat(), path)
     file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
     try:

@@ -1,4 +1,4 @@
-"""Images of any kind, as the tensors that models take."""
+"""Images of any kind, converted to the tensors that models take."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,29 +17,29 @@ from fastshap_lab.errors import UserError
 from fastshap_lab.files import open_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What is opened, whatever a file is called. Others Pillow may hand to a program, as EPS to Ghostscript."""
+"""Formats that are opened, whatever the file name. For others Pillow may start a program, as Ghostscript for EPS."""
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""Of files that a folder's pictures are looked for among."""
+"""File name extensions of the images in a folder."""
 
 MAX_PIXELS = 64_000_000
-"""Of an image, which takes 12 bytes a pixel while it is decoded: enough for what 35 mm cameras give. Else settable."""
+"""Largest number of pixels of an image, each of which takes 12 bytes while it is decoded; see ``max_pixels``."""
 
-_ORIENTATION = 0x0112  # the tag that cameras write
+_ORIENTATION = 0x0112  # EXIF tag in which cameras record the orientation
 
 Resize = Literal["stretch", "crop", "pad", "imagenet"]
 Images = Tensor | Image.Image | str | Path | Sequence[Tensor | Image.Image | str | Path]
 
 
 def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
-    """Return the image with three channels of eight bits.
+    """Return an image with three channels of eight bits.
 
-    Grey images get three equal channels, transparent ones a black background, 16 bits lose the lower eight. Of an
-    animation comes the frame it stands at, the first one if just opened.
+    Grey images get three equal channels, transparent ones a black background, and images of 16 bits lose the lower
+    eight. Of an animation, the current frame is returned, which is the first one after opening.
 
     Args:
-        image: Of any mode.
-        upright: Follow a camera's rotation tag, which annotations of pixels as they are stored do not.
+        image: Image of any mode.
+        upright: Whether to apply the orientation that a camera recorded. Annotations of the stored pixels need False.
 
     Raises:
         ValueError: The pixels have no fixed range.
@@ -48,10 +48,10 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
     if image.mode in ("I", "F") and not has_16_bits:
         raise ValueError(f"its mode {image.mode} has no fixed range")
     try:
-        image = ImageOps.exif_transpose(image) if upright else image.copy()  # a copy: the caller's stays as it is
-    except SyntaxError:  # a broken tag says nothing
+        image = ImageOps.exif_transpose(image) if upright else image.copy()  # copies, so the caller's is not changed
+    except SyntaxError:  # a broken tag is ignored
         image = image.copy()
-    if has_16_bits:  # which convert() would clip at 255
+    if has_16_bits:  # convert() would clip the values at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -60,12 +60,12 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
 
 
 def max_pixels() -> int:
-    """Return how many pixels an image may have: ``MAX_PIXELS``, or what the variable FASTSHAP_LAB_MAX_PIXELS says.
+    """Return the largest number of pixels of an image: FASTSHAP_LAB_MAX_PIXELS if set, else ``MAX_PIXELS``.
 
     Raises:
-        UserError: The variable is no number, or above Pillow's own limit.
+        UserError: The environment variable is no number, or above Pillow's own limit.
     """
-    max_pixels = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)  # beyond which Pillow opens nothing
+    max_pixels = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)  # Pillow opens no larger image
     given = os.environ.get("FASTSHAP_LAB_MAX_PIXELS") or str(MAX_PIXELS)
     if not given.isdecimal() or not 1 <= int(given) <= max_pixels:
         raise UserError(
@@ -85,7 +85,7 @@ def _too_many_pixels() -> str:
 
 
 def images_in(folder: Path) -> Iterator[Path]:
-    """Yield the images in a folder and the folders in it, unordered; links are followed."""
+    """Yield the paths of the images in a folder and its subfolders in any order; links are followed."""
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
@@ -95,14 +95,14 @@ def images_in(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def opened(source: str | Path | BytesIO) -> Iterator[Image.Image]:
-    """Yield an encoded image of which the header is read, for the block to decode.
+    """Yield an encoded image whose header is read; the block decodes it.
 
     Args:
-        source: A path, or the content of a file.
+        source: Path, or content of a file.
 
     Raises:
-        UserError: It cannot be read or decoded, is of no format in ``FORMATS``, or has too many pixels; says why, for
-            the caller to say which one.
+        UserError: The image cannot be read or decoded, has a format that is not in ``FORMATS``, or has too many pixels.
+            The line gives the reason, and the caller adds the image's name.
     """
     try:
         with (
@@ -111,22 +111,22 @@ def opened(source: str | Path | BytesIO) -> Iterator[Image.Image]:
         ):
             _check_pixels(image.width * image.height)
             yield image
-    except UnidentifiedImageError:  # Pillow's message has an address in it
+    except UnidentifiedImageError:  # Pillow's message shows a memory address
         reason = f"cannot identify its format, which must be one of {', '.join(FORMATS)}"
         raise UserError(f"cannot be read as an image: {reason}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own check comes before ours
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow checks before this module does
         raise UserError(f"cannot be read as an image: {_too_many_pixels()}") from None
-    except Exception as error:  # Pillow's decoders raise a dozen kinds at what is broken
+    except Exception as error:  # Pillow's decoders raise a dozen kinds of errors for broken files
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"cannot be read as an image: {reason}") from error
 
 
 def read_rgb(source: str | Path | BytesIO, upright: bool = True) -> Image.Image:
-    """Return an encoded image as ``to_rgb`` does.
+    """Return an encoded image with three channels of eight bits, see ``to_rgb``.
 
     Args:
-        source: File, or its bytes.
-        upright: Whether the orientation that a camera recorded is applied.
+        source: Path, or content of a file.
+        upright: Whether to apply the orientation that a camera recorded.
     """
     with opened(source) as image:
         return to_rgb(image, upright)
@@ -136,24 +136,24 @@ def size_of(source: str | Path | BytesIO, upright: bool = True) -> tuple[int, in
     """Return width and height of an encoded image in pixels. Only its header is read.
 
     Args:
-        source: File, or its bytes.
-        upright: Whether the orientation that a camera recorded is applied.
+        source: Path, or content of a file.
+        upright: Whether to apply the orientation that a camera recorded.
     """
     with opened(source) as image:
         width, height = image.size
-        turned = upright and image.getexif().get(_ORIENTATION, 1) >= 5  # by a quarter, in one way or another
+        turned = upright and image.getexif().get(_ORIENTATION, 1) >= 5  # these orientations swap width and height
         return (height, width) if turned else (width, height)
 
 
 def kept_part(original: tuple[int, int], size: tuple[int, int], resize: Resize) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of the part of an image that ``resized`` shows, in the image's pixels.
+    """Return left, top, right and bottom of the part of an image that ``resized`` shows, in pixels of the image.
 
-    Padding reaches beyond the image.
+    With padding, the part extends beyond the image.
 
     Args:
-        original: Width and height of the image.
-        size: Height and width wanted.
-        resize: See ``resized``.
+        original: Width and height of the image in pixels.
+        size: Height and width after resizing, in pixels.
+        resize: Way of resizing, see ``resized``.
     """
     (width, height), (rows, columns) = original, size
     if resize == "stretch":
@@ -168,7 +168,7 @@ def kept_part(original: tuple[int, int], size: tuple[int, int], resize: Resize) 
 
 
 def _as_tested(original: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return width and height to resize to, then left and top to crop at, as torchvision's transforms count them."""
+    """Return width and height to resize to, then left and top to crop at, for ``imagenet``, as torchvision does."""
     (width, height), (rows, columns) = original, size
     wide, high = columns * 256 // 224, rows * 256 // 224
     wide, high = (width * high // height, high) if width * high >= height * wide else (wide, height * wide // width)
@@ -176,7 +176,7 @@ def _as_tested(original: tuple[int, int], size: tuple[int, int]) -> tuple[int, i
 
 
 def _fitted(original: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return width and height of the whole image where it fits in, then left and top to crop at, which are negative."""
+    """Return width and height to resize to, then left and top to crop at, which are negative or 0, for ``pad``."""
     (width, height), (rows, columns) = original, size
     scale = min(columns / width, rows / height)
     wide, high = (min(limit, max(1, round(side * scale))) for side, limit in ((width, columns), (height, rows)))
@@ -191,22 +191,22 @@ def _padded(image: Image.Image, size: tuple[int, int], resampling: Image.Resampl
 
 
 def resized(image: Image.Image, size: tuple[int, int], resize: Resize = "stretch") -> np.ndarray:
-    """Return an RGB image as uint8 (3, H, W), resized with antialiasing where its size differs.
+    """Return an RGB image as uint8 (3, H, W), resized with antialiasing if its size differs.
 
     Args:
-        image: Of mode RGB.
-        size: Height and width.
-        resize: ``stretch`` keeps the whole image; ``crop`` its proportions and the largest part in the centre; ``pad``
-            the whole image and its proportions, with black beside it; all bilinearly. ``imagenet`` is how networks for
-            ImageNet are tested: the shorter side becomes 256 pixels for a size of 224 (others in proportion),
-            bicubically, and the centre is kept.
+        image: Image of mode RGB.
+        size: Height and width after resizing, in pixels.
+        resize: Way of resizing. ``stretch`` shows the whole image; ``crop`` shows the largest centred part with the
+            right proportions; ``pad`` shows the whole image with its proportions, between black bars; these three are
+            bilinear. ``imagenet`` is bicubic, as networks for ImageNet are tested: for a size of 224, the shorter side
+            becomes 256 pixels, and the centre is cropped; other sizes are in proportion.
 
     Raises:
-        UserError: ``imagenet`` would make too many pixels of it.
+        UserError: ``imagenet`` would need too many pixels for the image.
     """
-    if resize == "imagenet":  # whole, then cropped: Pillow rounds between its two passes, and not the same for a part
+    if resize == "imagenet":  # resized, then cropped: resizing the part alone would round differently
         wide, high, left, top = _as_tested(image.size, size)
-        _check_pixels(wide * high)  # of a strip far more than it has
+        _check_pixels(wide * high)  # a narrow strip needs far more pixels than it has
         image = image.resize((wide, high), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + size[1], top + size[0]))
     elif resize == "pad":
@@ -217,14 +217,14 @@ def resized(image: Image.Image, size: tuple[int, int], resize: Resize = "stretch
 
 
 def resized_labels(labels: Image.Image, size: tuple[int, int], resize: Resize = "stretch") -> UInt8[np.ndarray, "H W"]:
-    """Return the pixels of a grey or palette image of labels where ``resized`` takes those of the picture: the nearest.
+    """Return the labels of pixels, resized as ``resized`` does the picture, with the nearest label for each pixel.
 
     Padding has label 0.
 
     Args:
-        labels: Of the picture's size.
-        size: Height and width.
-        resize: See ``resized``.
+        labels: Grey or palette image of labels, of the picture's size.
+        size: Height and width after resizing, in pixels.
+        resize: Way of resizing, see ``resized``.
     """
     if resize == "pad":
         return np.asarray(_padded(labels, size, Image.Resampling.NEAREST))
@@ -235,13 +235,13 @@ def resized_labels(labels: Image.Image, size: tuple[int, int], resize: Resize = 
 def resized_boxes(
     boxes: Float[Tensor, "N 4"], original: tuple[int, int], size: tuple[int, int], resize: Resize = "stretch"
 ) -> Float[Tensor, "N 4"]:
-    """Return boxes (left, top, right, bottom) in pixels of what ``resized`` makes of the picture, perhaps beyond it.
+    """Return boxes (left, top, right, bottom) in pixels of the resized picture; they may extend beyond it.
 
     Args:
-        boxes: In pixels of the picture, from its corner.
-        original: Width and height of the picture.
-        size: Height and width.
-        resize: See ``resized``.
+        boxes: Boxes in pixels of the picture, from its corner.
+        original: Width and height of the picture in pixels.
+        size: Height and width after resizing, in pixels.
+        resize: Way of resizing, see ``resized``.
     """
     left, top, right, bottom = kept_part(original, size, resize)
     corner = boxes.new_tensor([left, top, left, top])
@@ -249,13 +249,12 @@ def resized_boxes(
 
 
 def box_region(boxes: Float[Tensor, "N 4"], image_size: tuple[int, int]) -> Bool[Tensor, "H W"]:
-    """Return the pixels whose centre lies in any of the boxes.
+    """Return whether the centre of each pixel lies in any of the boxes.
 
     Args:
-        boxes: Left, top, right, bottom, measured in pixels from the image's corner: the whole image is 0, 0, W, H.
-            Boxes that count pixels from 1 and include the last one, as in PASCAL VOC, need 1 subtracted from left and
-            top.
-        image_size: Height and width.
+        boxes: Left, top, right, bottom in pixels from the image's corner: the whole image is 0, 0, W, H. Subtract 1
+            from left and top of boxes that count pixels from 1 and include the last one, as in PASCAL VOC.
+        image_size: Height and width in pixels.
     """
     rows, columns = (torch.arange(side, device=boxes.device) + 0.5 for side in image_size)
     left, top, right, bottom = (edge[:, None, None] for edge in boxes.unbind(dim=1))
@@ -264,7 +263,7 @@ def box_region(boxes: Float[Tensor, "N 4"], image_size: tuple[int, int]) -> Bool
 
 
 def to_pixels(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """Return any image as uint8 (3, H, W), stretched where its size differs.
+    """Return any image as uint8 (3, H, W), stretched if its size differs.
 
     Args:
         image: Image of any mode.
@@ -277,13 +276,13 @@ def to_tensor(images: Images, size: tuple[int, int], resize: Resize = "stretch")
     """Return one image or several as a new float batch (B, 3, H, W) in [0, 1].
 
     Args:
-        images: uint8 or [0, 1] float tensors of the right size, (3, H, W) or (B, 3, H, W); PIL images or paths, which
-            are resized to it; or a sequence of any of them.
-        size: Height and width.
-        resize: How pictures and files become that large, see ``resized``.
+        images: Tensors of the right size, (3, H, W) or (B, 3, H, W), uint8 or float in [0, 1]; PIL images or paths,
+            which are resized; or a sequence of any of these.
+        size: Height and width in pixels.
+        resize: Way of resizing PIL images and files, see ``resized``.
 
     Raises:
-        UserError: A tensor has another shape, or values outside of its range; a file is no image.
+        UserError: A tensor has another shape or values outside its range, a file is no image, or there is no image.
     """
     if isinstance(images, (list, tuple)):
         if not images:
@@ -312,10 +311,10 @@ def _checked(images: Tensor, size: tuple[int, int]) -> Tensor:
         return batch.float() / 255
     if not batch.is_floating_point() or not (batch.isfinite().all() and batch.min() >= 0 and batch.max() <= 1):
         raise UserError("an image tensor: must be uint8, or float between 0 and 1")
-    return batch.to(torch.float32, copy=True)  # the caller may go on to change theirs
+    return batch.to(torch.float32, copy=True)  # the caller may change their tensor later
 
 
 def normalize_map(maps: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch rows columns"]:
-    """Return each map stretched to [0, 1]; a constant one becomes zero."""
+    """Return each map scaled linearly to [0, 1]; a constant map becomes zero."""
     low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
     return (maps - low) / torch.where(high > low, high - low, 1)

@@ -1,4 +1,4 @@
-"""The public front door: load a trained model, explain images."""
+"""The public interface for serving: loading trained models, and explaining images."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastshap_lab.checkpoints import load_model, read_spec
 from fastshap_lab.components import lookup
 from fastshap_lab.errors import UserError, check_max_batch
-from fastshap_lab.files import open_file, replacing
+from fastshap_lab.files import open_file, replacing, sha256
 from fastshap_lab.images import Images, Resize, to_tensor
 from fastshap_lab.models import (
     IMPORT,
@@ -33,39 +33,49 @@ from fastshap_lab.models.freezing import evaluating, frozen_copy
 from fastshap_lab.models.specs import ClassifierSpec, ExplainerSpec, SurrogateSpec
 from fastshap_lab.models.targets import Classes, Targets, chosen_classes, class_of_each
 from fastshap_lab.models.tasks import Multiclass
-from fastshap_lab.records import model_folder
+from fastshap_lab.records import RECORD, model_folder
 from fastshap_lab.shapley import LINKS, NORMALIZATIONS, Estimate, Kriging, Refinement, efficiency_gap, relative_error
+from fastshap_lab.sharing import fetch, is_hub_name, push_to_hub, save_pretrained
 
-# Figures take matplotlib and pandas, and a second to import: what draws them imports them.
+# Figures need matplotlib and pandas, whose import takes a second: functions that draw import them.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LISTED, _SHOWN = 10, 8  # images in a text and in a notebook
+_LISTED, _SHOWN = 10, 8  # largest numbers of images in a text and in a notebook
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What an explainer says about a batch of images.
+    """The explanation of a batch of images: Shapley values of every player for every class.
 
     Attributes:
-        images: (B, 3, H, W), RGB in [0, 1], at the model's size.
-        values: (B, K, rows, columns), the Shapley value of each player for each class, in units of the link; (B, K, P)
-            where players are segments, with NaN after the last one of an image that has fewer than others.
-        predictions: (B, K), of the model that ``source`` names: probabilities, or a regression's answers.
-        source: ``classifier`` where it is bundled with the explainer, else ``surrogate``.
-        efficiency_gap: (B, K), what the network's raw values missed of the total, before normalization.
-        classes: K class names.
-        link: The space of the values.
-        stderr: Standard errors of refined or estimated values, in the shape of these, else None.
-        evaluations: (B,), of the game, that the refinement of each image took; 0 without one.
-        segments: (B, H, W), the player that each pixel belongs to, where players are segments, else None.
-        task: What the model's outputs mean.
+        images: Images at the model's size, RGB in [0, 1], (B, 3, H, W).
+        values: Shapley value of each player for each class, in units of the link, (B, K, rows, columns). Where players
+            are segments it is (B, K, P), with NaN after the last segment of an image that has fewer than others.
+        predictions: Predictions (B, K) of the model that ``source`` names: probabilities, or a regression's answers.
+        source: ``classifier`` if it is bundled with the explainer, else ``surrogate``.
+        efficiency_gap: Total minus the sum of the network's raw values, before normalization, (B, K).
+        classes: Names of the K classes.
+        link: Entry of ``shapley.LINKS``, the space of the values.
+        stderr: Standard errors of refined or estimated values, in the shape of ``values``, else None.
+        evaluations: Number of evaluations of the game spent on each image, int64 (B,); 0 without refinement.
+        segments: Number of the player that each pixel belongs to, int (B, H, W), where players are segments, else None.
+        task: Task that the model's outputs belong to.
 
     Example:
-        >>> explainer = load_explainer("runs/explainer/…")  # doctest: +SKIP
-        >>> explanation = explainer.explain("cat.png", refine=256)  # doctest: +SKIP
-        >>> explanation.plot("cat.svg")  # doctest: +SKIP
-        >>> explanation.values[0, 3], explanation.stderr[0, 3]  # of class 3  # doctest: +SKIP
+        The logits of this model are the means of the three channels, so each quarter of a red image adds 1/4 to the
+        first one.
+
+        >>> import fastshap_lab as fsl
+        >>> model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten())
+        >>> red = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1).expand(3, 8, 8)
+        >>> explanation = fsl.shapley_values(model, red, (2, 2), evaluations=14, normalized=True, link="logits")
+        >>> explanation.values[0, 0]
+        tensor([[0.2500, 0.2500],
+                [0.2500, 0.2500]])
+        >>> explanation.save("red.npz")
+        >>> Explanation.load("red.npz").maps().shape
+        torch.Size([1, 3, 8, 8])
     """
 
     images: Tensor
@@ -82,10 +92,10 @@ class Explanation:
 
     @property
     def probabilities(self) -> Tensor:
-        """The predictions (B, K) of all tasks but regression.
+        """The predictions (B, K), for all tasks but regression.
 
         Raises:
-            UserError: They are no probabilities.
+            UserError: The task is a regression, whose predictions are no probabilities.
         """
         if self.task.answers != "probabilities":
             raise UserError(f"explanation.probabilities: a {self.task.name} has none; its answers are its .predictions")
@@ -95,7 +105,7 @@ class Explanation:
         return len(self.values)
 
     def __getitem__(self, which: int | slice) -> "Explanation":
-        """Return the part about some of the images, a batch of one for a number."""
+        """Return the explanation of some of the images; for a number, a batch of one image."""
         if not isinstance(which, slice):
             first = range(len(self))[which]
             which = slice(first, first + 1)
@@ -113,7 +123,7 @@ class Explanation:
         return "\n".join([self._summary(), f"  {self.task.first} by the {self.source}:", *top, *more])
 
     def _repr_html_(self) -> str:
-        """Return what notebooks show: the first images with the maps of their most probable classes."""
+        """Return HTML for notebooks: the first images with the maps of their most probable classes."""
         from fastshap_lab.report import inline_figure
 
         first, summary = self[:_SHOWN], self._summary()
@@ -138,25 +148,26 @@ class Explanation:
         return f"{most if fewest == most else f'{fewest} to {most}'} segments"
 
     def maps(self) -> Float[Tensor, "B K H W"]:
-        """Return the values at image size; every pixel carries its player's value, undivided."""
+        """Return the values as maps at image size: every pixel has the value of its whole player."""
         if self.segments is not None:
             owner = self.segments.long().flatten(1).unsqueeze(1).expand(-1, self.values.shape[1], -1)
             return self.values.gather(2, owner).unflatten(2, self.segments.shape[1:])
         return nn.functional.interpolate(self.values, size=self.images.shape[-2:], mode="nearest-exact")
 
     def plot(self, path: str | Path | None = None, classes: Classes | None = None, max_classes: int = 10) -> "Figure":
-        """Return each image drawn beside one map per class, and save it if a path is given.
+        """Draw each image beside one map per class, save the figure if a path is given, and return it.
 
-        Blue lowers the class's value, red raises it, zero is white; one scale per image.
+        Red players raise the class's value, blue ones lower it, and white is zero. Each image has its own scale.
 
         Args:
-            path: The file to make or replace: PNG, or what its suffix says (``.svg``, ``.pdf``, …).
-            classes: Names or numbers of the classes to show, one or several, in this order; by default all, of more
-                than ``max_classes`` the most probable of each image.
-            max_classes: Number of maps beside each image, at most.
+            path: File to create or replace. Its suffix chooses the format (``.png``, ``.svg``, ``.pdf``, …), PNG
+                without one.
+            classes: Names or numbers of one or several classes to show, in this order; by default all classes, or the
+                most probable ones of each image if there are more than ``max_classes``.
+            max_classes: Largest number of maps beside each image.
 
         Raises:
-            UserError: There is no such class, or the suffix is no figure's.
+            UserError: There is no such class, or the suffix is no format of figures.
         """
         from fastshap_lab.report import figure_format, save_figure
 
@@ -186,27 +197,93 @@ class Explanation:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write it as one ``.npz`` file, whole or not at all.
+        """Write the explanation as one file, whole or not at all: a page if the suffix is ``.html``, else ``.npz``.
 
-        Tensors are arrays under their names; ``description`` is JSON text of the rest: ``classes``, ``link``,
-        ``source``, ``task``, and null for what there is not. What the model answered is ``probabilities``, of a
-        regression ``predictions``. NumPy reads it, without this package and without unpickling.
+        The page is that of ``save_page``. In the other file tensors are arrays under their names, and ``description``
+        is
+        JSON text with the other attributes: ``classes``, ``link``, ``source``, ``task``, and null for attributes that
+        are None. The predictions are named ``probabilities``, or ``predictions`` for a regression. NumPy can read the
+        file without this package and without unpickling.
 
         Args:
-            path: The file to make or replace.
+            path: File to create or replace.
         """
+        if Path(path).suffix.lower() == ".html":
+            self.save_page(path)
+            return
         arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
         rest = {name: value for name, value in vars(self).items() if name not in arrays}
         rest["task"], arrays[self.task.answers] = self.task.to_json(), arrays.pop("predictions")
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, description=np.array(json.dumps(rest)), **arrays)
 
-    @classmethod
-    def load(cls, path: str | Path) -> "Explanation":
-        """Return what ``save`` has written; a stranger's file costs no more memory than it takes on disk.
+    def save_page(self, path: str | Path, names: Sequence[str] | None = None, classes: Classes | None = None) -> None:
+        """Write an interactive page of maps, classes and players: one HTML file that needs no other files.
+
+        It shows the first 200 images with the ten most probable classes of each, or five with more than 64 players.
+
+        Args:
+            path: File to create or replace.
+            names: Names of the images; by default they are numbered.
+            classes: Names or numbers of the classes to show instead; only the first ten or five of them are shown.
 
         Raises:
-            UserError: The file is missing, damaged, or something else.
+            UserError: There is no such class.
+        """
+        from fastshap_lab.report import MAX_IMAGES, Explorer, Panel, View, num_classes_shown, write_page
+
+        first, task = self[:MAX_IMAGES], self.task
+        values = first.values.flatten(2)
+        number = num_classes_shown(values.shape[2])
+        ranked = task.ranks(first.predictions)
+        if classes is None:
+            shown = ranked.argsort(dim=1, descending=True, stable=True)[:, :number]
+        else:
+            shown = torch.tensor(chosen_classes(classes, self.classes)[:number]).expand(len(first), -1)
+
+        def of_shown(tensor: Tensor) -> np.ndarray:
+            tensor = tensor.flatten(2)
+            return tensor.gather(1, shown.unsqueeze(2).expand(-1, -1, tensor.shape[2])).float().cpu().numpy()
+
+        errors = None if first.stderr is None else of_shown(first.stderr)
+        view = View(
+            name="explanation",
+            classes=shown.numpy(),
+            answers=first.predictions.gather(1, shown).float().cpu().numpy(),
+            predictions=[task.in_words(one, self.classes) for one in first.predictions],
+            panels=[Panel("Shapley values", of_shown(values), errors)],
+            grid=None if self.segments is not None else (self.values.shape[2], self.values.shape[3]),
+            space=self.link,
+        )
+        explorer = Explorer(
+            images=(first.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy(),
+            names=list(names or [f"image {number}" for number in range(1, len(self) + 1)])[:MAX_IMAGES],
+            class_names=self.classes,
+            views=[view],
+            segments=None if first.segments is None else first.segments.cpu().numpy(),
+            answer=task.answer,
+            bounded=task.answers == "probabilities",
+            noun=task.nouns[0],
+        )
+        rest = f"; shown are the first {MAX_IMAGES}" if len(self) > MAX_IMAGES else ""
+        known = "Intervals, 95 %, stand beside values."
+        if first.stderr is None:
+            known = "One forward pass, of which no errors are known here; explain(images, refine=256) gives them."
+        summary = {"Explained": self._summary() + rest, "How true": known, "Answers": f"of the {self.source}"}
+        write_page(path, "Shapley explanations", summary, explorer=explorer)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Explanation"]) -> "Explanation":
+        """Return explanations by the same explainer as one; either all or none of them are refined."""
+        names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Explanation":
+        """Return the explanation that ``save`` has written; reading takes no more memory than the file on disk.
+
+        Raises:
+            UserError: The file is missing or damaged, or holds something else.
         """
         try:
             with open_file(path) as file, ZipFile(file) as archive:
@@ -237,7 +314,7 @@ class Explanation:
         return loaded
 
     def _check(self) -> None:
-        """Raise a ``ValueError`` where the parts do not fit together."""
+        """Raise a ``ValueError`` if the shapes or types of the attributes do not fit together."""
         num_images, num_classes, *players = self.values.shape
         axes = 2 if self.segments is None else 1
         expected = {
@@ -266,25 +343,27 @@ class Explanation:
 
 
 def _brief(text: str, width: int) -> str:
-    """Return text in one line of so many characters at most."""
+    """Return a text as one line of limited width, in characters."""
     return textwrap.shorten(text, width, placeholder=" …")
 
 
 class AmortizedExplainer(nn.Module):
-    """Shapley values of every player for every class in one forward pass: an explainer and all it takes to serve it.
+    """An explainer with the models that serve it: Shapley values of every player for every class in one forward pass.
 
     Args:
-        network: Predicts raw values.
-        surrogate: Says what they must add up to.
-        classifier: The model that the surrogate imitates, if it comes along.
-        link: The space of the values.
-        normalization: How raw values are made to add up.
-        class_names: Of all K classes.
-        refinement: What references have told of the explainer, if it was trained with any.
-        resize: How pictures become as large as the model wants them: as those that it was trained on did.
+        network: Network that predicts raw values.
+        surrogate: Surrogate, whose grand and null values the values must add up to.
+        classifier: Model that the surrogate imitates, if it is bundled, else None.
+        link: Entry of ``shapley.LINKS``, the space of the values.
+        normalization: Entry of ``shapley.NORMALIZATIONS``, which makes raw values efficient.
+        class_names: Names of the K classes.
+        refinement: Refinement that reference values have calibrated; the default one if None.
+        resize: Way in which pictures are resized to the model's size, the same as in the training.
 
     Attributes:
-        run: Folder of the run that trained it, where ``train_explainer`` did.
+        run: Folder of the run that trained the explainer, or None if it comes from no run.
+        spec: Description in the explainer's model folder, or None if it comes from no folder.
+        digest: SHA-256 of the model folder's description, which contains the digest of the weights.
     """
 
     def __init__(
@@ -301,15 +380,17 @@ class AmortizedExplainer(nn.Module):
         super().__init__()
         self.resize = resize
         self.run: Path | None = None
+        self.spec: ExplainerSpec | None = None
+        self.digest: str | None = None
         self.refinement = refinement or Refinement()
         self.network, self.surrogate, self.classifier = network, surrogate, classifier
         self.grid, self.class_names = network.grid, list(class_names)
         self.link, self.normalization = link, normalization
-        self._frozen: tuple[Any, Surrogate] | None = None  # in a tuple: no part of this module
+        self._frozen: tuple[Any, Surrogate] | None = None  # a tuple, so that it is no part of this module
 
     @property
     def task(self) -> Task:
-        """What the K outputs of the explained model mean."""
+        """Task that the K outputs of the explained model belong to."""
         return self.surrogate.task
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P K"]:
@@ -317,11 +398,15 @@ class AmortizedExplainer(nn.Module):
         return self._explain(image)[0]
 
     def game(self, max_batch: int = 512) -> ModelGame:
-        """Return the game whose Shapley values these are.
+        """Return the game that is explained.
 
-        It is of a frozen copy of the surrogate, which games share until its weights change or move.
+        It is the game of a frozen copy of the surrogate. The copy is reused until the surrogate's weights are changed
+        or moved.
+
+        Args:
+            max_batch: Largest number of rows of a pass, one per image and coalition.
         """
-        # Changes in place count a tensor's version up, all others replace its memory.
+        # A change in place increases a tensor's version; any other change replaces its memory.
         tensors = [*self.surrogate.parameters(), *self.surrogate.buffers()]
         state = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
         if self._frozen is None or self._frozen[0] != state:
@@ -330,7 +415,7 @@ class AmortizedExplainer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.parameters()).device
 
     def explain(
@@ -339,28 +424,29 @@ class AmortizedExplainer(nn.Module):
         """Explain images for all classes.
 
         Args:
-            images: A batch or a single one: uint8 or [0, 1] float tensors at the model's size, (3, H, W) or
-                (B, 3, H, W), or PIL images or paths, which are resized to it.
-            max_batch: Images per pass.
-            refine: Evaluations of the game, at most, to spend on each image. They and the network's answer are evidence
-                for the values that come back; with all 2^P - 2 of them these are exact. Standard errors are calibrated
-                if the explainer was trained with references (``references.val``), else those of the posterior.
-            tolerance: Spend no more of them when no standard error is above this share of its class's spread of values
-                in the image.
-            seed: Of the coalitions.
+            images: One image or a batch: tensors (3, H, W) or (B, 3, H, W) at the model's size, uint8 or float in
+                [0, 1]; or PIL images or paths, which are resized.
+            max_batch: Largest number of images per pass.
+            refine: Largest number of evaluations of the game for each image. Values are then estimated from the
+                network's answer and these evaluations together; with all 2^P - 2 coalitions they are exact. Standard
+                errors are calibrated if the explainer was trained with references (``references.val``), else they are
+                those of the posterior.
+            tolerance: Relative error at which to stop before ``refine`` evaluations are spent: the largest standard
+                error of an image and class, divided by the range of its values over the players.
+            seed: Seed for drawing coalitions.
 
         Raises:
-            UserError: An image has another size, or values outside of its range; ``refine``, ``tolerance`` or
+            UserError: An image has another size or values outside its range, or ``refine``, ``tolerance`` or
                 ``max_batch`` is out of range.
         """
         check_max_batch(max_batch)
         if refine:
-            self._check_refinement(refine, tolerance)
+            check_refinement(refine, tolerance, self.grid.num_players)
         batch = to_tensor(images, self.grid.image_size, self.resize)
         game = self.game(max_batch) if refine else None
         parts = []
         with evaluating(self):
-            # Images stop at a tolerance one by one: neighbours in a batch change nothing.
+            # With a tolerance images are refined one by one, so that the others in a batch have no influence.
             for chunk in batch.split(max_batch if tolerance is None else 1):
                 image = chunk.to(self.device)
                 with torch.inference_mode():
@@ -373,7 +459,7 @@ class AmortizedExplainer(nn.Module):
                     phi, stderr, spent = refined.phi.to(phi), refined.stderr.to(phi), refined.evaluations
                 number = torch.full((len(image),), spent)
                 parts.append((self.grid.to_grid(phi), gap, predictions, self.grid.to_grid(stderr), number))
-        # Cloned outside of inference mode: ordinary tensors, which the caller may change or use in a loss.
+        # Clones made outside of inference mode are ordinary tensors, which the caller may change or use in a loss.
         values, gap, predictions, stderr, spent = (torch.cat(part).cpu().clone() for part in zip(*parts, strict=True))
         source = "surrogate" if self.classifier is None else "classifier"
         return Explanation(
@@ -390,15 +476,16 @@ class AmortizedExplainer(nn.Module):
         )
 
     def attribute(self, image: Images, target: Targets | None = None) -> Float[Tensor, "B rows columns"]:
-        """Return one class's values per image, as captum's attribution classes are called.
+        """Return the values of one class per image; the method has the signature of captum's attribution methods.
 
         Args:
-            image: As for ``explain``.
-            target: Class per image, one for all, or none for the most probable of each (of a regression, the target
-                that is furthest from its mean, in spreads).
+            image: One image or a batch, as for ``explain``.
+            target: Number of one class for all images, or numbers of one class per image, as a list, array or tensor of
+                integers. By default it is the most probable class of each image, and for a regression the target
+                furthest from its mean, in spreads.
 
         Raises:
-            UserError: As for ``explain``, or a target is no class.
+            UserError: An image has another size or values outside its range, or a target is no class.
         """
         batch = to_tensor(image, self.grid.image_size, self.resize)
         chosen = None if target is None else class_of_each(target, len(batch), len(self.class_names)).cpu()
@@ -414,34 +501,59 @@ class AmortizedExplainer(nn.Module):
         calibration: Images | None = None,
         replace: bool = False,
     ) -> None:
-        """Write it as one graph that takes batches of any size and needs nothing of this package, whole or not at all.
+        """Write the explainer as one graph for batches of any size, which runs without this package.
 
-        From ``pixels`` (B, 3, H, W), float32 in [0, 1] at the model's size, come ``probabilities`` (B, K), ``values``
-        (B, K, rows, columns) and ``efficiency_gap`` (B, K), as ``explain`` gives them. JSON text under ``explainer`` in
-        the ONNX file's metadata, and in the extra file ``explainer.json`` of ``torch.export``'s, says the rest:
-        ``classes``, ``link``, ``grid``, ….
+        The file is written whole or not at all. The graph maps ``pixels`` (B, 3, H, W), float32 in [0, 1] at the
+        model's size, to ``probabilities`` (B, K), ``values`` (B, K, rows, columns) and ``efficiency_gap`` (B, K), as
+        ``explain`` returns them. A description with ``classes``, ``link``, ``grid`` and more is stored as JSON text: in
+        an ONNX file's metadata under ``explainer``, in a file of ``torch.export`` as the extra file ``explainer.json``.
 
         Args:
-            path: ONNX if its suffix is ``.onnx``, which needs the extra ``export``; ``torch.export``'s if ``.pt2``.
-            precision: What networks compute in: ``float32``; ``float16`` for half the size; ``int8``, of ONNX only, for
-                a quarter of it, and speed on CPUs.
-            calibration: Images as for ``explain``, a hundred or so, whose activations' ranges ``int8`` is to cover.
-            replace: Take the place of a file that exists.
+            path: File to write. The suffix ``.onnx`` chooses ONNX, which needs the extra ``export``, and ``.pt2``
+                chooses ``torch.export``.
+            precision: Number format of the networks: ``float32``; ``float16``, for half the size; or ``int8``, for ONNX
+                alone, for a quarter of the size and more speed on CPUs.
+            calibration: About a hundred images, as for ``explain``, on which ``int8`` measures the ranges of
+                activations; None for the other precisions.
+            replace: Whether to replace an existing file.
 
         Raises:
-            UserError: The file exists, or suffix, precision or calibration are no such; a network is no graph; packages
-                are missing, or the weights are more than ONNX has room for.
+            UserError: The file exists, the suffix, precision or calibration is wrong, a network cannot be exported as a
+                graph, packages are missing, or the weights are too large for ONNX.
         """
         from fastshap_lab.export import export
 
         export(self, path, precision, calibration, replace)
 
-    def _check_refinement(self, refine: int, tolerance: float | None) -> None:
-        if refine < 2:
-            raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")
-        if tolerance is not None and not tolerance > 0:
-            raise UserError(f"tolerance={tolerance}: must be above 0, a share of the spread of values such as 0.05")
-        Kriging.check_budget(self.grid.num_players, refine)
+    def save_pretrained(self, folder: str | Path, license: str, images: Images | None = None) -> None:
+        """Write the explainer as a folder with a model card, whole or not at all; ``load_explainer`` reads the folder.
+
+        The card (``README.md``) describes the explained model, the data, the accuracy of the values as far as the run
+        and its evaluation have measured it, how to load the explainer, and its limits.
+
+        Args:
+            folder: Folder to create.
+            license: License of the weights, by its name on the hub: ``apache-2.0``, ``mit``, ``other``, ….
+            images: Images as for ``explain``. The card shows, and so publishes, the first four with their maps.
+
+        Raises:
+            UserError: The folder exists, the license has no valid name, or this explainer comes from no model folder.
+        """
+        save_pretrained(self, Path(folder), license, images)
+
+    def push_to_hub(self, name: str, license: str, images: Images | None = None, private: bool = False) -> str:
+        """Upload the folder that ``save_pretrained`` writes to the Hugging Face hub, and return its address.
+
+        Args:
+            name: Name on the hub, ``user/name``. The model is created, or changed by a commit if it exists.
+            license: License of the weights, as for ``save_pretrained``.
+            images: Images for the model card, as for ``save_pretrained``.
+            private: Whether a model that is created is visible to its owner alone.
+
+        Raises:
+            UserError: The license has no valid name, this explainer comes from no model folder, or the hub refuses.
+        """
+        return push_to_hub(self, name, license, images, private)
 
     def _refined(
         self,
@@ -462,11 +574,26 @@ class AmortizedExplainer(nn.Module):
             look *= 2
 
     def _explain(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return normalized values, the gap before, and the surrogate's logits on the whole image."""
+        """Return normalized values, the efficiency gap before, and the surrogate's logits for whole images."""
         full, empty = self.surrogate.game().extremes(image)
         grand, null = LINKS[self.link](full), LINKS[self.link](empty)
         raw = self.network(image)
         return NORMALIZATIONS[self.normalization](raw, grand, null), efficiency_gap(raw, grand, null), full
+
+
+def check_refinement(refine: int, tolerance: float | None, num_players: int) -> None:
+    """Raise a ``UserError`` where values cannot be refined so.
+
+    Args:
+        refine: Evaluations of the game.
+        tolerance: Share of the values' spread, if any.
+        num_players: P.
+    """
+    if refine < 2:
+        raise UserError(f"refine={refine}: must be 2 or more, coalitions come in pairs")
+    if tolerance is not None and not tolerance > 0:
+        raise UserError(f"tolerance={tolerance}: must be above 0, a share of the range of values such as 0.05")
+    Kriging.check_budget(num_players, refine)
 
 
 def build_amortized(
@@ -475,14 +602,15 @@ def build_amortized(
     """Return an explainer with random weights.
 
     Args:
-        spec: Of a model folder.
-        surrogate: The caller's own network, where that is what the surrogate is.
-        classifier: The same of the classifier; one's own is left out without it.
+        spec: Description of the explainer.
+        surrogate: The user's own network of the surrogate, if the description names one.
+        classifier: The user's own network of the bundled classifier, if the description names one; without it, the
+            classifier is left out.
     """
     lookup(LINKS, "link", spec.link)
     lookup(NORMALIZATIONS, "normalization", spec.normalization)
     described = None if _lacks_classifier(spec, classifier) else spec.classifier
-    return AmortizedExplainer(
+    explainer = AmortizedExplainer(
         spec.network.build(),
         spec.surrogate.build(surrogate),
         None if described is None else described.build(classifier),
@@ -492,17 +620,19 @@ def build_amortized(
         _refinement(spec.refinement),
         spec.resize,
     )
+    explainer.spec = spec
+    return explainer
 
 
 def _lacks_classifier(spec: ExplainerSpec, classifier: nn.Module | None) -> bool:
-    """Return whether a bundled classifier is of one's own code, and that is not there."""
+    """Return whether the bundled classifier is the user's own network, and was not handed over."""
     if spec.classifier is None and classifier is not None:
         raise UserError("classifier=…: no classifier is bundled with this explainer")
     return spec.classifier is not None and spec.classifier.name == IMPORT and classifier is None
 
 
 def _refinement(description: dict[str, Any] | None) -> Refinement | None:
-    """Return what references have told; of explainers from before refinement by kriging, it was something else."""
+    """Return the refinement that a description states; those of older explainers have another form, and are ignored."""
     return None if description is None or "error" not in description else Refinement(**description)
 
 
@@ -510,17 +640,23 @@ def load_classifier(folder: str | Path, module: nn.Module | None = None) -> Clas
     """Return a trained classifier, in evaluation mode on the CPU.
 
     Args:
-        folder: A run folder, or the model folder in it.
-        module: The caller's own network, with any weights, where that is what was explained: no code comes from a
+        folder: Run folder, or the model folder in it.
+        module: The user's own network with any weights, if the classifier is one, since no code is loaded from a
             folder. It is copied.
 
     Raises:
-        UserError: The folder is missing, damaged, or holds another kind of model; its network is one's own code and
-            ``module`` is missing, or is another network.
+        UserError: The folder is missing, damaged, or holds another kind of model; or its network is the user's own code
+            and ``module`` is missing or another network.
 
     Example:
-        >>> classifier = load_classifier("runs/classifier/…")  # doctest: +SKIP
-        >>> classifier(torch.rand(2, 3, 32, 32)).softmax(dim=1)  # doctest: +SKIP
+        A model folder, as a run has it, is written and loaded.
+
+        >>> from fastshap_lab.checkpoints import save_model
+        >>> from fastshap_lab.models.specs import NetworkSpec
+        >>> network = NetworkSpec("resnet", {"channels": [8, 8, 8, 8]}, [8, 8], 2, mean=[0.5] * 3, std=[0.25] * 3)
+        >>> save_model(Path("model"), network.build(), ClassifierSpec(network, ["cat", "dog"]).to_json())
+        >>> load_classifier("model")(torch.rand(1, 3, 8, 8)).shape
+        torch.Size([1, 2])
     """
     return load_model(model_folder(folder), ClassifierSpec, lambda spec: spec.network.build(module))
 
@@ -529,12 +665,24 @@ def load_surrogate(folder: str | Path, module: nn.Module | None = None) -> Surro
     """Return a trained surrogate, in evaluation mode on the CPU.
 
     Args:
-        folder: Model folder, or run folder.
-        module: The caller's own network, where the surrogate is of a class of one's own code.
+        folder: Run folder, or the model folder in it.
+        module: The user's own network, if the surrogate is one; see ``load_classifier``.
+
+    Raises:
+        UserError: The folder is missing, damaged, or holds another kind of model; or its network is the user's own code
+            and ``module`` is missing or another network.
 
     Example:
-        >>> game = load_surrogate("runs/surrogate/…").game()  # doctest: +SKIP
-        >>> game.values(images, coalitions)  # the value of each coalition  # doctest: +SKIP
+        A model folder, as a run has it, is written and loaded.
+
+        >>> from fastshap_lab.checkpoints import save_model
+        >>> from fastshap_lab.models.specs import NetworkSpec, SurrogateNetworkSpec
+        >>> network = NetworkSpec("resnet", {"channels": [8, 8, 8, 8]}, [8, 8], 2, mean=[0.5] * 3, std=[0.25] * 3)
+        >>> surrogate = SurrogateNetworkSpec(network, masking="mask_channel", grid=[2, 2])
+        >>> save_model(Path("model"), surrogate.build(), SurrogateSpec(surrogate, ["cat", "dog"]).to_json())
+        >>> game = load_surrogate("model").game()
+        >>> game.values(torch.rand(1, 3, 8, 8), torch.tensor([[[True, True, False, False]]])).sum()  # probabilities
+        tensor(1.)
     """
     return load_model(model_folder(folder), SurrogateSpec, lambda spec: spec.surrogate.build(module))
 
@@ -545,22 +693,40 @@ def load_explainer(
     """Return a trained explainer, in evaluation mode on the CPU.
 
     Args:
-        folder: A run folder, or the model folder in it.
-        surrogate: The caller's own network, where the surrogate is one; see ``load_classifier``.
-        classifier: The same of a bundled classifier. Without it such a one is left out, and probabilities are the
-            surrogate's.
+        folder: Run folder, or the model folder in it; or, if there is no such folder, ``user/name`` on the Hugging Face
+            hub, which is downloaded once.
+        surrogate: The user's own network, if the surrogate is one; see ``load_classifier``.
+        classifier: The user's own network, if the bundled classifier is one. Without it the classifier is left out, and
+            predictions are the surrogate's.
 
     Raises:
-        UserError: As for ``load_classifier``.
+        UserError: The folder is missing, damaged, or holds another kind of model; or a network is the user's own code
+            and is missing or another network.
 
     Example:
-        >>> explainer = load_explainer("runs/explainer/…")  # doctest: +SKIP
-        >>> explainer.explain("cat.png").plot("cat.svg")  # doctest: +SKIP
+        A model folder, as a run has it, is written and loaded.
+
+        >>> from fastshap_lab.checkpoints import save_model
+        >>> from fastshap_lab.models.specs import ExplainerNetworkSpec, NetworkSpec, SurrogateNetworkSpec
+        >>> data = [8, 8], 2, [0.5] * 3, [0.25] * 3  # image size, number of classes, mean and standard deviation
+        >>> classifier = NetworkSpec("resnet", {"channels": [8, 8, 8, 8]}, *data)
+        >>> surrogate = SurrogateNetworkSpec(classifier, masking="mask_channel", grid=[2, 2])
+        >>> network = ExplainerNetworkSpec("unet", {"channels": [8]}, *data, grid=[2, 2])
+        >>> spec = ExplainerSpec(network, surrogate, None, "softmax", "additive", ["cat", "dog"])
+        >>> save_model(Path("model"), build_amortized(spec), spec.to_json())
+        >>> explanation = load_explainer("model").explain(torch.rand(3, 8, 8))
+        >>> explanation.values.shape
+        torch.Size([1, 2, 2, 2])
     """
-    place = model_folder(folder)
-    return load_model(
+    place = fetch(str(folder)) if is_hub_name(folder) else model_folder(folder)
+    if not place.exists():
+        raise UserError(f"{folder}: no model folder, and no user/name of the hub")
+    explainer = load_model(
         place,
         ExplainerSpec,
         lambda spec: build_amortized(spec, surrogate, classifier),
         without="classifier." if _lacks_classifier(read_spec(place, ExplainerSpec), classifier) else None,
     )
+    explainer.run = place.parent if (place.parent / RECORD).is_file() else None
+    explainer.digest = sha256((place / "config.json").read_bytes())
+    return explainer

@@ -1,4 +1,4 @@
-"""How far long work is, on standard error: it is no result."""
+"""Progress of long work, printed on standard error, since it is no result."""
 
 import sys
 import time
@@ -11,16 +11,16 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
 
-EVERY = 30.0  # seconds from one plain line to the next
+EVERY = 30.0  # seconds between two plain lines
 
 
 class Progress:
-    """A bar on a terminal, which leaves no trace; elsewhere a plain line now and then, and none for quick work.
+    """A progress bar on a terminal, which is removed at the end; elsewhere a plain line every 30 seconds.
 
     Args:
-        title: Of the work.
-        total: Number of its steps.
-        done: Steps that an earlier start has made.
+        title: Name of the work, shown before the bar.
+        total: Number of all steps.
+        done: Number of steps that an earlier start has done.
     """
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
@@ -45,10 +45,10 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def advance(self) -> None:
-        """Count a step."""
-        self.done += 1
-        self._bar.advance(self._task)
+    def advance(self, steps: int = 1) -> None:
+        """Count a step, or several."""
+        self.done += steps
+        self._bar.advance(self._task, steps)
         now = time.monotonic()
         if not self._bar_is_shown and now - self._said >= EVERY:
             self._said = now
@@ -56,17 +56,17 @@ class Progress:
             self._console.print(line.rstrip(), soft_wrap=True, markup=False)
 
     def say(self, text: str) -> None:
-        """Show beside it how the work goes."""
+        """Show a text beside the bar, and in the next plain line."""
         self.text = text
         self._bar.update(self._task, text=text)
 
 
 def track(items: Collection[T], title: str) -> Iterator[T]:
-    """Yield items, each a step of long work, and show the progress.
+    """Yield items, each of which is a step of long work, and show the progress.
 
     Args:
         items: Steps of the work.
-        title: Text before the progress.
+        title: Name of the work, shown before the bar.
     """
     with Progress(title, len(items)) as progress:
         for item in items:

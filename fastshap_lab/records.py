@@ -1,4 +1,4 @@
-"""What the files of a run folder say, for those that need neither the run's configuration nor its data."""
+"""The files of a run folder, for readers that need neither the run's configuration nor its data."""
 
 import json
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from typing import Any
 from fastshap_lab.errors import UserError
 
 RECORD, MEASURES, METRICS_FILE, REPORT = "run.json", "metrics.json", "metrics.csv", "report.html"
-_BYTES = 4 * 2**20  # of a record; the names of all files of a result take kilobytes
+_BYTES = 4 * 2**20  # largest size of a record; the names of all files of a result take kilobytes
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return ``run.json``, empty where the run was never started, or the file is damaged."""
+    """Return the content of ``run.json``, or {} if the run was never started or the file is damaged."""
     try:
         with (folder / RECORD).open("rb") as file:
             record = json.loads(file.read(_BYTES))
@@ -22,7 +22,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def model_folder(folder: str | Path) -> Path:
-    """Return the model folder in a run folder; any other folder as it is.
+    """Return the model folder in a run folder; any other folder is returned unchanged.
 
     Raises:
         UserError: The run has no model, or its folder cannot be read.
@@ -42,10 +42,13 @@ def model_folder(folder: str | Path) -> Path:
 
 
 def true_value_measures(measures: Mapping[str, float]) -> dict[str, list[str]]:
-    """Return what an evaluation says of each pipeline's explainer against true Shapley values, R² first, by pipeline.
+    """Return the measures of each pipeline's explainer against true Shapley values as texts, R² first.
 
     Args:
-        measures: Of a run of the stage evaluate.
+        measures: Measures of a run of the stage evaluate, by name.
+
+    Returns:
+        Texts such as ``R² 0.912 [0.900, 0.923]``, with the confidence interval, by the name of the pipeline.
     """
     words = {"r2": "R²", "r2_beyond_equal": "beyond the equal split", "cosine": "cosine", "spearman": "Spearman"}
     found: dict[str, list[str]] = {}
@@ -54,6 +57,6 @@ def true_value_measures(measures: Mapping[str, float]) -> dict[str, list[str]]:
             value, low, high = (measures.get(f"{name}/{key}{end}") for end in ("", "_low", "_high"))
             if value is None:
                 continue
-            interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"  # older runs have none
+            interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"  # older runs lack intervals
             found.setdefault(name, []).append(f"{word} {value:.3f}{interval}")
     return found

@@ -1,13 +1,13 @@
-"""Seeds that follow from what they are for, so that no draw depends on how many came before it."""
+"""Seeds that are derived from the purpose of a draw, so that no draw depends on the number of earlier ones."""
 
 import hashlib
 import json
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a seed of 63 bits that differs wherever the parts do.
+    """Return a seed of 63 bits, which differs for different parts.
 
     Args:
-        parts: What the draw is for: the run's seed, a purpose, the epoch, the batch, the rank.
+        parts: Seed of the run and purpose of the draw, for example a name, the epoch, the batch and the rank.
     """
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8]) >> 1

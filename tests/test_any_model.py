@@ -171,6 +171,8 @@ def test_each_image_may_have_its_own_segments_and_as_many_as_it_likes(removal, t
     loaded = fsl.Explanation.load(tmp_path / "it.npz")
     assert torch.equal(loaded.segments, found.segments)
     assert torch.equal(loaded.maps(), maps)
+    found.save(tmp_path / "page.html")  # which shows segments, too
+    assert '"grid":null' in (tmp_path / "page.html").read_text(encoding="utf-8")
     for broken in (found.segments + 1, found.segments[:, :4], found.segments.float()):
         replace(found, segments=broken).save(tmp_path / "broken.npz")
         with pytest.raises(UserError, match="its segments"):
@@ -181,34 +183,37 @@ def test_each_image_may_have_its_own_segments_and_as_many_as_it_likes(removal, t
     ("changes", "line"),
     [
         ({"mean": None}, "mean, std: how are pixels normalized"),
-        ({"std": (0.1, 0.0, 0.1)}, "three numbers each are wanted, and std above 0"),
+        ({"std": (0.1, 0.0, 0.1)}, "each must have three numbers"),
         ({"normalized": True}, "mean, std: the model normalizes pixels itself"),
         ({"players": (3, 3)}, "3×3 players do not divide an image of 8×12"),
-        ({"players": small.label_map(5, (12, 8))}, "players: of an image of 12×8 pixels, and this one has 8×12"),
+        (
+            {"players": small.label_map(5, (12, 8))},
+            "players: are for images of 12×8 pixels, but these images have 8×12",
+        ),
         ({"players": small.label_map(5) + 1}, "a label map from 1 to 5 without 0"),
-        ({"players": [small.label_map(5)] * 2}, "players: 2 label maps for 3 images; one is wanted, or one for each"),
+        ({"players": [small.label_map(5)] * 2}, "players: 2 label maps for 3 images; must be one, or one for each"),
         ({"players": []}, "players: none given"),
         ({"estimator": "exact", "players": [small.label_map(4), small.label_map(24)]}, "estimator=exact: 24 players"),
         (
             {"removal": "attention", "model": VIT, "players": small.label_map(5), "mean": None, "std": None},
             "tokens belong",
         ),
-        ({"evaluations": 1}, "evaluations=1: too few for 6 players; 2 or more will do"),
-        ({"estimator": "kernel_shap", "evaluations": 19}, "evaluations=19: too few for 6 players; 20 or more"),
+        ({"evaluations": 1}, "evaluations=1: too few for 6 players; must be 2 or more"),
+        ({"estimator": "kernel_shap", "evaluations": 19}, "evaluations=19: too few for 6 players; must be 20 or more"),
         ({"estimator": "nosuch"}, "estimator=nosuch: unknown"),
         ({"link": "nosuch"}, "link=nosuch: unknown"),
         ({"link": "sigmoid"}, "link=sigmoid: is for the tasks multilabel and binary"),
         ({"task": "regression", "link": "softmax"}, "link=softmax: a regression's values have"),
-        ({"task": "binary"}, r"model: answers with a tensor of shape \(1, 3\); logits \(images, 1\) are wanted"),
+        ({"task": "binary"}, r"model: returns a tensor of shape \(1, 3\); must return logits \(images, 1\)"),
         ({"task": "nosuch"}, "task=nosuch: unknown"),
-        ({"estimator": "exact", "players": (4, 6)}, "estimator=exact: 24 players; 20 are the most"),
-        ({"std": (1e-45, 0.1, 0.1)}, "model: answers with numbers that are not finite"),
+        ({"estimator": "exact", "players": (4, 6)}, "estimator=exact: 24 players; must be 20 or less"),
+        ({"std": (1e-45, 0.1, 0.1)}, "model: returns numbers that are not finite"),
         ({"removal": "nosuch"}, "removal=nosuch: unknown"),
         ({"removal": "mask_channel"}, "removal=mask_channel: "),
         ({"class_names": ["a"]}, "class_names: 1 names for the model's 3 classes"),
-        ({"model": nn.Flatten(0)}, r"model: answers with a tensor of shape \(288,\)"),
+        ({"model": nn.Flatten(0)}, r"model: returns a tensor of shape \(288,\)"),
         ({"model": nn.LSTM(12, 3)}, "model: does not take images of 8×12: LSTM"),
-        ({"images": ["missing.png"]}, "image_size: height and width"),
+        ({"images": ["missing.png"]}, "image_size: missing; give the height and width"),
     ],
 )
 def test_mistakes_are_one_line(changes, line):

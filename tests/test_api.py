@@ -133,6 +133,7 @@ def test_values_are_nearer_to_the_exact_ones_than_the_equal_split(kind, syntheti
     assert made == []
 
 
+@pytest.mark.extended
 def test_a_change_of_weights_of_an_attribute_or_of_an_image_makes_another(synthetic, tmp_path):
     images, given = synthetic[0][:20], {"normalized": True, "players": (2, 2), "runs_dir": tmp_path, "device": "cpu"}
     given["overrides"] = FASTEST
@@ -209,19 +210,22 @@ def nothing_but(output) -> nn.Module:
         ({"normalized": False}, "mean, std: how are pixels normalized for this model"),
         ({"mean": (0.5,)}, "mean, std: the model normalizes pixels itself"),
         ({"model": nn.Linear(3, 3)}, "model: does not take images of 16×16"),
-        ({"model": nn.Identity()}, r"model: answers with a tensor of shape \(2, 3, 16, 16\); logits"),
+        ({"model": nn.Identity()}, r"model: returns a tensor of shape \(2, 3, 16, 16\); must return logits"),
         (
             {"model": Own(num_classes=1)},
-            r"model: answers with a tensor of shape \(2, 1\); logits .* of two or more classes",
+            r"model: returns a tensor of shape \(2, 1\); must return logits .* of two or more classes",
         ),
-        ({"model": nothing_but(lambda pixels: {"out": pixels})}, "model: answers with a dict; logits"),
+        ({"model": nothing_but(lambda pixels: {"out": pixels})}, "model: returns a dict; must return logits"),
         ({"model": nothing_but(lambda pixels: pixels[:, :2, 0, 0] * torch.nan)}, "numbers that are not finite"),
-        ({"images": torch.zeros(9, 3, 16, 16)}, "images: 9 of them; 10 are the fewest"),
+        ({"images": torch.zeros(9, 3, 16, 16)}, "images: there are 9, must be at least 10"),
         ({"images": "nosuch"}, "images=nosuch: no such folder"),
         ({"images": 5}, "images: a int; a folder"),
         ({"images": [object()] * 12}, "images: number 0 is a object"),
         ({"images": torch.full((12, 3, 16, 16), 2.0)}, "images: number 0: an image tensor: must be uint8, or float"),
-        ({"images": [torch.zeros(3, 16, 16 + number) for number in range(12)]}, "images: tensors of different sizes"),
+        (
+            {"images": [torch.zeros(3, 16, 16 + number) for number in range(12)]},
+            "images: are tensors of different sizes",
+        ),
         (
             {"images": TensorDataset(torch.zeros(12, 3, 16, 16), torch.full((12,), 7))},
             "labels go from 7 to 7, and .* 3",
@@ -243,5 +247,5 @@ def test_mistakes_are_one_line_before_anything_is_made(changes, line, tmp_path):
 def test_pictures_of_several_sizes_need_one(tmp_path):
     for side in range(12):
         Image.fromarray(np.zeros((20, 20 + side, 3), np.uint8)).save(tmp_path / f"{side}.png")
-    with pytest.raises(UserError, match="images: of different sizes; name the height and width"):
+    with pytest.raises(UserError, match="images: have different sizes; give the height and width"):
         train_explainer(Own(), tmp_path, normalized=True)

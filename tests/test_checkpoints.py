@@ -142,7 +142,7 @@ def pickle_config(folder: Path) -> None:
 
 
 def describe_another_network(folder: Path) -> None:
-    edit(folder, network=small.network("resnet", num_classes=5))
+    edit(folder, network=small.network("resnet", num_classes=5), class_names=[*"abcde"])
 
 
 def describe_another_architecture(folder: Path) -> None:
@@ -224,6 +224,24 @@ def test_names_that_are_in_no_table_are_refused_at_loading(changes, message, tmp
         load_explainer(tmp_path / "model")
 
 
+@pytest.mark.parametrize("names", [["ä", "b"], ["a", "b", "c", "d"], []])
+def test_class_names_of_another_number_than_the_classes_are_refused_at_loading(names, tmp_path):
+    save_model(tmp_path / "classifier", small.classifier("resnet"), DESCRIPTION)
+    surrogate = {"surrogate": {"classifier": small.network("vit"), "masking": "attention", "grid": [2, 3]}}
+    names_of_three = {"kind": "surrogate", "class_names": ["a", "b", "c"]}
+    save_model(tmp_path / "surrogate", small.surrogate("attention"), surrogate | names_of_three)
+    save_model(tmp_path / "explainer", small.explainer(), small.explainer_description())
+    for kind, loader in {
+        "classifier": load_classifier,
+        "surrogate": load_surrogate,
+        "explainer": load_explainer,
+    }.items():
+        loader(tmp_path / kind)
+        edit(tmp_path / kind, class_names=names)
+        with pytest.raises(UserError, match=rf"config\.json: .*class_names: {len(names)} names for 3 classes"):
+            loader(tmp_path / kind)
+
+
 @pytest.mark.parametrize("content", [b"", b"These are no weights.\n", b"0" * 100, b"I1\n", b"\x80", bytes(range(256))])
 @pytest.mark.parametrize("name", ["no.pt", "no.safetensors"])
 def test_what_is_no_file_of_weights_is_said_in_one_line(name, content, tmp_path):
@@ -238,7 +256,7 @@ def test_a_network_without_a_known_head_takes_weights_that_fit_whole():
     assert not fill(network, given, "given.pt")
     assert torch.equal(network.weight, given["weight"])
     with pytest.raises(
-        UserError, match=r"^given.pt: not this network's weights: bias has shape \(4,\), must be \(3,\)$"
+        UserError, match=r"^given.pt: holds weights of another network: bias has shape \(4,\), must be \(3,\)$"
     ):
         fill(network, given | {"bias": torch.rand(4)}, "given.pt")
 
@@ -316,12 +334,12 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a large network": (describe(**GIGANTIC), "more layers than model.safetensors has"),
     "large layers": (
         describe(name="resnet", channels=[10_000] * 4),
-        r"does not fit the model in config.json: network.bn1.bias has shape \(4,\), must be \(10000,\)",
+        r"does not fit the model in config.json: network.bn1.bias has shape \(8,\), must be \(10000,\)",
     ),
     "large images": (describe(name="resnet", image_size=(20_000, 20_000)), "whole numbers from 1 to 2048"),
     "many windows": (
         lambda folder: windows(folder, side=2048),
-        r"computes 268,\S+ bytes beside its \S+ of weights, more than 67,",
+        r"computes 268,\S+ further bytes; at most 67,",
     ),
     "a deep network": (describe(name="vit", image_size=(32, 32), depth=1000), "more layers than model.safetensors has"),
     "an endless one": (describe(name="vit", image_size=(32, 32), depth=10**9), "depth=1000000000: .*equal to 1000"),
@@ -330,7 +348,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         describe(name="swin", depths=[1] * 500_000, num_heads=[1] * 500_000),
         "500000 stages of it do not divide an image",
     ),
-    "many classes": (describe(name="resnet", num_classes=10**15), "cannot be built|has shape"),
+    "many classes": (describe(name="resnet", num_classes=10**15), "class_names: 3 names for 10{15} classes"),
     "nested lists": (written("[" * HUNDRED_THOUSAND + "]" * HUNDRED_THOUSAND), "config.json: damaged"),
     "nested lists at the right place": (
         written('{"kind": "classifier", "network": ' + "[" * 500 + "]" * 500 + "}"),

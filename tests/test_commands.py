@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from fastshap_lab import commands
+from fastshap_lab.bulk.shards import read_explanations
 from fastshap_lab.checkpoints import save_model
 from fastshap_lab.commands import main, parser
 from fastshap_lab.images import to_tensor
@@ -85,6 +87,16 @@ def test_explain_writes_figures_and_values_and_prints_a_line_each(capsys, explai
         assert row["stderr"] == pytest.approx(errors.tolist(), rel=1e-5)
 
 
+def test_a_page_shows_all_pictures_by_their_files_names(capsys):
+    words = "explain run pictures pictures/dog/1.png --out out --batch 2 --html --classes dog"
+    assert status(*words.split()) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    page = (Path("out") / "explanations.html").read_text(encoding="utf-8")
+    found = json.loads(page.split('id="explorer-data">')[1].split("</script>")[0])
+    assert found["names"] == ["cat/1", "cat/1-2", "dog/1", "1"]
+    assert found["views"][0]["classes"] == [[1]] * 4
+
+
 @pytest.mark.parametrize(
     ("task", "link", "key"),
     [
@@ -132,6 +144,27 @@ def test_what_is_in_the_way_is_never_a_picture(capsys):
     assert not any("pictures/out/" in json.loads(line)["path"] for line in capsys.readouterr().out.splitlines())
 
 
+def test_pictures_in_any_number_go_to_parquet_files(capsys, explainer):
+    Path("more.txt").write_text("pictures/dog/1.png\npictures/nothing.png\n")
+    words = "explain run pictures more.txt --out out --parquet --top 2 --refine 20 --batch 2"
+    for _ in range(2):  # the second time nothing is left to do
+        assert status(*words.split()) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out) == {"out": "out", "pictures": 6, "failed": 2}
+        assert said.err == "2 of 6 pictures could not be read: out/failed.jsonl\n"
+    read = read_explanations("out")
+    paths = ["pictures/cat/1.bmp", "pictures/cat/1.png", "pictures/dog/1.png", "pictures/dog/1.png"]
+    assert [row.path for row in read] == paths
+    expected = explainer.explain(paths[:1], refine=20)
+    assert next(iter(read)).classes[0] == expected.classes[int(expected.probabilities.argmax())]
+    assert [line["path"] for line in read.failed] == ["pictures/dog/broken.png", "pictures/nothing.png"]
+    assert status(*words.split(), "--top", "1") == 2
+    assert "of other pictures, settings or another explainer" in capsys.readouterr().err
+    with FileLock("out/.lock"):
+        assert status(*words.split()) == 2
+    assert capsys.readouterr().err == "error: --out out: another process is writing there\n"
+
+
 def test_where_no_picture_can_be_read_it_fails(capsys):
     assert status("explain", "run", "pictures/dog/broken.png", "--out", "out") == 2
     said = capsys.readouterr()
@@ -143,12 +176,12 @@ def test_where_no_picture_can_be_read_it_fails(capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("", "the following arguments are required: COMMAND; fastshap-lab --help says what there is"),
+        ("", "the following arguments are required: COMMAND; fastshap-lab --help lists the options"),
         ("exlain run", "argument COMMAND: invalid choice: 'exlain'"),
         ("explain run pictures", "the following arguments are required: --out; fastshap-lab explain --help says"),
         ("explain run pictures --out out --refine many", "argument --refine: invalid int value: 'many'"),
         ("explain run nothing.png --out out", "nothing.png: no such file or folder"),
-        ("explain nothing pictures --out out", "nothing: no such file or folder"),
+        ("explain nothing pictures --out out", "nothing: no model folder, and no user/name of the hub"),
         ("explain pictures pictures --out out", "pictures: no model folder"),
         ("explain run run --out out", "run: no picture in it (.bmp .gif "),
         ("explain run pictures --out pictures", "--out pictures: holds the pictures; choose another folder"),
@@ -161,12 +194,16 @@ def test_where_no_picture_can_be_read_it_fails(capsys):
         ("explain run pictures --out out --refine 1", "refine=1: must be 2 or more, coalitions come in pairs"),
         ("explain run pictures --out out --tolerance 0.1", "--tolerance: says when to stop refining; give --refine"),
         ("explain run pictures --out out --classes dgo", "class dgo: unknown, did you mean dog? known: cat, dog, eel"),
+        ("explain run pictures --out out --top 2", "--top: of Parquet files; give --parquet, too"),
+        ("explain run pictures --out out --parquet --classes cat", "--classes: of figures; with --parquet give --top"),
+        ("explain run nothing --out out --parquet", "nothing: no such file or folder, and no user/name of the hub"),
+        ("explain run pictures/dog/broken.png --out out --parquet", "out/failed.jsonl: none of 1 pictures could"),
         ("explain run pictures --out out --device nowhere", "--device nowhere: "),
         ("explain run pictures --out out --device meta", "--device meta: "),
-        ("export nothing e.pt2", "nothing: no such file or folder"),
+        ("export nothing e.pt2", "nothing: no model folder, and no user/name of the hub"),
         ("export run e.onnx --calibration nothing", "nothing: no such file or folder"),
         ("export pictures e.pt2", "pictures: no model folder"),
-        ("export run e.txt", "e.txt: the suffix says what to write"),
+        ("export run e.txt", "e.txt: the suffix chooses the format"),
         ("export run e.pt2 --precision half", "precision=half: unknown"),
         (
             "export run pictures/notes.txt/e.pt2",
@@ -298,7 +335,7 @@ def documented() -> list[str]:
 def test_commands_of_the_docs_are_understood():
     words = [shlex.split(line)[1:] for line in documented()]
     found = [parser().parse_args(given).run for given in words if given[0] != "train"]  # that is for Hydra to read
-    assert {run.__name__ for run in found} == {"_explain", "_export", "_report", "_doctor"}
+    assert {run.__name__ for run in found} == {"_explain", "_export", "_push", "_pull", "_report", "_doctor"}
 
 
 def test_train_is_train_py(capsys, monkeypatch):

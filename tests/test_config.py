@@ -43,6 +43,15 @@ def test_every_choice_composes(path):
     configured(f"{group}={path.stem}", *given, base=[])
 
 
+def test_what_is_listed_can_be_chosen(tmp_path):
+    for group in ("data", "network", "sweep", "unheard"):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "ours.yaml").write_text("name: digits\n")
+    found = choices(tmp_path)
+    assert found.keys() == {*GROUPS, *LISTS}  # neither files that others include nor those of W&B's sweeps
+    assert "ours" in found["data"]
+
+
 @pytest.mark.parametrize("group", LISTS)
 def test_every_entry_of_a_table_can_be_chosen(group):
     evaluate = configured(f"{group}=[{','.join(LISTS[group])}]", base=[]).evaluate

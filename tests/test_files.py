@@ -104,7 +104,7 @@ def test_tensors_are_read_as_they_were_written_or_not_at_all(tmp_path):
     path.unlink()
     path.mkdir()
     assert read_tensors(path, "image 3") is None
-    with pytest.raises(UserError, match=r"000003.safetensors: a folder, and a file belongs in its place"):
+    with pytest.raises(UserError, match=r"000003.safetensors: is a folder, and a file must be written in its place"):
         write_tensors(path, tensors, "image 3")
 
 

@@ -1,4 +1,4 @@
-"""Data sets by the name they have in a configuration."""
+"""Table of the data sets, by their names in a configuration."""
 
 import inspect
 from collections.abc import Mapping
@@ -32,12 +32,13 @@ def build_data(name: str, params: Mapping[str, Any], task: str | Mapping[str, An
     """Return a data set.
 
     Args:
-        name: Entry of ``DATASETS``.
-        params: Arguments of its class.
-        task: Entry of ``models.tasks.TASKS``, or ``{name: …, params: {…}}``; what its labels are for if None.
+        name: Name in ``DATASETS``.
+        params: Arguments of the data set's class.
+        task: Name in ``models.tasks.TASKS``, or ``{name: …, params: {…}}``. None: the data set chooses the task that
+            its labels fit.
 
     Raises:
-        UserError: An argument is wrong, the data are not there, or their labels are not of that task.
+        UserError: An argument is wrong, the data are missing, or the labels do not fit the task.
     """
     given, chosen = {}, None if task is None else build_task(task, "data.task")
     if "task" in inspect.signature(lookup(DATASETS, "data.name", name)).parameters:

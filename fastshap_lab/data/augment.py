@@ -1,4 +1,4 @@
-"""Random changes of training images: a different one for each image, all images of a batch at once."""
+"""Random augmentation of a batch of training images, with random numbers of its own for each image."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,20 +11,20 @@ from fastshap_lab.data.auto_augment import cifar10_policy
 
 
 def affine(mirror: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor, height: int, width: int) -> Tensor:
-    """Return the matrices (B, 2, 3) that take a place in the changed image to its source in the original.
+    """Return the matrices (B, 2, 3) that map positions in the augmented image to positions in the original.
 
-    Both in ``grid_sample`` units: -1 and 1 are the outer edges of the image.
+    Positions are in the units of ``grid_sample``: -1 and 1 are the outer edges of the image.
 
     Args:
-        mirror: -1 to swap left and right, else 1 (B,).
-        angle: Radians, clockwise as seen (B,).
-        zoom: Above 1 enlarges (B,).
-        shift: Where the centre's source lies, x and y (B, 2).
-        height: Of the image in pixels; with ``width``, keeps rotations rigid where an image is not square.
-        width: Of the image in pixels.
+        mirror: -1 to swap left and right, 1 to leave them (B,).
+        angle: Angle of the clockwise rotation in radians (B,).
+        zoom: Factor by which the content grows (B,).
+        shift: Position x, y in the original that becomes the centre (B, 2).
+        height: Height of the image in pixels; rotations of an image that is not square need its proportions.
+        width: Width of the image in pixels.
     """
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
-    # Mirroring comes first on the way to the source, hence it touches the column of x.
+    # Mirroring is the first step from the augmented to the original position, so it changes the sign of x's column.
     row_x = torch.stack([mirror * cos, sin * height / width, shift[:, 0]], dim=1)
     row_y = torch.stack([-mirror * sin * width / height, cos, shift[:, 1]], dim=1)
     return torch.stack([row_x, row_y], dim=1)
@@ -32,16 +32,16 @@ def affine(mirror: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor, height: i
 
 @dataclass(frozen=True)
 class Augment:
-    """Mirror, move, turn and resize images at random; with every field at zero, leave them alone.
+    """Random mirroring, translation, rotation and scaling of images; the defaults change nothing.
 
     Attributes:
-        flip: Swap left and right, for half of the images.
-        crop_padding: Move by up to so many whole pixels, as padding and cropping would.
-        rotation: Turn by up to so many radians, either way.
-        scale: Enlarge or reduce by up to this fraction.
-        translate: Move by up to this fraction of half the image, either way.
-        policy: ``cifar10``: at the end, a sub-policy of AutoAugment's for CIFAR-10.
-        padding_mode: What appears at the edges, in the terms of ``grid_sample``.
+        flip: Whether half of the images are mirrored left to right.
+        crop_padding: Largest translation in whole pixels, as padding by this width and cropping would give.
+        rotation: Largest angle of rotation in radians, in both directions.
+        scale: Largest change of size, as a fraction, in both directions.
+        translate: Largest translation as a fraction of half the image, in both directions.
+        policy: ``cifar10`` applies a sub-policy of AutoAugment for CIFAR-10 after the other changes.
+        padding_mode: ``padding_mode`` of ``grid_sample``, which fills what lies outside of the original.
     """
 
     flip: bool = False
@@ -53,11 +53,11 @@ class Augment:
     padding_mode: Literal["zeros", "border", "reflection"] = "zeros"
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the changed images.
+        """Return the augmented images.
 
         Args:
-            images: In [0, 1], (B, C, H, W), on any device.
-            generator: On the CPU, so that every device draws the same.
+            images: Images in [0, 1] (B, C, H, W), on any device.
+            generator: Random number generator on the CPU, so that images on every device are changed alike.
         """
         if self.flip or self.crop_padding or self._interpolates:
             images = self._moved(images, generator)
@@ -76,9 +76,9 @@ class Augment:
         half = torch.tensor([[width / 2], [height / 2]])
         shift = (crop / half + self.translate * signed[3:5]).T
         matrices = affine(mirror, self.rotation * signed[5], 1 + self.scale * signed[6], shift, height, width)
-        # Without waiting for the device: what is not in pinned memory has been read when this returns.
+        # This does not wait for the device: memory that is not pinned has been read when `to` returns.
         matrices = matrices.to(images.device, images.dtype, non_blocking=True)
         grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-        # Whole pixels are copied exactly; interpolation would blur them by the rounding of the grid.
+        # Translations by whole pixels are exact with "nearest"; rounding of the grid makes "bilinear" blur a little.
         mode = "bilinear" if self._interpolates else "nearest"
         return F.grid_sample(images, grid, mode=mode, padding_mode=self.padding_mode, align_corners=False)

@@ -1,7 +1,7 @@
-"""AutoAugment's policy for CIFAR-10 on batches: one call per operation, and nothing that waits for the device.
+"""AutoAugment's policy for CIFAR-10 on batches, with one call per operation and without synchronizing with the device.
 
-torchvision applies an operation with one magnitude to all images it is given, and brings matrices and kernels to the
-device at every call, for which a GPU waits. Here each image brings its own magnitude.
+torchvision applies an operation with one magnitude to all images of a call, and copies matrices and kernels to the
+device in every call, which stalls a GPU. Here each image has a magnitude of its own.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as of_torchvision
 
-# Table 7 of the paper: two operations, each with its probability and the tenth of its range, 0 where it has none.
+# Table 7 of the paper: two operations each, with their probabilities and magnitudes (0 to 9; 0 where there is none).
 POLICY = (
     (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
     (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
@@ -42,13 +42,14 @@ POLICY = (
 
 
 def cifar10_policy(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the images, each changed by a sub-policy of its own; in steps of 1/255, as the operations know levels.
+    """Return the images after a random sub-policy for each; values are multiples of 1/255, as operations act on uint8.
 
-    Reference: Cubuk et al., AutoAugment, CVPR 2019, arXiv:1805.09501, table 7; ranges and black edges as torchvision's.
+    Reference: Cubuk et al., AutoAugment, CVPR 2019, arXiv:1805.09501, table 7. Ranges of the magnitudes and black edges
+    are torchvision's.
 
     Args:
-        images: In [0, 1], (B, 3, H, W), on any device.
-        generator: On the CPU: what happens to which image is known without asking the device.
+        images: Images in [0, 1] (B, 3, H, W), on any device.
+        generator: Random number generator on the CPU, so that choosing operations does not wait for the device.
     """
     draws = torch.rand(5, len(images), generator=generator)
     chosen = torch.tensor([[(_NAMES.index(name), *rest) for name, *rest in pair] for pair in POLICY])
@@ -61,14 +62,14 @@ def cifar10_policy(images: Tensor, generator: torch.Generator) -> Tensor:
             rows = ((number == which) & (draws[1 + step] < chance)).nonzero().flatten()
             if len(rows):
                 amount = (sign * tenth * full / 9)[rows].view(-1, 1, 1, 1)
-                # No waiting: what is not in pinned memory has been read when this returns.
+                # This does not wait for the device: memory that is not pinned has been read when `to` returns.
                 rows, amount = (each.to(images.device, non_blocking=True) for each in (rows, amount))
                 levels[rows] = operation(levels[rows], amount)
     return levels.to(images.dtype) / 255
 
 
 def _blended(levels: Tensor, other: Tensor, amount: Tensor) -> Tensor:
-    """Return images that are more themselves and less the other ones, or the other way round."""
+    """Return ``levels + amount * (levels - other)`` as uint8: away from ``other`` if the amount is above zero."""
     return ((1 + amount) * levels - amount * other).clamp(0, 255).byte()
 
 
@@ -121,14 +122,17 @@ def _moved_down(levels: Tensor, amount: Tensor) -> Tensor:
 
 
 def _places(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where pixels are, across (W,) and down (H, 1), in pixels from the centre."""
+    """Return the pixels' positions x (W,) and y (H, 1), in pixels from the centre."""
     height, width = levels.shape[2:]
     across, down = (torch.arange(side, device=levels.device) - (side - 1) / 2 for side in (width, height))
     return across, down.unsqueeze(1)
 
 
 def _moved(levels: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Return images with pixels from other places, the nearest to (across, down) from the centre; black outside."""
+    """Return images whose pixels come from positions x, y (``across``, ``down``) of the originals; black outside.
+
+    Positions are in pixels from the centre; the nearest pixel is taken.
+    """
     count, _, height, width = levels.shape
     source = torch.stack(
         [(2 * across / width).expand(count, 1, height, width), (2 * down / height).expand(count, 1, height, width)], -1
@@ -136,7 +140,7 @@ def _moved(levels: Tensor, across: Tensor, down: Tensor) -> Tensor:
     return F.grid_sample(levels.float(), source[:, 0], mode="nearest", align_corners=False).byte()
 
 
-# What an operation's full range amounts to, and the operation: of uint8 images (B, 3, H, W), by amounts (B, 1, 1, 1).
+# The amount that magnitude 9 stands for, and the operation on uint8 images (B, 3, H, W) with amounts (B, 1, 1, 1).
 OPERATIONS: dict[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]] = {
     "Invert": (0, lambda levels, _: 255 - levels),
     "AutoContrast": (0, lambda levels, _: of_torchvision.autocontrast(levels)),
@@ -149,7 +153,7 @@ OPERATIONS: dict[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]] = {
     "Solarize": (255, _solarized),
     "Rotate": (torch.pi / 6, _rotated),
     "ShearY": (0.3, _sheared),
-    "TranslateX": (150 / 331, _moved_across),  # of the side
+    "TranslateX": (150 / 331, _moved_across),  # fraction of the side
     "TranslateY": (150 / 331, _moved_down),
 }
 _NAMES = list(OPERATIONS)

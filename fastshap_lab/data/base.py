@@ -1,4 +1,4 @@
-"""What every data set offers to the stages."""
+"""Base class of the data sets, which the stages read images and labels from."""
 
 import hashlib
 import json
@@ -23,10 +23,10 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return the size of an image; one number means a square.
+    """Return height and width of an image from a size in a configuration, where one number means a square.
 
     Raises:
-        UserError: A side is no positive number.
+        UserError: A side is less than one pixel.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
@@ -35,7 +35,7 @@ def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def is_utf8(name: str) -> bool:
-    """Return whether the name of a file or a class can be written; on Linux file names may be any bytes."""
+    """Return whether the name of a file or a class can be encoded as UTF-8; on Linux file names may be any bytes."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -44,13 +44,12 @@ def is_utf8(name: str) -> bool:
 
 
 def stratified_split(strata: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split indices in two so that both parts have the strata (``Task.strata``) in proportion.
+    """Return the indices (N - count,) that stay and those (count,) that are split off, with strata in proportion.
 
-    Return the indices that stay and the ``count`` indices that are split off. Both are shuffled in an order that is the
-    same in every run: the split belongs to the data, not to the training.
+    Both are shuffled, in an order that is the same in every run: the split belongs to the data, not to the training.
 
     Args:
-        strata: Stratum of each image, integers (N,).
+        strata: Stratum of each image (N,), from ``Task.strata``.
         count: Number of images to split off.
 
     Raises:
@@ -60,29 +59,29 @@ def stratified_split(strata: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
 
 
 class ImageDataModule(ABC):
-    """Images with labels: one class each, or what another task takes.
+    """Training, validation and test images with their labels.
 
-    One data module serves all stages, and the splits, once loaded, stay. The same index always means the same image.
-    A subclass says what the splits hold (``load``) and what that depends on (``content``).
+    One data module serves all stages, and a split stays in memory once it is loaded. An index always means the same
+    image. A subclass implements ``load``, which returns a split, and ``content``, which identifies the data.
 
     Attributes:
-        device: Where images and labels are handed out; the CPU, until another one is set.
+        device: Device that images and labels are returned on; the CPU until it is set.
 
     Args:
-        class_names: In the order of the labels.
-        image_size: Height and width.
-        task: What the labels mean; one of the classes if None.
+        class_names: Names of the K classes, in the order of the labels.
+        image_size: Height and width in pixels.
+        task: Task that the labels are for. None: ``multiclass``, one class for each image.
 
     Raises:
-        UserError: The name of a class cannot be written as UTF-8.
+        UserError: The name of a class cannot be encoded as UTF-8.
     """
 
     resize: Resize = "stretch"
-    """How pictures of another size become as large."""
+    """How images of another size are brought to ``image_size``; see ``images.resized``."""
 
     def __init__(self, class_names: list[str], image_size: tuple[int, int], task: Task | None = None) -> None:
         self.task = task or Multiclass()
-        for name in class_names:  # which model folders and reports hold
+        for name in class_names:  # model folders and reports contain them, as UTF-8
             if not is_utf8(name):
                 raise UserError(f"class {name!r}: its name is not UTF-8; rename its folder")
         self.class_names, self.num_classes, self.image_size = class_names, len(class_names), image_size
@@ -92,21 +91,21 @@ class ImageDataModule(ABC):
 
     @abstractmethod
     def load(self, split: Split) -> ImageSplit:
-        """Return a split, on the CPU; called once per split."""
+        """Return a split on the CPU; ``dataset`` calls this once for each split."""
 
     @abstractmethod
     def content(self) -> Iterable[bytes]:
-        """Yield what decides over images, labels and splits, beside image size and class names.
+        """Yield bytes that identify images, labels and splits; image size and class names are added by ``digest``.
 
         Encoded images are better than decoded ones, which may differ between versions of a decoder.
         """
 
     def notice(self) -> str | None:
-        """Return what the user should know of the images before anything is made of them, if there is anything."""
+        """Return a remark about the images that is printed before the runs start, or None."""
         return None
 
     def digest(self) -> str:
-        """Return the SHA-256 of the content: equal for equal data, wherever its files lie; computed once."""
+        """Return the SHA-256 of the data, which does not depend on where the files lie; it is computed once."""
         if self._digest is None:
             digest = hashlib.sha256()
             for part in self._all_content():
@@ -123,24 +122,27 @@ class ImageDataModule(ABC):
         return self._splits[split]
 
     def count(self, split: Split) -> int:
-        """Return the number of images in a split; where a subclass knows it, without loading them."""
+        """Return the number of images in a split; a subclass that knows it does not load them."""
         return len(self.dataset(split))
 
     def batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images in [0, 1] and labels, in order and always as many at once, so that draws per batch repeat."""
+        """Yield images in [0, 1] (B, 3, H, W) and their labels in the order of their indices.
+
+        B is always the same but for the last batch, so that random numbers that are drawn per batch are reproducible.
+        """
         data = self.dataset(split)
         parts = torch.arange(len(data)).split(128)
         for images, labels in zip(data.blocks(parts), data.labels.split(128), strict=True):
             yield images.float() / 255, labels
 
     def loader(self, split: Split, batch_size: int, *, augment: Augment | None = None, seed: int = 0) -> ImageLoader:
-        """Return batches of a split for a training: training images shuffled and augmented, others as they are.
+        """Return batches of a split for a training; only training images are shuffled and augmented.
 
         Args:
-            split: Which one.
-            batch_size: Images per batch.
-            augment: Applied to training images only.
-            seed: Of the order of training images and their augmentation; never of the splits.
+            split: Name of the split.
+            batch_size: Number of images in a batch.
+            augment: Augmentation of training images; None leaves them as they are.
+            seed: Seed for the order of training images and for their augmentation; splits do not depend on it.
         """
         return ImageLoader(self.dataset(split), batch_size, training=split == "train", augment=augment, seed=seed)
 

@@ -15,22 +15,22 @@ from fastshap_lab.images import resized
 
 
 class Cifar10(DecodedDataModule):
-    """60,000 photographs of 32×32 pixels in ten classes: 45,000 to train on, 5,000 to validate, 10,000 to test.
+    """60,000 photographs of 32×32 pixels in ten classes: 45,000 training, 5,000 validation and 10,000 test images.
 
     Reference: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
     Args:
-        root: Folder that has ``cifar-10-batches-py``, or is to get it.
-        download: Fetch the 170 MB if they are not there.
-        image_size: Height and width, or the side of a square; other sizes than 32 are resized to.
-        val_fraction: Share of the training images to validate on.
-        limit_train: Use only so many training images, and validation images in proportion.
-        limit_test: Use only so many test images.
-        max_resident: Splits of more bytes are decoded as they are needed.
-        workers: Decoding threads; one for each available core if None.
+        root: Folder that contains ``cifar-10-batches-py``, or that it is downloaded to.
+        download: Whether to download the 170 MB if they are missing.
+        image_size: Height and width in pixels, or one number for a square; images are resized if it is not 32.
+        val_fraction: Fraction of the training images that become validation images.
+        limit_train: Maximum number of training images; validation images are reduced in proportion. None: all.
+        limit_test: Maximum number of test images. None: all.
+        max_resident: Bytes of pixels; a split that has more is decoded batch by batch in every pass.
+        workers: Number of decoding threads. None: one for each available core.
 
     Raises:
-        UserError: The files are not there, or damaged, and not to be had.
+        UserError: The files are missing or damaged, and cannot be or are not to be downloaded.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Cifar10(DecodedDataModule):
         )
 
     def pixels(self, source: Split, index: int) -> np.ndarray:
-        """Return an image, resized if it has to be."""
+        """Return an image, resized to ``image_size``."""
         return resized(Image.fromarray(self._images[source][index]), self.image_size)
 
     def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield the images as they are."""
+        """Yield the pixels of each image before it is resized."""
         for index in indices:
             yield self._images[source][index].tobytes()
 
@@ -70,22 +70,22 @@ class Cifar10(DecodedDataModule):
 def _open(root: str, download: bool) -> tuple[CIFAR10, CIFAR10]:
     """Return training and test images.
 
-    The files are pickles. torchvision compares each with the MD5 that it knows before it unpickles it, so that nothing
-    but the authors' own is ever run.
+    The files are pickles. torchvision compares the MD5 of each with the one it knows before it unpickles the file, so
+    that only the authors' own files are ever unpickled.
     """
     try:
         return CIFAR10(root, train=True), CIFAR10(root, train=False)
-    except RuntimeError:  # not there, or not whole
+    except RuntimeError:  # missing or damaged
         hint = "no undamaged CIFAR-10 (cifar-10-batches-py) is there"
         if not download:
             raise UserError(f"data.params.root={root}: {hint}; data.params.download=true fetches it") from None
     try:
         Path(root).expanduser().mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(root).expanduser() / ".cifar10.lock"):  # the agents of a sweep start at once
+        with FileLock(Path(root).expanduser() / ".cifar10.lock"):  # the agents of a sweep start at the same time
             return CIFAR10(root, train=True, download=True), CIFAR10(root, train=False)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"data.params.root={root}: {hint}, and it cannot be downloaded ({reason}); put {CIFAR10.filename} there, "
-            "or take other files of it with data=hub data.params.path=<folder>"
+            "or read another copy of it with data=hub data.params.path=<folder>"
         ) from None

@@ -1,4 +1,4 @@
-"""Labels from columns of a table: which task they are for, and which classes or targets they name."""
+"""Reader of labels from the columns of a table, which finds the task, the class names and the labels."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +12,17 @@ from fastshap_lab.models.tasks import TASKS, Task
 
 Columns = Mapping[str, Sequence[Any]]
 Place = Callable[[int], str]
-"""Says where a row stands, for error lines."""
+"""Returns the file and line of a row, by its index, for error lines."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What images are labelled with.
+    """The labels of N images.
 
     Attributes:
-        task: What the labels mean.
-        class_names: Of the K classes, labels or targets.
-        values: int64 (N,) of ``multiclass``, float64 (N, K) of the other tasks.
+        task: Task that the labels are for.
+        class_names: Names of the K classes, labels or targets.
+        values: Labels, int64 (N,) for ``multiclass`` and float64 (N, K) for the other tasks.
     """
 
     task: Task
@@ -31,15 +31,15 @@ class Labels:
 
 
 def read_columns(columns: Columns, task: Task | None, place: Place) -> Labels:
-    """Return labels.
+    """Return the labels of images from one or several columns.
 
-    Words are classes (``multiclass``). A column of 0 and 1, or of false and true, says whether a label holds
-    (``binary``; of several columns ``multilabel``). Any other numbers are targets (``regression``).
+    Words are names of classes (``multiclass``). A column of 0 and 1, or of false and true, tells whether a label
+    applies (one column: ``binary``, several: ``multilabel``). Any other numbers are targets (``regression``).
 
     Args:
-        columns: Values of all images by name, one or several: numbers, or text that may say numbers.
-        task: What they are read as; chosen by themselves if None.
-        place: Says where the row of an image stands.
+        columns: Values of the N images by column name; numbers, or text, which may contain numbers.
+        task: Task that the columns are read for. None: the values decide, as described above.
+        place: Returns the file and line of a row, by its index, for error lines.
 
     Raises:
         UserError: A value is missing or not finite, or the columns do not fit the task.
@@ -55,7 +55,7 @@ def read_columns(columns: Columns, task: Task | None, place: Place) -> Labels:
 
 
 def _numbers_or_words(name: str, values: Sequence[Any], place: Place) -> np.ndarray:
-    """Return a column as float64, or as text where a value is no number."""
+    """Return a column as float64 if all values are numbers, else as text."""
     said = {"true": "1", "false": "0"}
     texts = [said.get(text.lower(), text) for text in (str(value).strip() for value in values)]
     for row, (value, text) in enumerate(zip(values, texts, strict=True)):
@@ -76,7 +76,7 @@ def _is_flag(values: np.ndarray) -> bool:
 
 def _only(columns: Mapping[str, np.ndarray], task: str) -> tuple[str, np.ndarray]:
     if len(columns) != 1:
-        raise UserError(f"data.task={task}: takes one column of labels, not {', '.join(columns)}")
+        raise UserError(f"data.task={task}: there must be one column of labels, found {', '.join(columns)}")
     return next(iter(columns.items()))
 
 
@@ -86,7 +86,8 @@ def _classes(columns: Mapping[str, np.ndarray], place: Place) -> tuple[list[str]
     if values.dtype.kind == "f":
         if broken := np.flatnonzero(values % 1).tolist():
             raise UserError(
-                f"{place(broken[0])}: {name} is {values[broken[0]]}, no class; data.task=regression takes any numbers"
+                f"{place(broken[0])}: {name} is {values[broken[0]]}, which is no class; data.task=regression reads any "
+                "numbers"
             )
         return [str(int(number)) for number in found], labels.reshape(-1)
     return [str(word) for word in found], labels.reshape(-1)

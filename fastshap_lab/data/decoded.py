@@ -1,4 +1,4 @@
-"""What data sets of encoded pictures share: splits, limits, decoding, and whether they fit into memory."""
+"""Base class of the data sets that decode images one by one: it makes splits, and keeps those that fit in memory."""
 
 import os
 from abc import abstractmethod
@@ -16,27 +16,24 @@ from fastshap_lab.images import Resize
 from fastshap_lab.models.tasks import Multiclass, Task
 from fastshap_lab.progress import track
 
-MAX_RESIDENT = 2 * 2**30
-
-_LOOKED_AT = 16  # pictures, for what is said of their proportions
+MAX_RESIDENT = 2 * 2**30  # bytes of pixels
+_LOOKED_AT = 16  # number of images whose proportions are compared with image_size
 _DONE: dict[Resize, str] = {"stretch": "stretched", "crop": "cropped", "pad": "padded", "imagenet": "cropped"}
 
 
 def split_off(
     labels: np.ndarray, option: str, fraction: float, task: Task | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split a fraction of the images off, with the task's strata in proportion.
-
-    Return the indices that stay and those split off.
+    """Return the indices that stay and those that are split off, shuffled and with the task's strata in proportion.
 
     Args:
-        labels: Labels (N,) or (N, K), as the task has them.
-        option: Configuration key of the fraction, for error messages.
-        fraction: Share of the images to split off, between 0 and 1.
-        task: Task that the labels belong to; ``multiclass`` if None.
+        labels: Labels of the images, (N,) or (N, K).
+        option: Key below ``data.params`` that the fraction comes from, for the error line.
+        fraction: Fraction of the images that is split off.
+        task: Task that the labels are for. None: ``multiclass``.
 
     Raises:
-        UserError: A stratum has too few images, or nothing is left on one side; names the option.
+        UserError: A stratum has too few images, or nothing is left on one side.
     """
     count, task = round(fraction * len(labels)), task or Multiclass()
     try:
@@ -46,32 +43,33 @@ def split_off(
 
 
 def shuffled(count: int) -> np.ndarray:
-    """Return all indices in an order that is the same in every run: files lie sorted by class, a sample must not."""
+    """Return all indices below ``count`` in random order, as files are sorted by class; the order never changes."""
     return np.random.RandomState(0).permutation(count)
 
 
 class DecodedDataModule(ImageDataModule):
-    """Training, test and perhaps validation images of a source that gives them one by one.
+    """Images of a source that is decoded image by image.
 
-    Validation images are split off from the training ones where the source has none. A split that would take more than
-    ``max_resident`` bytes of pixels is decoded batch by batch, time and again; a smaller one once, and then lives on
-    the training device. The batches are the same.
+    Validation images are split off from the training images if the source has none. A split that would take more than
+    ``max_resident`` bytes of pixels is decoded batch by batch in every pass; a smaller one is decoded once and stays in
+    the memory of the training device. The batches are the same.
 
     Args:
-        labels: Of the source's splits: ``train``, ``test``, and ``val`` if it has one; numbers of classes, or
-            (N, K) numbers where the task is not ``multiclass``.
-        class_names: In the order of the labels; none where images have no label, and a model is to bring its classes.
-        image_size: Height and width.
-        val_fraction: Share of the training images to validate on.
-        limit_train: Use only so many training images, and validation images in proportion.
-        limit_test: Use only so many test images.
-        resize: What becomes of images of another size, see ``images.resized``.
-        max_resident: Bytes.
-        workers: Decoding threads; one for each available core if None. Neither changes an image.
-        task: What the labels mean; one of the classes if None.
+        labels: Labels of the source's splits ``train``, ``test`` and, if it has one, ``val``: class indices (N,), or
+            (N, K) where the task is not ``multiclass``.
+        class_names: Names of the K classes, in the order of the labels; empty if images have no labels, and the classes
+            are those of a model that is used as it is.
+        image_size: Height and width in pixels.
+        val_fraction: Fraction of the training images that become validation images.
+        limit_train: Maximum number of training images; validation images are reduced in proportion. None: all.
+        limit_test: Maximum number of test images. None: all.
+        resize: How images of another size are brought to ``image_size``; see ``images.resized``.
+        max_resident: Bytes of pixels; a split that has more is decoded batch by batch in every pass.
+        workers: Number of decoding threads, which changes no image. None: one for each available core.
+        task: Task that the labels are for. None: ``multiclass``.
 
     Raises:
-        UserError: The source's images cannot be split so.
+        UserError: A limit is less than 1, the labels do not fit the task, or the images cannot be split as asked.
     """
 
     def __init__(
@@ -113,36 +111,36 @@ class DecodedDataModule(ImageDataModule):
 
     @abstractmethod
     def pixels(self, source: Split, index: int) -> np.ndarray:
-        """Return an image as uint8 (3, H, W). Several threads call this at once.
+        """Return an image of the source, uint8 (3, H, W); several threads call this at the same time.
 
         Args:
-            source: Split that the image is stored under.
-            index: Index of the image in that split.
+            source: Split of the source.
+            index: Index of the image within that split.
         """
 
     @abstractmethod
     def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield for each image the bytes that it is decoded from, or a digest of them.
+        """Yield for each image the encoded image, or a digest of it.
 
         Args:
-            source: Split that the images are stored under.
-            indices: Indices of the images in that split.
+            source: Split of the source.
+            indices: Indices of the images within that split.
         """
 
     def original_size(self, source: Split, index: int) -> tuple[int, int] | None:
-        """Return width and height of an image in pixels before it is resized, or None where they are unknown.
+        """Return width and height in pixels of an image before it is resized, or None if they are not known.
 
         Args:
-            source: Split that the image is stored under.
-            index: Index of the image in that split.
+            source: Split of the source.
+            index: Index of the image within that split.
         """
         return None
 
     def notice(self) -> str | None:
-        """Return what becomes of pictures of other proportions, if there are any among the first ones."""
+        """Return how images of other proportions are resized, or None if none of the first 16 has others."""
         source, found = self._source["train"], Counter[tuple[int, int]]()
         for index in self._indices["train"][:_LOOKED_AT].tolist():
-            with suppress(UserError):  # which says its own when the image is wanted
+            with suppress(UserError):  # an unreadable image is reported when it is decoded
                 size = self.original_size(source, index)
                 if size is not None and not _alike(size, self.image_size):
                     found[size] += 1
@@ -151,17 +149,17 @@ class DecodedDataModule(ImageDataModule):
         [((width, height), _)] = found.most_common(1)
         rows, columns = self.image_size
         others = "" if len(found) == 1 else " and others"
-        return f"{height}×{width} pictures{others} are {_DONE[self.resize]} to {rows}×{columns} (data.params.resize)"
+        return f"{height}×{width} images{others} are {_DONE[self.resize]} to {rows}×{columns} (data.params.resize)"
 
     def regions(self, source: Split) -> Callable[[int], np.ndarray] | None:
-        """Return what says, by index, where an image of the source has its object, or None if nothing does.
+        """Return a function from an index within a split of the source to the region of that image's object.
 
-        It returns uint8 (H, W), as ``ImageSplit.region`` does.
+        Regions are uint8 (H, W), as those of ``ImageSplit.region``. None means that the regions are not known.
         """
         return None
 
     def load(self, split: Split) -> ImageSplit:
-        """Return a split: decoded, with its progress shown, or ready to be decoded as it is needed."""
+        """Return a split, decoded under a progress bar, or decoded batch by batch if it exceeds ``max_resident``."""
         source, indices = self._source[split], self._indices[split].tolist()
         labels = torch.from_numpy(self._labels[source][indices])
         labels = labels.float() if labels.is_floating_point() else labels.long()
@@ -182,11 +180,11 @@ class DecodedDataModule(ImageDataModule):
         return TensorImages(images, labels, region)
 
     def count(self, split: Split) -> int:
-        """Return the number of images in a split; nothing is decoded."""
+        """Return the number of images in a split, without decoding any."""
         return len(self._indices[split])
 
     def content(self) -> Iterator[bytes]:
-        """Yield what images are decoded from, and the labels, of each split: limits and fractions count."""
+        """Yield identity and label of each image, split by split, which depend on limits and fractions, too."""
         if self.resize != "stretch":
             yield self.resize.encode()
         for split in SPLITS:
@@ -197,11 +195,16 @@ class DecodedDataModule(ImageDataModule):
 
 
 def _alike(original: tuple[int, int], size: tuple[int, int]) -> bool:
-    """Return whether a width and height have the proportions of a height and width, but for a pixel."""
+    """Return whether two images have the same proportions, up to a pixel.
+
+    Args:
+        original: Width and height in pixels.
+        size: Height and width in pixels.
+    """
     (width, height), (rows, columns) = original, size
     return abs(width * rows - height * columns) < max(width, height, rows, columns)
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

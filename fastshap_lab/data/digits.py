@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: nothing to download."""
+"""The handwritten digits of scikit-learn, which need no download."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ from fastshap_lab.data.splits import TensorImages
 
 
 class Digits(ImageDataModule):
-    """1,797 scans of 8×8 pixels, enlarged: 1,257 to train on, 180 to validate, 360 to test.
+    """1,797 scans of 8×8 pixels, enlarged to ``image_size``: 1,257 training, 180 validation and 360 test images.
 
     Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 
     Args:
-        image_size: Height and width, or the side of a square.
+        image_size: Height and width in pixels, or one number for a square.
     """
 
     def __init__(self, image_size: int | tuple[int, int] = 16) -> None:
@@ -30,7 +30,7 @@ class Digits(ImageDataModule):
     def load(self, split: Split) -> TensorImages:
         """Return the enlarged scans of a split."""
         indices = self._indices[split]
-        scans = torch.from_numpy(self._scans[indices]).float().view(-1, 1, 8, 8) * (255 / 16)  # they count 0 to 16
+        scans = torch.from_numpy(self._scans[indices]).float().view(-1, 1, 8, 8) * (255 / 16)  # values are 0 to 16
         images = F.interpolate(scans, size=self.image_size, mode="bilinear", align_corners=False)
         return TensorImages(
             images.round().to(torch.uint8).repeat(1, 3, 1, 1), torch.from_numpy(self._labels[indices]).long()

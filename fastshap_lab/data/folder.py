@@ -1,4 +1,4 @@
-"""A folder of images, with a folder per class or a table of labels."""
+"""A folder of images, labelled by a folder for each class or by a table."""
 
 import csv
 import io
@@ -21,38 +21,39 @@ TABLE = "labels.csv"
 
 
 class Folder(ImageFiles):
-    """Images of any size and kind in folders that are called as their class, or with their labels in ``labels.csv``.
+    """Images of any size in folders that have the names of their classes, or with their labels in ``labels.csv``.
 
-    Either ``train/<class>/…`` and ``test/<class>/…`` (validation images come from ``val/<class>/…`` if there is one,
-    else from the training images; without ``test``, ``val`` is the test set), or ``<class>/…`` alone, from which test
-    and validation images are split off, with the classes in proportion. Folders within a class belong to it.
+    The layout is either ``train/<class>/…`` and ``test/<class>/…``, or ``<class>/…`` alone. In the first, validation
+    images come from ``val/<class>/…`` if it exists, else from the training images; without ``test``, ``val`` becomes
+    the test set. In the second, test and validation images are split off, with the classes in proportion. Folders
+    within the folder of a class belong to that class.
 
-    A ``labels.csv`` in the folder has a line per image, and the image's path within the folder in its column ``file``.
-    If it has a column ``split``, this says ``train``, ``val`` or ``test``; if not, test and validation images are split
-    off. All other columns are labels: words are classes, 0 and 1 say whether a label holds, other numbers are a
-    regression's targets. Images that it does not name are left out.
+    If the folder contains ``labels.csv``, this table has a line for each image, with the image's path within the folder
+    in the column ``file``. The column ``split``, if there is one, is ``train``, ``val`` or ``test``; without it, test
+    and validation images are split off. All other columns are labels: words are classes, 0 and 1 tell whether a label
+    applies, other numbers are targets of a regression. Images that are not in the table are left out.
 
-    Files without an image's extension are passed over, as is what begins with a dot. Images become RGB as
-    ``images.to_rgb`` says. Those of another size are stretched, as an explainer does with files; ``resize=crop`` keeps
-    the proportions and cuts off what is beyond the largest part in the centre that has those of ``image_size``, ``pad``
-    keeps them and all of the image, with black beside it.
+    Files without the extension of an image are ignored, and so are names that begin with a dot. Images are converted to
+    RGB by ``images.to_rgb``. Images of another size are stretched, as an explainer stretches files. ``resize=crop``
+    takes the largest part in the centre with the proportions of ``image_size``; ``resize=pad`` keeps the whole image
+    and its proportions and fills the rest with black.
 
     Args:
-        path: The folder.
-        image_size: Height and width, or the side of a square.
+        path: Path of the folder.
+        image_size: Height and width in pixels, or one number for a square.
         resize: ``stretch``, ``crop``, ``pad``, or ``imagenet`` (see ``images.resized``).
-        val_fraction: Share of the training images to validate on, without ``val``.
-        test_fraction: Share of the images to test on, without ``train`` and ``test``.
-        limit_train: Use only so many training images, and validation images in proportion.
-        limit_test: Use only so many test images.
-        max_resident: Splits of more bytes are decoded as they are needed.
-        workers: Decoding threads; one for each available core if None.
-        classes: Those that ``folders`` or a ``labels.csv`` say, or ``none``: any images in the folder and those in it,
-            without labels. They can be explained with a classifier that is not trained and brings its classes.
-        task: What labels are read as; chosen by ``labels.csv``, or else the classes that folders are, if None.
+        val_fraction: Fraction of the training images that become validation images if there is no ``val``.
+        test_fraction: Fraction of the images that become test images if there is neither ``train`` nor ``test``.
+        limit_train: Maximum number of training images; validation images are reduced in proportion. None: all.
+        limit_test: Maximum number of test images. None: all.
+        max_resident: Bytes of pixels; a split that has more is decoded batch by batch in every pass.
+        workers: Number of decoding threads. None: one for each available core.
+        classes: ``folders`` takes the labels from folders or ``labels.csv``. ``none`` reads all images in the folder
+            and in folders within it without labels, for a classifier that is used as it is and has classes already.
+        task: Task that the labels are read for. None: the columns of ``labels.csv`` decide; folders are classes.
 
     Raises:
-        UserError: The folder, a class or an image is not there or not readable, or labels are not of that task.
+        UserError: The folder, a class or an image is missing or cannot be read, or the labels do not fit the task.
     """
 
     def __init__(
@@ -95,17 +96,15 @@ Files = dict[Split, list[Path]]
 
 
 def _rows(files: Files) -> dict[Split, slice]:
-    """Return which labels are those of each split: they follow each other in the order of the splits."""
+    """Return the rows of labels that belong to each split, as the labels of all splits follow each other."""
     ends = np.cumsum([len(paths) for paths in files.values()]).tolist()
     return {split: slice(end - len(files[split]), end) for split, end in zip(files, ends, strict=True)}
 
 
 def _without_labels(root: Path, path: str, task: Task | None, test_fraction: float) -> tuple[Files, Labels]:
-    """Return any images of a folder, of which nobody says what they show."""
+    """Return all images in a folder and in folders within it, without labels."""
     if task is not None and described(task):
-        raise UserError(
-            f"data.params.classes=none: pictures without labels have no task; data.task={task.name} needs some"
-        )
+        raise UserError(f"data.params.classes=none: images without labels have no task; remove data.task={task.name}")
     found = sorted(images_in(root))
     if not found:
         raise UserError(f"data.params.path={path}: no image in it ({' '.join(sorted(EXTENSIONS))})")
@@ -115,7 +114,7 @@ def _without_labels(root: Path, path: str, task: Task | None, test_fraction: flo
 
 
 def _in_folders(root: Path, path: str, task: Task | None, test_fraction: float) -> tuple[Files, Labels]:
-    """Return the images of a folder per class, and their labels, split after split."""
+    """Return the images in the folders of the classes, and the labels of all splits one after the other."""
     if not any(folders_in(root / "train")):
         class_names = _class_names(root)
         files, numbers = listed(root, class_names, "")
@@ -129,7 +128,7 @@ def _in_folders(root: Path, path: str, task: Task | None, test_fraction: float) 
         if "test" not in found:
             if "val" not in found:
                 raise UserError(
-                    f"data.params.path={path}: has train, but neither test nor val; data.params.path="
+                    f"data.params.path={path}: contains train, but neither test nor val; data.params.path="
                     f"{root / 'train'} splits off test images"
                 )
             found["test"] = found.pop("val")
@@ -137,7 +136,7 @@ def _in_folders(root: Path, path: str, task: Task | None, test_fraction: float) 
         read = {split: listed(folder, class_names, unknown) for split, folder in found.items()}
         all_files = {split: files for split, (files, _) in read.items()}
         all_numbers = [number for _, numbers in read.values() for number in numbers]
-    # Without a task, folders are classes whatever they are called; their names say what another task reads.
+    # Without a task folders are classes, even if their names are numbers. Other tasks read the names as values.
     if task is None or not described(task):
         return all_files, Labels(Multiclass(), class_names, np.array(all_numbers))
     names = [class_names[number] for number in all_numbers]
@@ -145,12 +144,12 @@ def _in_folders(root: Path, path: str, task: Task | None, test_fraction: float) 
 
 
 def _in_table(root: Path, path: str, task: Task | None, test_fraction: float) -> tuple[Files, Labels]:
-    """Return the images that ``labels.csv`` names, and their labels, split after split."""
+    """Return the images in ``labels.csv``, and the labels of all splits one after the other."""
     table = root / TABLE
     columns, lines = _read_table(table)
     names, splits = columns.pop("file"), columns.pop("split", None)
     if not columns:
-        raise UserError(f"{table}: has no column of labels beside file and split")
+        raise UserError(f"{table}: needs a column of labels beside file and split")
     for name, line in zip(names, lines, strict=True):
         if not name or not (root / name).resolve().is_relative_to(root.resolve()) or not (root / name).is_file():
             raise UserError(f"{table}, line {line}: no such image in this folder: {name or 'empty'}")
@@ -172,19 +171,20 @@ def _in_table(root: Path, path: str, task: Task | None, test_fraction: float) ->
 
 
 def _read_table(table: Path) -> tuple[dict[str, list[str]], list[int]]:
-    """Return the columns by name, and the line of each row."""
+    """Return the columns by name, and the line number of each row."""
     try:
         reader = csv.reader(io.StringIO(read_file(table).decode("utf-8-sig"), newline=""), strict=True)
         rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: not a table of comma-separated values in UTF-8: {error}") from None
+        raise UserError(f"{table}: must be a table of comma-separated values in UTF-8: {error}") from None
     header = [name.strip() for name in rows[0][1]] if rows else []
     if "file" not in header or "" in header or len(set(header)) != len(header):
         raise UserError(
-            f"{table}: its first line must name the columns, file and others: {', '.join(header) or 'empty'}"
+            f"{table}: its first line must name the columns, each once, among them file; it is "
+            f"{', '.join(header) or 'empty'}"
         )
     if len(rows) == 1:
-        raise UserError(f"{table}: names no images")
+        raise UserError(f"{table}: lists no images; add a line for each image")
     for line, row in rows[1:]:
         if len(row) != len(header):
             raise UserError(f"{table}, line {line}: has {len(row)} values for {len(header)} columns")
@@ -192,7 +192,7 @@ def _read_table(table: Path) -> tuple[dict[str, list[str]], list[int]]:
     lines = [line for line, _ in rows[1:]]
     for name, count in Counter(columns["file"]).items():
         if count > 1:
-            raise UserError(f"{table}: {name} stands in {count} lines")
+            raise UserError(f"{table}: {name} is in {count} lines, must be in one")
     return columns, lines
 
 

@@ -1,4 +1,4 @@
-"""Images that a program hands over: files, pictures, tensors, or a data set of another library."""
+"""Images that a program passes in memory or as paths: files, PIL images, tensors, or a data set of another library."""
 
 import hashlib
 from collections.abc import Iterator, Sequence, Sized
@@ -17,28 +17,28 @@ from fastshap_lab.files import open_file
 from fastshap_lab.images import EXTENSIONS, Resize, images_in, read_rgb, resized, size_of, to_rgb, to_tensor
 
 MIN_IMAGES = 10
-"""Images that can be split."""
+"""Smallest number of images that can be split into training, validation and test images."""
 
 _TEST, _VAL = 0.2, 0.1
 _SPLITS = ("train", "val", "test")
 
 
 class Pictures:
-    """Images of any source, by index, and what is known of their labels.
+    """Images of any source by their indices, with their labels if the source has some.
 
     Args:
-        images: A folder, whose folders say what images show if all images are in some; a list of paths, PIL images or
-            tensors (3, H, W); a tensor (N, 3, H, W); or a data set by index, of images or of tuples that an image and a
-            label begin. Tensors hold uint8 or [0, 1].
+        images: A folder, whose subfolders are the labels if all images are in subfolders; a list of paths, PIL images
+            or tensors (3, H, W); a tensor (N, 3, H, W); or a map-style data set, whose items are images or tuples that
+            begin with an image and a label. Tensors are uint8, or floats in [0, 1].
 
     Raises:
-        UserError: It is none of these, or too few.
+        UserError: ``images`` is none of these, or there are fewer than ``MIN_IMAGES``.
     """
 
     def __init__(self, images: Any) -> None:
         self.labels: list[int] | None = None
         self.folders: list[str] | None = None
-        """What the labels of a folder are called."""
+        """Names of the subfolders, which the labels are indices of; None if the images come from elsewhere."""
         self.given: Any = images
         if isinstance(images, str | Path):
             root = Path(images).expanduser()
@@ -53,12 +53,12 @@ class Pictures:
                 self.folders, self.labels = found, [found.index(one[0]) for one in parts]
         elif not isinstance(images, Sized) or not hasattr(images, "__getitem__") or hasattr(images, "batch_size"):
             raise UserError(
-                f"images: a {type(images).__name__}; a folder, a list of paths or images, a tensor (N, 3, H, W), or a "
-                "data set by index is wanted"
+                f"images: is a {type(images).__name__}, must be a folder, a list of paths or images, a tensor "
+                "(N, 3, H, W), or a data set with a length and indices"
             )
         if len(self.given) < MIN_IMAGES:
             raise UserError(
-                f"images: {len(self.given)} of them; {MIN_IMAGES} are the fewest, to train on, to validate and to test"
+                f"images: there are {len(self.given)}, must be at least {MIN_IMAGES} for training, validation and test"
             )
         first = self.item(0)
         if isinstance(first, tuple) and len(first) > 1 and not isinstance(images, list | tuple | Tensor):
@@ -68,14 +68,14 @@ class Pictures:
         return len(self.given)
 
     def item(self, index: int) -> Any:
-        """Return what is given as an image, perhaps a path, or a tuple that an image begins."""
+        """Return an item of the source: an image, a path, or a tuple that begins with one of them."""
         return self.given[index]
 
     def image(self, index: int) -> Any:
-        """Return a path, a PIL image or a tensor.
+        """Return an image as a path, a PIL image or a tensor.
 
         Raises:
-            UserError: It is something else.
+            UserError: The item is something else.
         """
         image = self.item(index)
         image = image[0] if isinstance(image, tuple) else image
@@ -85,31 +85,34 @@ class Pictures:
             image = image.expand(3, -1, -1)  # grey
         if not isinstance(image, str | Path | Image.Image | Tensor):
             raise UserError(
-                f"images: number {index} is a {type(image).__name__}; a path, PIL image or tensor is wanted"
+                f"images: number {index} is a {type(image).__name__}, must be a path, a PIL image or a tensor"
             )
         return image
 
     def size(self) -> tuple[int, int] | None:
-        """Return height and width, if they are the same for all images; of a data set those of its first ten count."""
+        """Return height and width in pixels if they are the same for all images, else None.
+
+        Of a data set or a tensor, only the first ten images are compared.
+        """
         listed = isinstance(self.given, list | tuple)
         looked_at = range(len(self)) if listed else range(MIN_IMAGES)
         sizes = {self.original_size(index) for index in looked_at}
         return next(iter(sizes)) if len(sizes) == 1 else None
 
     def of_tensors(self) -> bool:
-        """Return whether the images are tensors, which stay as large as they are."""
+        """Return whether the images are tensors, which are never resized."""
         return isinstance(self.image(0), Tensor)
 
     def pixels(self, index: int, size: tuple[int, int], resize: Resize) -> np.ndarray:
         """Return an image as uint8 (3, H, W).
 
         Args:
-            index: Index of the picture.
-            size: Height and width to resize it to, in pixels.
-            resize: How a picture of other proportions is fitted: ``stretch``, ``crop`` or ``pad``.
+            index: Index of the image.
+            size: Height and width in pixels to resize it to.
+            resize: How an image of another size is resized; see ``images.resized``.
 
         Raises:
-            UserError: It cannot be read, or is a tensor of another size or range.
+            UserError: The image cannot be read, or is a tensor of another size or range.
         """
         image = self.image(index)
         if isinstance(image, Tensor):
@@ -126,12 +129,12 @@ class Pictures:
             ) from error
 
     def identity(self, index: int, size: tuple[int, int], resize: Resize) -> bytes:
-        """Return the digest of a picture's file, or of its pixels where it is in memory.
+        """Return the SHA-256 of the image's file or, for an image in memory, of its pixels.
 
         Args:
-            index: Index of the picture.
-            size: Height and width that it is resized to, in pixels.
-            resize: How a picture of other proportions is fitted: ``stretch``, ``crop`` or ``pad``.
+            index: Index of the image.
+            size: Height and width in pixels, as for ``pixels``.
+            resize: How an image of another size is resized, as for ``pixels``.
         """
         image = self.image(index)
         if isinstance(image, str | Path):
@@ -143,7 +146,7 @@ class Pictures:
         return hashlib.sha256(self.pixels(index, size, resize).tobytes()).digest()
 
     def original_size(self, index: int) -> tuple[int, int]:
-        """Return height and width of an image as it is given."""
+        """Return height and width in pixels of an image before it is resized."""
         image = self.image(index)
         if isinstance(image, Tensor):
             return image.shape[-2], image.shape[-1]
@@ -160,20 +163,20 @@ class Pictures:
         try:
             return [int(target) for target in targets]
         except (TypeError, ValueError):
-            raise UserError("images: the data set's labels are no numbers of classes; leave them out") from None
+            raise UserError("images: the labels of the data set must be class indices; leave out other ones") from None
 
 
 class HandedOver(DecodedDataModule):
-    """Pictures of a program, a tenth of them to validate and a fifth to test, always the same ones.
+    """Images that a program passes: a tenth are validation, a fifth test images, and the split is always the same.
 
     Args:
         pictures: The images.
-        labels: Numbers of classes, or none where it is not known what the images show.
-        class_names: Of the model.
-        image_size: Height and width.
-        resize: What becomes of pictures of another size, see ``images.resized``.
-        max_resident: Splits of more bytes are decoded as they are needed.
-        workers: Decoding threads; one for each available core if None.
+        labels: Class indices (N,), or None if the images have no labels.
+        class_names: Names of the K classes of the model.
+        image_size: Height and width in pixels.
+        resize: How images of another size are brought to ``image_size``; see ``images.resized``.
+        max_resident: Bytes of pixels; a split that has more is decoded batch by batch in every pass.
+        workers: Number of decoding threads. None: one for each available core.
     """
 
     def __init__(
@@ -209,15 +212,15 @@ class HandedOver(DecodedDataModule):
         )
 
     def pixels(self, source: Split, index: int) -> np.ndarray:
-        """Return an image."""
+        """Return an image, resized to ``image_size``."""
         return self._pictures.pixels(self._order[source][index], self.image_size, self.resize)
 
     def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield digests of files, or of pixels."""
+        """Yield the digest of each image's file or pixels."""
         for index in indices:
             yield self._pictures.identity(self._order[source][index], self.image_size, self.resize)
 
     def original_size(self, source: Split, index: int) -> tuple[int, int]:
-        """Return width and height of a picture."""
+        """Return width and height in pixels of an image before it is resized."""
         height, width = self._pictures.original_size(self._order[source][index])
         return width, height

@@ -1,4 +1,4 @@
-"""Any labelled image data set of the Hugging Face hub, or a local folder that is laid out like one."""
+"""A labelled image data set of the Hugging Face hub, or a local folder with the same layout."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,31 +22,32 @@ from fastshap_lab.models.tasks import Multilabel, Regression, Task, described
 class Hub(DecodedDataModule):
     """Images and labels from a hub id, a folder of parquet files, or a folder of images (``train/<class>/<image>``).
 
-    A local folder is read where it lies, with neither network nor cache, unless it has more than ``max_resident``
-    bytes: then the ``datasets`` library makes a copy in its cache that can be read image by image. Validation images
-    are split off from the training ones, with the classes in proportion. Images become RGB as ``images.to_rgb`` says.
+    A local folder is read in place, without network and cache, unless it has more than ``max_resident`` bytes: then the
+    ``datasets`` library makes a copy in its cache that can be read image by image. Validation images are split off from
+    the training images, with the classes in proportion. Images are converted to RGB by ``images.to_rgb``.
 
     Args:
-        path: Hub id or folder.
-        image_column: The first that holds images if None.
-        label_column: The first that holds class labels if None, or else the one called ``label``. Whole numbers are
-            classes, lists of labels or of 0 and 1 are for ``multilabel``, false and true for ``binary``, other numbers
-            and lists of them for ``regression``.
-        image_size: Height and width, or the side of a square; the first image's if None.
-        train_split: What the data set calls its training images.
-        test_split: What it calls its test images.
-        val_fraction: Share of the training images to validate on.
-        class_names: In the order of the labels; those of the data set if None, or else the labels as they are. Of
-            another task than ``multiclass``: what its labels or targets are called.
-        limit_train: Use only so many training images, and validation images in proportion.
-        limit_test: Use only so many test images.
+        path: Id of a data set on the hub, or path of a folder.
+        image_column: Name of the column of images. None: the first column that holds images.
+        label_column: Name of the column of labels. None: the first column of class labels, or else ``label`` or
+            ``labels``. Whole numbers are classes; lists of labels or of 0 and 1 are for ``multilabel``, false and true
+            for ``binary``, other numbers and lists of them for ``regression``.
+        image_size: Height and width in pixels, or one number for a square. None: the size of the first image.
+        train_split: Name of the data set's split with training images.
+        test_split: Name of the data set's split with test images.
+        val_fraction: Fraction of the training images that become validation images.
+        class_names: Names of the K classes, labels or targets, in the order of the labels. None: the names in the data
+            set, or else the labels themselves.
+        limit_train: Maximum number of training images; validation images are reduced in proportion. None: all.
+        limit_test: Maximum number of test images. None: all.
         resize: ``stretch``, ``crop``, ``pad``, or ``imagenet`` (see ``images.resized``).
-        max_resident: Data sets of more bytes are left on disk, and splits of more decoded as they are needed.
-        workers: Decoding threads; one for each available core if None.
-        task: What labels are read as; chosen by the column if None.
+        max_resident: Bytes; a larger data set stays on disk, and a split with more bytes of pixels is decoded batch by
+            batch in every pass.
+        workers: Number of decoding threads. None: one for each available core.
+        task: Task that the labels are read for. None: the type of the column decides.
 
     Raises:
-        UserError: The data set, a split, a column or an image is not there or not readable, or a label out of range.
+        UserError: The data set, a split, a column or an image is missing or cannot be read, or a label is out of range.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Hub(DecodedDataModule):
         source = _open(path, max_resident)
         for option, split in (("train_split", train_split), ("test_split", test_split)):
             if split not in source:
-                raise UserError(f"data.params.{option}={split}: {path} has {', '.join(source)}")
+                raise UserError(f"data.params.{option}={split}: no such split; {path} has {', '.join(source)}")
         features = source[train_split].features or {}
         image_column = _choose_column(path, "image_column", image_column, features, _image_columns(features))
         label_column = _choose_column(path, "label_column", label_column, features, _label_columns(features))
@@ -88,13 +89,16 @@ class Hub(DecodedDataModule):
                 if unknown := set(labels[split]) - set(range(len(class_names))):
                     found = repr(min(unknown, key=str))
                     raise UserError(
-                        f"{path}: a label of split {name} is {found}, not one of 0 to {len(class_names) - 1}"
+                        f"{path}: a label of split {name} is {found}, must be from 0 to {len(class_names) - 1}"
                     )
         else:
             read = self._other_labels(labels, label_column, feature, task)
             if class_names is not None and len(class_names) != len(read.class_names):
                 number = len(read.class_names)
-                raise UserError(f"data.params.class_names: {len(class_names)} names for the {number} labels of {path}")
+                raise UserError(
+                    f"data.params.class_names: there are {len(class_names)} names, must be {number}, as {path} has "
+                    f"{number} labels"
+                )
             task, class_names = read.task, class_names or read.class_names
             labels = dict(zip(labels, np.split(read.values, [len(labels["train"])]), strict=True))
         if image_size is None:
@@ -115,16 +119,16 @@ class Hub(DecodedDataModule):
         )
 
     def pixels(self, source: Split, index: int) -> np.ndarray:
-        """Return an image, resized if it has to be."""
+        """Return an image, resized to ``image_size``."""
         with self._named(source, index):
             return resized(read_rgb(io.BytesIO(self._encoded(source, index))), self.image_size, self.resize)
 
     def original_size(self, source: Split, index: int) -> tuple[int, int]:
-        """Return width and height of an image before it is resized."""
+        """Return width and height in pixels of an image before it is resized."""
         return size_of(io.BytesIO(self._encoded(source, index)))
 
     def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield the encoded images; paths do not count."""
+        """Yield the encoded images; the digest does not depend on their paths."""
         for index in indices:
             with self._named(source, index):
                 content = self._encoded(source, index)
@@ -133,7 +137,7 @@ class Hub(DecodedDataModule):
     def _other_labels(
         self, labels: Mapping[Split, Sequence[Any]], column: str, feature: Any, task: Task | None
     ) -> Labels:
-        """Return what is read of labels that are no numbers of classes, of all splits one after the other."""
+        """Return labels that are no class indices, those of all splits one after the other."""
         values = [value for split in labels for value in labels[split]]
 
         def place(row: int) -> str:
@@ -149,17 +153,18 @@ class Hub(DecodedDataModule):
             return read_columns({column: values}, chosen, place)
         for row, value in enumerate(values):
             if value is None or None in value:
-                raise UserError(f"{place(row)}: {column} is {value}; every image needs a list of values")
+                raise UserError(f"{place(row)}: {column} is {value}; every image needs a list without empty values")
         sizes, found = {len(value) for value in values}, sorted({one for value in values for one in value})
         if not found:
-            raise UserError(f"{self._path}: all lists of {column} are empty")
+            raise UserError(f"{self._path}: all lists in {column} are empty; at least one image needs a label")
         names = getattr(inner, "names", None)
         if len(sizes) == 1 and (_is_float(inner) or (names is None and set(found) <= {0, 1})):
             of_each = {f"{column}[{k}]": [value[k] for value in values] for k in range(*sizes)}
             return read_columns(of_each, task or (Regression() if _is_float(inner) else Multilabel()), place)
         if _is_float(inner):
             raise UserError(
-                f"{self._path}: {column} has lists of {min(sizes)} to {max(sizes)} numbers; all need as many"
+                f"{self._path}: {column} has lists of {min(sizes)} to {max(sizes)} numbers; all must have the same "
+                "length"
             )
         if names is None:
             names = found if isinstance(found[0], str) else [str(number) for number in range(found[-1] + 1)]
@@ -180,8 +185,8 @@ class Hub(DecodedDataModule):
             if (path := (folder / image["path"]).resolve()).is_relative_to(folder.resolve()):
                 return read_file(path)
         raise UserError(
-            f"would be read from {image['path']}, outside of the data set's folder; paths must stay inside, and links "
-            "are followed by data=folder only"
+            f"has the path {image['path']}, which leads out of the data set's folder; paths must stay inside, and only "
+            "data=folder follows links"
         )
 
     @contextmanager
@@ -193,7 +198,7 @@ class Hub(DecodedDataModule):
 
 
 def _folders(path: str) -> list[Path]:
-    """Return where the image files of a data set may lie: in its folder, or where copies of the hub's are kept."""
+    """Return the folders that may contain the image files of a data set: its own, or the caches for the hub."""
     if Path(path).exists():
         return [Path(path)]
     return [Path(HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}"), datasets.config.EXTRACTED_DATASETS_PATH]
@@ -201,7 +206,7 @@ def _folders(path: str) -> list[Path]:
 
 def _open(path: str, max_resident: int) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
     """Return the splits by name."""
-    # Streaming reads files in place; what comes over the network is worth keeping in the hub's cache.
+    # Streaming reads local files in place; downloads go to the hub's cache, so that they happen once.
     in_place = Path(path).exists() and _bytes_in(Path(path)) <= max_resident
     try:
         return datasets.load_dataset(path, streaming=in_place)
@@ -221,7 +226,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _image_columns(features: datasets.Features) -> list[str]:
-    """Return the columns that hold images, marked as such or as bare bytes."""
+    """Return the columns that hold images: first those of that type, then those of encoded bytes."""
     marked = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     bare = [
         name
@@ -232,7 +237,7 @@ def _image_columns(features: datasets.Features) -> list[str]:
 
 
 def _label_columns(features: datasets.Features) -> list[str]:
-    """Return the columns that hold class labels, marked as such or by their name."""
+    """Return the columns that hold labels: first those of class labels, then ``label`` and ``labels``."""
     marked = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     return marked + [name for name in ("label", "labels") if name in features]
 
@@ -242,7 +247,7 @@ def _is_float(feature: Any) -> bool:
 
 
 def _is_of_classes(feature: Any, task: Task | None) -> bool:
-    """Return whether labels are to be numbers of classes: no lists, and neither fractions nor false and true."""
+    """Return whether labels must be class indices, as they are neither lists nor floats nor bools."""
     return (
         (task is None or not described(task))
         and getattr(feature, "feature", None) is None
@@ -253,16 +258,19 @@ def _is_of_classes(feature: Any, task: Task | None) -> bool:
 
 def _choose_column(path: str, option: str, wanted: str | None, features: datasets.Features, found: list[str]) -> str:
     if wanted is None and not found:
-        raise UserError(f"data.params.{option}: name one of the columns of {path}: {', '.join(features)}")
+        raise UserError(f"data.params.{option}: must name one of the columns of {path}: {', '.join(features)}")
     if wanted is not None and wanted not in features:
-        raise UserError(f"data.params.{option}={wanted}: {path} has {', '.join(features)}")
+        raise UserError(f"data.params.{option}={wanted}: no such column; {path} has {', '.join(features)}")
     return wanted or found[0]
 
 
 def _read(
     source: datasets.Dataset | datasets.IterableDataset, image_column: str, label_column: str, max_resident: int
 ) -> tuple[Sequence[dict | None], list]:
-    """Return the encoded images, as ``bytes`` or ``path``, in memory or mapped to it; and their labels, unchecked."""
+    """Return the encoded images, each with ``bytes`` or ``path``, and their labels, which are not checked yet.
+
+    A source of more than ``max_resident`` bytes is not read into memory but memory-mapped.
+    """
     source = source.select_columns([image_column, label_column]).cast_column(image_column, datasets.Image(decode=False))
     if isinstance(source, datasets.Dataset) and source.data.nbytes > max_resident:
         return source[image_column], source[label_column][:]

@@ -1,4 +1,4 @@
-"""What data sets of picture files share: decoding, digests, and annotations of the same name."""
+"""Base class of the data sets of image files, which may have an annotation file for each image."""
 
 import hashlib
 import os
@@ -20,22 +20,22 @@ NOTHING: Mapping[Split, Sequence[Path]] = MappingProxyType({})
 
 
 class ImageFiles(DecodedDataModule):
-    """Pictures in a folder, perhaps with a file each that says where objects are.
+    """Image files in a folder, perhaps with annotation files that tell where objects are.
 
-    The digest is of paths and contents: each command reads all files once, as fast as they can be read.
+    The digest depends on paths within the folder and on contents, so each command reads all files once.
 
     Args:
-        root: The folder, which does not count.
-        files: Of the source's splits: the pictures.
-        labels: Theirs.
-        class_names: In the order of the labels.
-        image_size: Height and width.
-        annotations: Of those of the source's splits that have any: a file for each picture, in the same order.
-        upright: Follow cameras' rotation tags.
-        options: The others of ``DecodedDataModule``.
+        root: Path of the folder; the digest does not depend on it.
+        files: Paths of the images of each split of the source.
+        labels: Labels of the images of each split of the source, (N,) or (N, K).
+        class_names: Names of the K classes, in the order of the labels.
+        image_size: Height and width in pixels.
+        annotations: Paths of the annotations, one for each image and in the same order, of the splits that have some.
+        upright: Whether images are rotated as their EXIF orientation says.
+        options: Further arguments of ``DecodedDataModule``.
 
     Raises:
-        UserError: The pictures cannot be split so.
+        UserError: The images cannot be split as asked.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ImageFiles(DecodedDataModule):
         super().__init__(labels, class_names, image_size, **options)
 
     def pixels(self, source: Split, index: int) -> np.ndarray:
-        """Return an image, resized if it has to be."""
+        """Return an image, resized to ``image_size``."""
         path = self._files[source][index]
         try:
             return resized(read_rgb(path, self._upright), self.image_size, self.resize)
@@ -61,15 +61,18 @@ class ImageFiles(DecodedDataModule):
             raise UserError(f"{path}: {error}") from error
 
     def original_size(self, source: Split, index: int) -> tuple[int, int]:
-        """Return width and height of a picture as it is shown."""
+        """Return width and height in pixels of an image before it is resized, after its rotation."""
         return size_of(self._files[source][index], self._upright)
 
     def size(self, source: Split, index: int) -> tuple[int, int]:
-        """Return width and height of a stored picture in pixels.
+        """Return width and height in pixels of an image as its file stores it, before any rotation.
 
         Args:
-            source: Split that the picture is stored under.
-            index: Index of the picture in that split.
+            source: Split of the source.
+            index: Index of the image within that split.
+
+        Raises:
+            UserError: The file cannot be read.
         """
         path = self._files[source][index]
         try:
@@ -79,15 +82,15 @@ class ImageFiles(DecodedDataModule):
             raise UserError(f"{path}: {error}") from error
 
     def identities(self, source: Split, indices: Sequence[int]) -> Iterator[bytes]:
-        """Yield each file's path within the folder and the digest of its content, and the same of its annotation."""
+        """Yield path within the folder and digest of each image file, followed by those of its annotation."""
         kinds = [kind[source] for kind in (self._files, self._annotations) if source in kind]
 
         def identity(index: int) -> bytes:
             paths = [files[index] for files in kinds]
             return b"".join(os.fsencode(path.relative_to(self._root).as_posix()) + _digest(path) for path in paths)
 
-        with ThreadPoolExecutor(self._workers) as threads:  # reading and hashing both go beside Python's lock
-            for first in range(0, len(indices), 1024):  # a future each for millions of files would take gigabytes
+        with ThreadPoolExecutor(self._workers) as threads:  # reading and hashing both release Python's lock
+            for first in range(0, len(indices), 1024):  # futures for millions of files would take gigabytes
                 yield from threads.map(identity, indices[first : first + 1024])
 
 
@@ -95,7 +98,7 @@ def read_file(path: Path) -> bytes:
     """Return a file's content.
 
     Raises:
-        UserError: It cannot be read; names it, and says why.
+        UserError: The file cannot be read.
     """
     try:
         with open_file(path) as file:
@@ -105,7 +108,7 @@ def read_file(path: Path) -> bytes:
 
 
 def _digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file's content; errors as for ``read_file``."""
+    """Return the SHA-256 of a file's content; it raises the same errors as ``read_file``."""
     try:
         with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -114,22 +117,22 @@ def _digest(path: Path) -> bytes:
 
 
 def folders_in(parent: Path) -> list[Path]:
-    """Return the folders in another that are not hidden, by name; none if that is none."""
+    """Return the folders in ``parent`` that are not hidden, sorted by name; none if ``parent`` is no folder."""
     if not parent.is_dir():
         return []
     return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def listed(parent: Path, class_names: list[str], unknown: str) -> tuple[list[Path], list[int]]:
-    """Return the images of all classes, in an order that every file system gives, and their labels.
+    """Return the paths of the images of all classes, sorted, and their labels.
 
     Args:
-        parent: Has a folder for each class, or for some.
-        class_names: What these are called, in the order of the labels.
-        unknown: What to say of a folder that is called otherwise.
+        parent: Path of the folder that contains the folders of the classes; some may be missing.
+        class_names: Names of the folders, in the order of the labels.
+        unknown: End of the error line about a folder that has another name.
 
     Raises:
-        UserError: There is such a folder, or one without images.
+        UserError: A folder has another name, or contains no image.
     """
     files: list[Path] = []
     labels: list[int] = []
@@ -142,5 +145,5 @@ def listed(parent: Path, class_names: list[str], unknown: str) -> tuple[list[Pat
         files += images
         labels += [class_names.index(folder.name)] * len(images)
     if not files:
-        raise UserError(f"{parent}: needs a folder of images for each class, has none")
+        raise UserError(f"{parent}: contains no folder; it needs a folder of images for each class")
     return files, labels

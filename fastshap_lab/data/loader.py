@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, the same whether the images are in memory or decoded on the way."""
+"""Batches for training and evaluation, from images in memory or images that are decoded on the way."""
 
 from collections.abc import Iterator
 from math import ceil
@@ -16,22 +16,22 @@ Batch = dict[str, Tensor]
 class ImageLoader:
     """Batches of a split: ``image`` (B, 3, H, W) in [0, 1], ``label`` (B,) or (B, K), ``index`` (B,) in the split.
 
-    The order follows from seed and epoch, the augmentation from seed, epoch, batch and rank, and nothing else, so that
-    a resumed run sees what an uninterrupted one would. All ranks give the same number of batches, as collective
-    operations want: in training the last incomplete batch is left out (unless it is the only one); in evaluation
-    nothing is, and if the images do not share out evenly, fewer of them than there are ranks come twice.
+    The order depends on seed and epoch only, the augmentation on seed, epoch, batch and rank only, so that a resumed
+    run gets the same batches as an uninterrupted one. All ranks get the same number of batches, as collective
+    operations need. In training, an incomplete last batch is left out, unless it is the only one. In evaluation no
+    image is left out; if the number of images is no multiple of ``world_size``, the first ones are repeated.
 
     Args:
-        data: The split, on the device where the batches are wanted.
-        batch_size: Images per batch and rank.
-        training: Shuffle, augment, and leave out the last incomplete batch.
-        augment: Applied when training.
-        seed: Of order and augmentation.
-        rank: Which share of the images to give.
-        world_size: Number of shares.
+        data: The split, on the device that the batches are needed on.
+        batch_size: Number of images in a batch of one rank.
+        training: Whether to shuffle, to augment, and to leave out an incomplete last batch.
+        augment: Augmentation of the images if ``training``.
+        seed: Seed for order and augmentation.
+        rank: Rank of this process, from 0; each rank gets another part of the images.
+        world_size: Number of processes.
     """
 
-    batch_sampler = None  # Lightning asks for it where it finds a sampler
+    batch_sampler = None  # Lightning reads it if there is a sampler
 
     def __init__(
         self,
@@ -51,27 +51,27 @@ class ImageLoader:
 
     @property
     def sampler(self) -> "ImageLoader":
-        """Itself: where Lightning looks for ``set_epoch``."""
+        """The loader itself, since Lightning calls ``set_epoch`` of the sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and augmentation come next."""
+        """Set the epoch that determines order and augmentation of the next iteration."""
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the epoch stands, for a checkpoint; Lightning calls it."""
+        """Return the number of batches of this epoch that are done; Lightning stores it in checkpoints."""
         return {"batch": self._next_batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration begin where a checkpoint's ended."""
-        self._first_batch = self._next_batch = state["batch"] % len(self)  # a finished epoch: at the next one's start
+        """Let the next iteration start at the batch after the last one of a checkpoint."""
+        self._first_batch = self._next_batch = state["batch"] % len(self)  # after a finished epoch, start at 0
 
     def __len__(self) -> int:
         share = ceil(len(self.data) / self.world_size)
         return max(1, share // self.batch_size) if self.training else ceil(share / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator: nothing is read before the first batch, and by then Lightning has called set_epoch.
+        # This is a generator, so nothing is read before the first batch, when Lightning has called set_epoch.
         first, self._first_batch = self._first_batch, 0
         batches = self._share().split(self.batch_size)[first : len(self)]
         for number, (index, images) in enumerate(zip(batches, self.data.blocks(batches), strict=True), first):
@@ -84,7 +84,7 @@ class ImageLoader:
             yield {"image": image, "label": self.data.labels[index], "index": index}
 
     def _share(self) -> Tensor:
-        """Return the indices of this rank's images, in order; the first ones again where that evens out the ranks."""
+        """Return the indices of this rank's images in order; the first images fill up the shares of the last ranks."""
         count = len(self.data)
         places = torch.arange(self.rank, ceil(count / self.world_size) * self.world_size, self.world_size) % count
         if not self.training:

@@ -1,4 +1,4 @@
-"""Images of a data set under the classes of a model that is not trained."""
+"""A data set whose labels are translated to the classes of a classifier that is used as it is."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,11 +11,11 @@ from fastshap_lab.data.splits import NO_LABEL, ImageSplit
 
 
 class Relabelled(ImageDataModule):
-    """The same images, with a model's numbers as labels.
+    """The images of a data set, labelled with the class indices of a model.
 
     Args:
         data: The data set.
-        class_names: The model's. Images of classes that it does not know have no label.
+        class_names: Names of the model's K classes. Images of other classes have no label.
     """
 
     def __init__(self, data: ImageDataModule, class_names: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ class Relabelled(ImageDataModule):
         self._data, self._numbers = data, [NO_LABEL if number is None else number for number in translated]
 
     def notice(self) -> str | None:
-        """Return what the user should know of the images."""
+        """Return the remark of the original data set."""
         return self._data.notice()
 
     def count(self, split: Split) -> int:
@@ -33,26 +33,26 @@ class Relabelled(ImageDataModule):
         return self._data.count(split)
 
     def load(self, split: Split) -> ImageSplit:
-        """Return a split, its labels translated."""
+        """Return a split with translated labels."""
         loaded = self._data.load(split)
         numbers = torch.tensor([*self._numbers, NO_LABEL])
-        return replace(loaded, labels=numbers[loaded.labels.clamp_min(-1)])  # what has no label takes the last
+        return replace(loaded, labels=numbers[loaded.labels.clamp_min(-1)])  # NO_LABEL becomes -1, the last entry
 
     def content(self) -> Iterator[bytes]:
-        """Yield what decides over the images, and the translation."""
+        """Yield the translation of labels and the digest of the original data set."""
         yield repr(self._numbers).encode()
         yield self._data.digest().encode()
 
 
 def translation(own: Sequence[str], names: Sequence[str]) -> list[int | None]:
-    """Return, for each class of the data, its index among a model's classes.
+    """Return the model's class index for each class of the data; None where no class or several have the same name.
 
-    The index is None where none or several have its name. Upper and lower case are the same, and so are underscores and
-    spaces. A class may have several names, separated by commas. WordNet ids of ImageNet's classes are known.
+    Case and underscores are ignored, and a model's class may have several names with commas between them. WordNet ids
+    match the classes of a model for ImageNet.
 
     Args:
-        own: Names of the data's classes.
-        names: Names of the model's classes.
+        own: Names of the data set's classes.
+        names: Names of the model's K classes.
     """
     wnids = imagenet_classes()[0]
     if own and len(names) == len(wnids) and set(own) <= set(wnids):

@@ -1,4 +1,4 @@
-"""What a split of a data set holds: images in memory, or images that are decoded when they are needed."""
+"""Splits of a data set, whose images are in memory or are decoded when they are needed."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NO_LABEL = -100  # which cross-entropy leaves out
-VOID = 255  # pixels that may or may not be the object's
-MAX_IN_STATISTICS = 50_000  # images; the means of so many are off by a thousandth at most
+NO_LABEL = -100  # cross-entropy ignores this label
+VOID = 255  # value of pixels that may or may not belong to the object
+MAX_IN_STATISTICS = 50_000  # number of images whose means are exact to about a thousandth
 
 
 class ImageSplit(ABC):
     """Images with labels, by index.
 
     Attributes:
-        labels: int64 (N,), or float32 (N, K) where the task is not ``multiclass``, on the device where images are
-            wanted; ``NO_LABEL`` where an image has none.
-        image_size: Height and width.
-        region: Returns, by index, where an image's object is, uint8 (H, W): 1 there, 0 elsewhere, ``VOID`` where it
-            cannot be told; None if that is not known.
+        labels: Labels, int64 (N,), or float32 (N, K) where the task is not ``multiclass``, on the device that images
+            are needed on; ``NO_LABEL`` where an image has none.
+        image_size: Height and width in pixels.
+        region: Function from an index to the region of the image's object, uint8 (H, W): 1 for its pixels, 0 for
+            others, ``VOID`` where an annotation leaves it open. None if the regions are not known.
     """
 
     labels: Tensor
@@ -36,7 +36,7 @@ class ImageSplit(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where images and labels are handed out."""
+        """Device of the labels, which images are returned on, too."""
         return self.labels.device
 
     @abstractmethod
@@ -45,20 +45,20 @@ class ImageSplit(ABC):
 
     @abstractmethod
     def blocks(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield for each tensor of indices (B,), in turn, the images: uint8 (B, 3, H, W), on the device."""
+        """Yield the images, uint8 (B, 3, H, W), on ``device``, for each tensor of indices (B,) in turn."""
 
     def images_at(self, indices: Tensor) -> Tensor:
-        """Return some images, uint8 (B, 3, H, W), on the device."""
+        """Return the images with the given indices (B,), uint8 (B, 3, H, W), on ``device``."""
         [images] = self.blocks([indices])
         return images
 
     @property
     def has_regions(self) -> bool:
-        """Whether it is known where objects are."""
+        """Whether the regions of objects are known."""
         return self.region is not None
 
     def regions_at(self, indices: Tensor) -> Tensor | None:
-        """Return where the objects of some images are, uint8 (B, H, W), on the device; None if that is not known.
+        """Return the regions of objects in the given images, uint8 (B, H, W), on ``device``; None if not known.
 
         Raises:
             UserError: An annotation cannot be read.
@@ -73,7 +73,7 @@ class ImageSplit(ABC):
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
         """Return mean and standard deviation of each channel, in [0, 1].
 
-        Of all images, or of the first 50,000: training images come shuffled, so that these are a fair sample.
+        At most the first 50,000 images are used; they are a random sample, as training images are shuffled.
         """
         indices = torch.arange(min(len(self), MAX_IN_STATISTICS)).split(256)
         counts = torch.zeros(3, 256, dtype=torch.float64)
@@ -90,10 +90,10 @@ class ImageSplit(ABC):
 
 @dataclass(frozen=True)
 class TensorImages(ImageSplit):
-    """A split as plain tensors, which live on the device as a whole.
+    """A split whose images are one tensor on the device.
 
     Attributes:
-        images: uint8 (N, 3, H, W); grey images have three equal channels.
+        images: Images, uint8 (N, 3, H, W); grey images have three equal channels.
         labels: As in ``ImageSplit``.
         region: As in ``ImageSplit``.
     """
@@ -104,7 +104,7 @@ class TensorImages(ImageSplit):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width in pixels."""
         return tuple(self.images.shape[2:])
 
     def to(self, device: torch.device) -> "TensorImages":
@@ -112,7 +112,7 @@ class TensorImages(ImageSplit):
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def blocks(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield copies of rows."""
+        """Yield copies of the images for each tensor of indices."""
         for part in indices:
             yield self.images[part.to(self.device, non_blocking=True)]
 
@@ -121,15 +121,15 @@ class TensorImages(ImageSplit):
 class StreamedImages(ImageSplit):
     """A split whose images are decoded by threads while earlier ones are in use; ``ahead + 1`` blocks are in memory.
 
-    Threads, since Pillow decodes and resizes outside of Python's lock: nothing is pickled, copied or forked. Their
-    number changes no image.
+    Threads suffice, since Pillow releases Python's lock while it decodes and resizes; unlike processes, they need no
+    pickling, copying or forking. Their number changes no image.
 
     Attributes:
-        decode: Returns an image by its index: uint8 (3, H, W); called by several threads at once.
+        decode: Function from an index to an image, uint8 (3, H, W); several threads call it at the same time.
         labels: As in ``ImageSplit``.
-        image_size: Height and width.
+        image_size: Height and width in pixels.
         workers: Number of threads.
-        ahead: Blocks that are decoded beyond the one in use.
+        ahead: Number of blocks that are decoded in advance.
         region: As in ``ImageSplit``.
     """
 
@@ -145,10 +145,10 @@ class StreamedImages(ImageSplit):
         return replace(self, labels=self.labels.to(device))
 
     def blocks(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield blocks in order, however the threads are scheduled.
+        """Yield the blocks in the order of ``indices``.
 
         Raises:
-            UserError: An image cannot be read; raised where its block would have come.
+            UserError: An image of the next block cannot be read.
         """
         threads, begun = ThreadPoolExecutor(self.workers), deque[tuple[np.ndarray, list[Future[None]]]]()
         try:
@@ -158,14 +158,14 @@ class StreamedImages(ImageSplit):
                     yield self._finished(*begun.popleft())
             while begun:
                 yield self._finished(*begun.popleft())
-        finally:  # also where the caller wants no more
+        finally:  # also if the caller stops the iteration
             for _, shares in begun:
                 for share in shares:
                     share.cancel()
             threads.shutdown()
 
     def _begin(self, threads: ThreadPoolExecutor, part: list[int]) -> tuple[np.ndarray, list[Future[None]]]:
-        """Let every thread decode its share of a block; return the block and what to wait for."""
+        """Start decoding a block, in equal shares for all threads; return the block and the futures of the shares."""
         block = np.empty((len(part), 3, *self.image_size), np.uint8)
 
         def decode(places: range) -> None:

@@ -1,4 +1,4 @@
-"""Shapes drawn on textured backgrounds: images whose explanation is known, since the mask of the object is."""
+"""Shapes drawn on textured backgrounds; the region of each object, which an explanation should find, is known."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,10 +13,10 @@ from fastshap_lab.data.splits import TensorImages
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.tasks import Multiclass, Task, described
 
-VERSION = 1  # part of the digest: raise it when the same arguments draw other images
-NOISE = 0.05  # largest deviation of an object's pixel from its colour, and of the background from its texture
+VERSION = 1  # part of the digest; increase it when the same arguments give other images
+NOISE = 0.05  # amplitude of the uniform noise on all pixels
 
-# Which points belong to an object that fills x and y in [-1, 1]; y grows downwards.
+# Functions that tell which points belong to a shape that fills x and y in [-1, 1]; y grows downwards.
 SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "disk": lambda x, y: x**2 + y**2 <= 1,
     "square": lambda x, y: torch.maximum(x.abs(), y.abs()) <= 0.9,
@@ -30,23 +30,23 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Synthetic(ImageDataModule):
-    """One shape per image, its class; place, size, colours and texture are random and independent of the class.
+    """Images with one shape, which is the class; position, size, colours and texture do not depend on the class.
 
-    An image follows from seed, split and index alone, however many are drawn. With the task ``binary`` the label is
-    whether the shape is the first one, with ``regression`` the area of the object in pixels. With ``multilabel`` every
-    shape is there or not, each half of the time, in a place of its own.
+    An image depends on seed, split and index only, not on the number of images. For the task ``binary`` the label is
+    whether the shape is the first one, for ``regression`` it is the area of the shape in pixels. For ``multilabel``
+    each shape is present with probability 0.5, independently of the others and without overlap.
 
     Args:
-        num_classes: The first so many of ``SHAPES``.
-        image_size: Height and width, or the side of a square.
-        num_train: Training images.
-        num_val: Validation images.
-        num_test: Test images.
-        seed: Of the images.
-        task: What they are labelled with; the class of the shape if None.
+        num_classes: Number of shapes, the first ones of ``SHAPES``.
+        image_size: Height and width in pixels, or one number for a square.
+        num_train: Number of training images.
+        num_val: Number of validation images.
+        num_test: Number of test images.
+        seed: Seed for drawing the images.
+        task: Task that the labels are for. None: ``multiclass``, the class is the shape.
 
     Raises:
-        UserError: There are fewer shapes than classes.
+        UserError: ``num_classes`` is less than 2, or there are fewer shapes.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Synthetic(ImageDataModule):
         task: Task | None = None,
     ) -> None:
         if not 2 <= num_classes <= len(SHAPES):
-            raise UserError(f"data.params.num_classes={num_classes}: there are {len(SHAPES)} shapes, choose 2 to all")
+            raise UserError(f"data.params.num_classes={num_classes}: must be from 2 to {len(SHAPES)}, one shape each")
         task, self._shapes = task or Multiclass(), list(SHAPES)[:num_classes]
         class_names = {"binary": self._shapes[:1], "regression": ["area"]}.get(task.name, self._shapes)
         super().__init__(list(class_names), height_and_width(image_size), task)
@@ -68,8 +68,8 @@ class Synthetic(ImageDataModule):
         self._seed_of_images = seed
 
     def load(self, split: Split) -> TensorImages:
-        """Return the shapes of a split, and where they are."""
-        chunks = torch.arange(self._counts[split]).split(1024)  # bounds the memory for coordinates and noise
+        """Return the images of a split, with labels and the regions of the shapes."""
+        chunks = torch.arange(self._counts[split]).split(1024)  # limits the memory for coordinates and noise
         images, objects = zip(*(self._draw(split, indices) for indices in chunks), strict=True)
         areas = torch.cat([masks.sum(dim=(2, 3)) for masks in objects])  # (N, shapes)
         regions = torch.cat([masks.any(dim=1) for masks in objects]).byte().numpy()
@@ -82,13 +82,13 @@ class Synthetic(ImageDataModule):
         return TensorImages(torch.cat(images), labels, lambda index: regions[index])
 
     def content(self) -> Iterator[bytes]:
-        """Yield the arguments, which decide over everything."""
+        """Yield the arguments, which determine all images."""
         yield repr((VERSION, self._counts, self._seed_of_images)).encode()
-        if described(self.task):  # whose names do not say what is drawn
+        if described(self.task):  # class names, which the digest covers, are not those of all shapes then
             yield repr(self._shapes).encode()
 
     def _draw(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images (B, 3, H, W), and where each shape is (B, shapes, H, W)."""
+        """Return images, uint8 (B, 3, H, W), and the mask of each shape, bool (B, shapes, H, W)."""
         height, width = self.image_size
         stream = SPLITS.index(split)
         draws = np.stack(
@@ -106,7 +106,7 @@ class Synthetic(ImageDataModule):
         masks = objects.any(dim=1)
 
         colour = place[:, 3:6]  # (B, 3, 1, 1)
-        # In every channel at least 0.35 away from the object's colour, on a circle whose ends are 0 and 1.
+        # Each channel is at least 0.35 from the object's colour on a circle, where 0 and 1 coincide.
         background = (colour + 0.35 + 0.3 * place[:, 6:9]) % 1
         angle, period, phase = np.pi * place[:, 9:10], 3 + 5 * place[:, 10:11], 2 * np.pi * place[:, 11:12]
         texture = 0.12 * torch.sin(2 * np.pi * (x * angle.cos() + y * angle.sin()) / period + phase)
@@ -115,11 +115,13 @@ class Synthetic(ImageDataModule):
         return (255 * images.clamp(0, 1)).round().to(torch.uint8), objects
 
     def _single(self, split: Split, indices: Tensor, place: Tensor) -> Tensor:
-        """Return one shape in each image, where the first three random numbers of ``place`` put it."""
+        """Return the masks for one shape in each image; ``place`` gives its radius and its position x, y."""
         height, width = self.image_size
         y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
         radius = min(height, width) * (0.22 + 0.2 * place[:, 0])  # (B, 1, 1)
-        across = (x - radius - (width - 2 * radius) * place[:, 1]) / radius  # (B, 1, W): the whole object is in view
+        across = (
+            x - radius - (width - 2 * radius) * place[:, 1]
+        ) / radius  # (B, 1, W); the shape never leaves the image
         down = (y - radius - (height - 2 * radius) * place[:, 2]) / radius  # (B, H, 1)
         objects = torch.zeros(len(indices), len(self._shapes), height, width, dtype=torch.bool)
         for number, name in enumerate(self._shapes):
@@ -128,7 +130,7 @@ class Synthetic(ImageDataModule):
         return objects
 
     def _several(self, split: Split, indices: Tensor, place: Tensor) -> Tensor:
-        """Return each shape or nothing, each in a cell of its own of a grid that has one for every shape."""
+        """Return the masks for shapes that are present with probability 0.5, each in a cell of a grid of its own."""
         (height, width), number = self.image_size, len(self._shapes)
         side = math.ceil(math.sqrt(number))
         cell_height, cell_width = height / side, width / side

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012: photographs of twenty classes of objects, with their boxes or their pixels."""
+"""PASCAL VOC 2012: photographs with objects of twenty classes, and their bounding boxes or segmentation masks."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from fastshap_lab.data.splits import NO_LABEL, VOID
 from fastshap_lab.errors import UserError
 from fastshap_lab.images import Resize, box_region, opened, resized_boxes, resized_labels
 
-CLASSES = (  # in the order of the pixels' values, from 1
+CLASSES = (  # in the order of the segmentation masks' values, which start at 1
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
@@ -29,29 +29,31 @@ _LAYOUT = {"segmentation": ("Segmentation", "SegmentationClass", ".png"), "boxes
 
 
 class Voc(ImageFiles):
-    """Photographs with objects whose pixels are known, 1,464 to train and validate on and 1,449 to test on, or boxes.
+    """Photographs with segmentation masks (1,464 and 1,449 images) or bounding boxes (5,717 and 5,823 images).
 
-    With boxes there are 5,717 and 5,823; both are the lists ``train`` and ``val`` of its authors. An image's label is
-    the class with the most pixels, or the largest box, in the whole picture.
+    The first number is that of the authors' list ``train``, which training and validation images come from, the second
+    that of their list ``val``, which is the test set. The label of an image is the class with the most pixels, or with
+    the largest box, in the whole image.
 
     Reference: Everingham et al., The PASCAL Visual Object Classes Challenge: A Retrospective, IJCV 2015.
 
     Args:
-        root: Folder that has ``VOCdevkit/VOC2012``, or is to get it.
-        download: Fetch the 2 GB if they are not there.
-        regions: Where objects are: the pixels of ``segmentation``, objects' borders being void, or ``boxes``.
-        foreground: The objects that count: those of the ``label``'s class, or ``any``.
-        classes: ``voc``, or ``imagenet`` for its networks: then images have no label, and objects of any kind count.
-        image_size: Height and width, or the side of a square.
+        root: Folder that contains ``VOCdevkit/VOC2012``, or that it is downloaded to.
+        download: Whether to download the 2 GB if they are missing.
+        regions: Source of the objects' regions: masks (``segmentation``, borders of objects are void) or ``boxes``.
+        foreground: Objects that make up the region: those of the class of the ``label``, or ``any``.
+        classes: ``voc``, or ``imagenet`` for networks trained on ImageNet: images then have no labels, and
+            ``foreground`` must be ``any``.
+        image_size: Height and width in pixels, or one number for a square.
         resize: ``stretch``, ``crop``, ``pad``, or ``imagenet`` (see ``images.resized``).
-        val_fraction: Share of the training images to validate on.
-        limit_train: Use only so many training images, and validation images in proportion.
-        limit_test: Use only so many test images.
-        max_resident: Splits of more bytes are decoded as they are needed.
-        workers: Decoding threads; one for each available core if None.
+        val_fraction: Fraction of the training images that become validation images.
+        limit_train: Maximum number of training images; validation images are reduced in proportion. None: all.
+        limit_test: Maximum number of test images. None: all.
+        max_resident: Bytes of pixels; a split that has more is decoded batch by batch in every pass.
+        workers: Number of decoding threads. None: one for each available core.
 
     Raises:
-        UserError: The files are not there, or damaged, and not to be had.
+        UserError: The files are missing or damaged, and cannot be or are not to be downloaded.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Voc(ImageFiles):
         workers: int | None = None,
     ) -> None:
         if classes == "imagenet" and foreground != "any":
-            raise UserError("data.params.classes=imagenet: its labels are none of VOC's; data.params.foreground=any")
+            raise UserError("data.params.classes=imagenet: images have no labels then; set data.params.foreground=any")
         folder = _open(root, download)
         self._kind, self._foreground = regions, foreground
         listed_in, annotated_in, suffix = _LAYOUT[regions]
@@ -93,7 +95,7 @@ class Voc(ImageFiles):
             imagenet_classes()[1] if classes == "imagenet" else CLASSES,
             height_and_width(image_size),
             annotations,
-            upright=False,  # annotations count pixels as they are stored
+            upright=False,  # annotations refer to images as they are stored
             val_fraction=val_fraction,
             limit_train=limit_train,
             limit_test=limit_test,
@@ -103,12 +105,12 @@ class Voc(ImageFiles):
         )
 
     def content(self) -> Iterator[bytes]:
-        """Yield, beside what decides over the images, what counts as an object."""
+        """Yield the arguments that determine the regions, then what identifies the images."""
         yield f"{self._kind} {self._foreground}".encode()
         yield from super().content()
 
     def regions(self, source: Split) -> Callable[[int], np.ndarray]:
-        """Return what says where an image of the source has its object."""
+        """Return the function from an index within a split of the source to the region of the objects."""
         of_pixels = self._kind == "segmentation"
         return lambda index: self._pixels_of(source, index) if of_pixels else self._boxes_of(source, index)
 
@@ -126,7 +128,7 @@ class Voc(ImageFiles):
 
 
 def _open(root: str, download: bool) -> Path:
-    """Return the folder that has everything."""
+    """Return the folder ``VOCdevkit/VOC2012``, which is downloaded if it is missing and ``download`` is set."""
     top = Path(root).expanduser()
     folder = top / "VOCdevkit" / "VOC2012"
     hint = "no PASCAL VOC 2012 (VOCdevkit/VOC2012) is there"
@@ -136,7 +138,7 @@ def _open(root: str, download: bool) -> Path:
         raise UserError(f"data.params.root={root}: {hint}; data.params.download=true fetches it (2 GB)")
     try:
         top.mkdir(parents=True, exist_ok=True)
-        with FileLock(top / ".voc.lock"):  # the agents of a sweep start at once
+        with FileLock(top / ".voc.lock"):  # the agents of a sweep start at the same time
             if not folder.is_dir():
                 VOCSegmentation(top, year="2012", download=True)
     except (OSError, RuntimeError) as error:
@@ -149,32 +151,32 @@ def _names_in(path: Path) -> list[str]:
     try:
         return read_file(path).decode().split()
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not a list of names, it is not UTF-8") from None
+        raise UserError(f"{path}: must be a list of names in UTF-8") from None
 
 
 def _labels_of_pixels(path: Path) -> Image.Image:
-    """Return an image whose pixels are 0, where nothing is, 1 to 20, or ``VOID``."""
+    """Return a segmentation mask, whose pixels are 0 (background), 1 to 20 (classes) or ``VOID``."""
     content = read_file(path)
     try:
         with opened(BytesIO(content)) as image:
             if image.mode not in ("P", "L"):
-                raise ValueError(f"its mode is {image.mode}, not P")
+                raise ValueError(f"its mode is {image.mode}, must be P or L")
             return image.copy()
     except UserError as error:
-        raise UserError(f"{path}: labels of pixels: {error}") from None
+        raise UserError(f"{path}: the segmentation mask {error}") from None
 
 
 def _most_pixels(path: Path) -> int:
     counts = np.bincount(np.asarray(_labels_of_pixels(path)).ravel(), minlength=256)
     counts[[0, VOID]] = 0
     if not counts[1 : len(CLASSES) + 1].any() or counts[len(CLASSES) + 1 :].any():
-        raise UserError(f"{path}: its objects are of classes {np.flatnonzero(counts).tolist()}, must be within 1 to 20")
+        raise UserError(f"{path}: its objects are of classes {np.flatnonzero(counts).tolist()}, must be from 1 to 20")
     return int(counts.argmax()) - 1
 
 
 def _largest_box(path: Path) -> int:
     boxes = read_boxes(path, first_pixel=1)
     if not boxes.names or not set(boxes.names) <= set(CLASSES):
-        raise UserError(f"{path}: its objects are {boxes.names}, must be of {', '.join(CLASSES)}")
+        raise UserError(f"{path}: its objects are {boxes.names}, must be at least one of {', '.join(CLASSES)}")
     left, top, right, bottom = boxes.edges.unbind(dim=1)
     return CLASSES.index(boxes.names[int(((right - left) * (bottom - top)).argmax())])

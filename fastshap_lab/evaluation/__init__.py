@@ -1,1 +1,1 @@
-"""What an evaluation consists of: pipelines, metrics, sections and checks."""
+"""The evaluation of pipelines and methods: metrics, checks, and the sections of the report."""

@@ -1,4 +1,4 @@
-"""What an explanation costs: seconds, passes, memory."""
+"""Measurement of an explanation's cost: seconds, passes through networks, memory."""
 
 import re
 import time
@@ -16,13 +16,13 @@ from fastshap_lab.attribution.base import hooked
 
 @dataclass
 class Cost:
-    """What was spent inside of ``metered``.
+    """The cost of the block under ``metered``.
 
     Attributes:
-        seconds: Of wall time.
-        forward: Images that went through a network, copies among them.
-        backward: Of those, how many came back.
-        mebibytes: Most memory at once, beyond what was there before; NaN where the system does not tell.
+        seconds: Wall time in seconds.
+        forward: Number of images in forward passes; masked or disturbed copies of an image count one each.
+        backward: Number of images in backward passes.
+        mebibytes: Peak of the memory in MiB, minus the memory before; NaN where the system does not measure it.
     """
 
     seconds: float = 0.0
@@ -33,7 +33,11 @@ class Cost:
 
 @contextmanager
 def metered(*modules: nn.Module) -> Iterator[Cost]:
-    """Count what passes through modules, which are leaves of one another's computation, and what it takes."""
+    """Measure the cost of a block of code.
+
+    Args:
+        modules: Modules whose passes are counted; none of them may call another.
+    """
     cost = Cost()
 
     def count(_: nn.Module, __: Any, output: Tensor) -> None:
@@ -62,7 +66,7 @@ def _start_of_memory(device: torch.device) -> float:
         torch.cuda.reset_peak_memory_stats(device)
         return float(torch.cuda.memory_allocated(device))
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of resident memory begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak of resident memory
     except OSError:
         return float("nan")
     return _resident(_NOW)

@@ -1,7 +1,6 @@
-"""What metrics of attribution methods are fed with, one class per kind of input.
+"""Feeders, which compute the inputs of the metrics that compare attribution methods, one class for each kind of input.
 
-A metric names its kind (``PerImage.feed``), and its ``update`` takes what the feeder of this kind gives by the same
-names.
+A metric names its feeder in ``PerImage.feed``. The arguments of its ``update`` have the names of the feeder's inputs.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +28,7 @@ from fastshap_lab.runs.store import content_digest
 from fastshap_lab.shapley import LINKS, PlayerGrid
 
 _SURROGATE = "surrogate"
-_OBJECT = 1  # the label of objects in a region
+_OBJECT = 1  # value of an object's pixels in a region
 
 Links = Literal["softmax", "log_softmax", "log_odds", "logits", "centred_logits", "sigmoid", "identity"]
 Inputs = dict[str, Any]
@@ -37,16 +36,16 @@ Inputs = dict[str, Any]
 
 @dataclass
 class EvaluationBatch:
-    """A few evaluated images of a pipeline, with what is explained of them, and what feeders share between methods.
+    """A few evaluated images of a pipeline with their explained classes, and values that all methods share.
 
     Attributes:
         evaluation: The evaluation.
-        pipeline: Whose classifier is explained.
-        start: Place of the first image among the evaluated ones.
-        indices: Of the test images (B,).
+        pipeline: Pipeline whose classifier is explained.
+        start: Position of the first image among the evaluated ones.
+        indices: Indices of the images among the test images (B,).
         chunk: The images.
-        classes: Explained of each, the target first (B, E).
-        shared: What a feeder has computed for one method and gives to the next.
+        classes: Explained classes of each image, the target first (B, E).
+        shared: Values that a feeder has computed for one method and reuses for the others.
     """
 
     evaluation: Evaluation
@@ -74,35 +73,36 @@ class EvaluationBatch:
         return self.shared[key]
 
     def summed(self, maps: Tensor) -> Tensor:
-        """Return what maps (B, E, rows, columns) add up to over each player (B, P, E)."""
+        """Return the sums of maps (B, E, rows, columns) over the cells of each player (B, P, E)."""
         grid = self.pipeline.grid
         return player_values(maps, grid) * (maps[0, 0].numel() / grid.num_players)
 
     def to_image(self, maps: Tensor) -> Tensor:
-        """Return maps at image size."""
+        """Return maps (B, E, rows, columns), enlarged to image size."""
         height, width = self.image.shape[-2:]
         return maps if maps.shape[-2:] == (height, width) else upsample(maps, (height, width))
 
 
 class Feeder(ABC):
-    """Gives metrics what they need. Constructors take arguments of ``evaluate.metrics.<name>.params``.
+    """Computes the inputs of a metric. Arguments of its constructor come from ``evaluate.metrics.<name>.params``.
 
     Attributes:
-        link: Entry of ``shapley.game.LINKS`` that was asked for, if values have a space to choose.
+        link: Configured space of the values, a name in ``shapley.game.LINKS``. None: the pipeline's own, or the inputs
+            contain no values.
     """
 
     link: str | None = None
 
     def space(self, pipeline: Pipeline) -> str:
-        """Return the space of the values: that asked for, else the explainer's."""
+        """Return the space of the values: the configured one, or else that of the pipeline's explainer."""
         return self.link or pipeline.link
 
     def check(self, task: Task, key: str) -> None:
-        """Raise a ``UserError`` where values are not determined in the space that was asked for.
+        """Raise a ``UserError`` if Shapley values are not determined in the configured space.
 
         Args:
-            task: Of the data.
-            key: Of the metric, for errors.
+            task: Task of the data.
+            key: Key of the metric in the configuration, for error lines.
         """
         if self.link is not None:
             task.check_link(self.link, f"{key}.params.link")
@@ -118,16 +118,16 @@ class Feeder(ABC):
 
     @abstractmethod
     def key(self, batch: EvaluationBatch) -> Any:
-        """Return what the inputs depend on beside the maps, the classes and the images, as JSON can hold it."""
+        """Return what the inputs depend on beside maps, classes and images, as values that JSON can represent."""
 
     @abstractmethod
     def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs | None:
-        """Return what ``update`` of a metric takes, by name; None where there is nothing to measure.
+        """Return the arguments of a metric's ``update``, by name, or None if none of the images can be measured.
 
         Args:
             batch: The images.
-            maps: A method's maps of them (B, E, rows, columns), on their device.
-            in_units: Whether the maps' values are differences of values in a space.
+            maps: Maps of a method (B, E, rows, columns), on the device of the images.
+            in_units: Function that returns whether the maps' values are differences of values in a space, by its link.
         """
 
 
@@ -135,11 +135,11 @@ class _OfCoalitions(Feeder):
     """A feeder that evaluates coalitions.
 
     Args:
-        removal: How players are removed: as the ``surrogate`` is shown it, or by one of ``maskings.removals`` before
-            the classifier itself.
+        removal: How absent players are removed: ``surrogate`` evaluates the surrogate with its masking, a name in
+            ``maskings.removals`` evaluates the classifier itself.
 
     Raises:
-        UserError: It is neither.
+        UserError: The removal is unknown.
     """
 
     def __init__(self, removal: Component) -> None:
@@ -150,11 +150,16 @@ class _OfCoalitions(Feeder):
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
         if self.removal == _SURROGATE and pipeline.surrogate is None:
-            return f"no surrogate; a params.removal of {', '.join(removals())} needs none"
+            return f"it has no surrogate; params.removal={', '.join(removals())} need none"
         return None
 
     def game(self, pipeline: Pipeline, grid: PlayerGrid) -> ModelGame:
-        """Return the game of logits among the grid's players."""
+        """Return the game of the logits whose players are those of a grid.
+
+        Args:
+            pipeline: Pipeline whose surrogate or classifier is evaluated.
+            grid: The players; with a removal by the surrogate, they are always the pipeline's own.
+        """
         if self.removal != _SURROGATE:
             return pipeline.removal_game(grid, self.removal)
         return pipeline.game("logits")
@@ -168,21 +173,21 @@ class _OfCoalitions(Feeder):
 
 
 class RemovalFeeder(_OfCoalitions):
-    """Feeds metrics that remove or add units in the order of their values.
+    """Computes inputs for metrics that delete or insert units in the order of their values.
 
     Args:
-        units: Players, or pixels.
-        removal: How they are removed: as the ``surrogate`` is shown it, or by one of ``maskings.removals``; of pixels
-            the surrogate knows nothing.
+        units: ``players`` or ``pixels``.
+        removal: How absent units are removed: ``surrogate`` evaluates the surrogate, whose units must be players, a
+            name in ``maskings.removals`` evaluates the classifier itself.
 
     Raises:
-        UserError: Pixels shall be removed by the surrogate, or the removal is unknown.
+        UserError: Pixels cannot be removed by the surrogate, or the removal is unknown.
     """
 
     def __init__(self, units: Literal["players", "pixels"] = "players", removal: Component = _SURROGATE) -> None:
         super().__init__(removal)
         if units == "pixels" and removal == _SURROGATE:
-            raise UserError("params.units=pixels: a surrogate knows players only; choose another params.removal")
+            raise UserError("params.units=pixels: a surrogate can remove players only; choose another params.removal")
         self.units = units
 
     def key(self, batch: EvaluationBatch) -> Any:
@@ -200,15 +205,15 @@ class RemovalFeeder(_OfCoalitions):
 
 
 class CoalitionFeeder(_OfCoalitions):
-    """Feeds metrics that compare sums of attributions to values of random coalitions.
+    """Computes inputs for metrics that compare sums of attributions to values of random coalitions.
 
     Args:
-        coalitions: Of each image.
-        share: Of the players that are present; None: any number, uniformly.
+        coalitions: Number of coalitions.
+        share: Fraction of the players that are present. None: coalition sizes are drawn uniformly.
         seed: Seed for drawing coalitions.
-        link: Entry of ``shapley.game.LINKS``: the space of the values; by default the pipeline's explainer's, of a
-            pipeline without one the task's first.
-        removal: As for ``RemovalFeeder``.
+        link: Space of the values, a name in ``shapley.game.LINKS``. None: that of the pipeline's explainer or, without
+            an explainer, the first of the task.
+        removal: How absent players are removed, as for ``RemovalFeeder``.
     """
 
     def __init__(
@@ -223,7 +228,7 @@ class CoalitionFeeder(_OfCoalitions):
         self.coalitions, self.share, self.seed, self.link = coalitions, share, seed, link
 
     def check(self, task: Task, key: str) -> None:
-        """Raise a ``UserError`` where values are not determined in the space: a classifier's own logits always are."""
+        """Raise a ``UserError`` if values are not determined in the space; logits of a classifier always are."""
         if self.removal == _SURROGATE or self.link != "logits":
             super().check(task, key)
 
@@ -257,11 +262,11 @@ class CoalitionFeeder(_OfCoalitions):
 
 
 class _OfSurrogate(Feeder):
-    """A feeder from the surrogate's game.
+    """A feeder that evaluates the surrogate's game.
 
     Args:
-        link: Entry of ``shapley.game.LINKS``: the space of the values; by default the pipeline's explainer's, of a
-            pipeline without one the task's first.
+        link: Space of the values, a name in ``shapley.game.LINKS``. None: that of the pipeline's explainer or, without
+            an explainer, the first of the task.
     """
 
     def __init__(self, link: Links | None = None) -> None:
@@ -269,7 +274,7 @@ class _OfSurrogate(Feeder):
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
-        return "no surrogate, whose game has Shapley values" if pipeline.surrogate is None else None
+        return "it has no surrogate, whose game defines Shapley values" if pipeline.surrogate is None else None
 
     def key(self, batch: EvaluationBatch) -> Any:
         """Return what the inputs depend on."""
@@ -277,16 +282,16 @@ class _OfSurrogate(Feeder):
 
 
 class ReferenceFeeder(_OfSurrogate):
-    """Feeds metrics that compare attributions to true Shapley values, of as many images as have them.
+    """Computes inputs for metrics that compare attributions to reference Shapley values, for the images that have them.
 
     Args:
-        link: As for ``CoalitionFeeder``.
+        link: Space of the values, as for ``CoalitionFeeder``.
     """
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
         if not evaluation.references.test:
-            return "references.test=0"
+            return "references.test is 0"
         return super().refusal(evaluation, pipeline)
 
     def key(self, batch: EvaluationBatch) -> Any:
@@ -315,14 +320,14 @@ class ReferenceFeeder(_OfSurrogate):
 
 
 class TotalFeeder(_OfSurrogate):
-    """Feeds metrics of what attributions add up to.
+    """Computes inputs for metrics that compare the sum of attributions to the game's grand and null values.
 
     Args:
-        link: As for ``CoalitionFeeder``.
+        link: Space of the values, as for ``CoalitionFeeder``.
     """
 
     def inputs(self, batch: EvaluationBatch, maps: Tensor, in_units: Callable[[str], bool]) -> Inputs:
-        """Return ``phi``, ``grand``, ``null``, ``target``, the first of the classes, and ``in_units``."""
+        """Return ``phi``, ``grand``, ``null``, ``target`` (0, the first of the explained classes) and ``in_units``."""
         link = self.space(batch.pipeline)
 
         def ends() -> tuple[Tensor, Tensor]:
@@ -336,13 +341,16 @@ class TotalFeeder(_OfSurrogate):
 
 
 class RegionFeeder(Feeder):
-    """Feeds metrics that compare maps to objects, of images whose target is their only label, where they have one."""
+    """Computes inputs for metrics that compare maps to the regions of objects.
+
+    Images with labels other than the target have no object in ``regions``.
+    """
 
     def refusal(self, evaluation: Evaluation, pipeline: Pipeline) -> str | None:
         """Return why a pipeline cannot be measured so, or None if it can."""
         if not pipeline.task.names_classes:
-            return f"objects are of classes, which a {pipeline.task.name} does not name"
-        return None if evaluation.test.has_regions else "the data do not say where objects are"
+            return f"regions are of objects, and the outputs of a {pipeline.task.name} are no classes of objects"
+        return None if evaluation.test.has_regions else "the data have no regions of objects"
 
     def key(self, batch: EvaluationBatch) -> Any:
         """Return what the inputs depend on."""
@@ -363,7 +371,7 @@ class RegionFeeder(Feeder):
 
     @staticmethod
     def _regions(batch: EvaluationBatch) -> tuple[Tensor, Tensor]:
-        """Return regions (B, H, W) and whether the explained class is the one that they show (B,)."""
+        """Return regions (B, H, W), and whether the target is the only label or there is no label (B,)."""
         test, task, number = batch.evaluation.test, batch.pipeline.task, len(batch.evaluation.class_names)
         regions = batch.once("regions", lambda: test.regions_at(batch.indices))
         labels = test.labels[batch.indices]

@@ -1,4 +1,4 @@
-"""Attribution methods on a pipeline's models, and their maps, which are kept by what made them."""
+"""Attribution methods on a pipeline's models, and their maps, which are cached."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from fastshap_lab.runs.sources import identity
 from fastshap_lab.runs.store import Store, content_digest
 
 CHUNK = 16
-"""Images whose maps, and whose measures, are kept together."""
+"""Number of images whose maps and measures are one entry of the store."""
 
 
 class ImageChunk:
-    """A few images that are explained together, loaded when somebody needs them.
+    """A few images that are explained together, and are loaded when they are used.
 
     Args:
-        load: Returns them, uint8 (B, 3, H, W), on the device of the models, B at most ``CHUNK``.
+        load: Function that returns the images, uint8 (B, 3, H, W), on the device of the models; B is at most ``CHUNK``.
     """
 
     def __init__(self, load: Callable[[], Tensor]) -> None:
@@ -38,7 +38,7 @@ class ImageChunk:
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of their pixels."""
+        """SHA-256 of the images."""
         return content_digest(self.images)
 
 
@@ -47,11 +47,11 @@ class AppliedMethod:
     """An attribution method on the models of a pipeline.
 
     Attributes:
-        name: What it is called in tables and figures.
-        method: On the pipeline's classifier.
-        component: Its entry of ``METHODS``, and the arguments that were given.
-        key: What its maps depend on beside images and classes.
-        store: Keeps them.
+        name: Name in tables and figures.
+        method: The method, built for the pipeline's models.
+        component: Name in ``METHODS`` and configured arguments.
+        key: What its maps depend on beside images and classes, for keys of the store.
+        store: Cache of the maps.
     """
 
     name: str
@@ -62,11 +62,11 @@ class AppliedMethod:
 
     @property
     def rebuildable(self) -> bool:
-        """Whether it can be had on another network of the classifier's kind."""
+        """Whether ``on`` can build the method for another network, as it needs only a classifier."""
         return self.method.inputs == ("model",)
 
     def on(self, model: nn.Module) -> AttributionMethod:
-        """Return the method, with its arguments, on another network of the classifier's kind."""
+        """Return the method with the same arguments on another network of the same architecture."""
         return _build(self.name, self.component, model=model)
 
     def map_key(self, chunk: ImageChunk, classes: Tensor | None) -> dict[str, Any]:
@@ -79,17 +79,17 @@ class AppliedMethod:
         return self.key | {"images": chunk.digest, "classes": None if classes is None else classes.tolist()}
 
     def explain(self, chunk: ImageChunk, classes: Tensor | None) -> dict[str, Tensor]:
-        """Return the maps of a chunk of images, and what they cost; kept.
+        """Return the maps of a chunk of images and their cost, from the store if it contains them.
 
         Args:
             chunk: The images.
-            classes: The classes explained of each (B, E); all K of them if None.
+            classes: Classes to explain of each image (B, E). None: all K.
 
         Returns:
-            ``maps``, (B, E, rows, columns), on the CPU, and ``cost``: seconds, forward and backward passes and MiB.
+            ``maps`` (B, E, rows, columns) on the CPU, and ``cost`` (4,): seconds, forward and backward passes, MiB.
 
         Raises:
-            UserError: The method finds out now that it does not apply.
+            UserError: The method does not apply, which some methods notice only when they explain.
         """
 
         def make() -> dict[str, Tensor]:
@@ -116,28 +116,33 @@ class AppliedMethod:
 
 
 def check_methods(chosen: Mapping[str, ComponentConfig]) -> None:
-    """Raise a ``UserError`` where a method is unknown, or has wrong arguments."""
+    """Raise a ``UserError`` if a method is unknown or has wrong arguments, or if two methods are uninformed."""
     for name, component in chosen.items():
         key = f"evaluate.methods.{name}"
         inputs = METHODS[component.name].inputs if component.name in METHODS else ()
         arguments(METHODS, key, component.name, component.params, *inputs)
         if name in METHODS and METHODS[name].uncalled and component.name != name:
-            raise UserError(f"{key}.name={component.name}: every comparison has {name}; give this method another name")
+            raise UserError(
+                f"{key}.name={component.name}: every comparison includes {name}; give this method another name"
+            )
     if len(baselines := [name for name, component in chosen.items() if METHODS[component.name].uninformed]) > 1:
-        raise UserError(f"evaluate.methods: {' and '.join(baselines)} both know nothing; others are tested against one")
+        raise UserError(
+            f"evaluate.methods: {' and '.join(baselines)} are both uninformed; keep the one that others are tested "
+            "against"
+        )
 
 
 def apply_method(name: str, component: ComponentConfig, pipeline: Pipeline, store: Store) -> AppliedMethod:
     """Return a method on a pipeline's models.
 
     Args:
-        name: What it is called.
-        component: Its entry of ``METHODS``, and arguments.
-        pipeline: Whose models are explained.
-        store: Keeps its maps.
+        name: Name in tables and figures.
+        component: Name in ``METHODS`` and configured arguments.
+        pipeline: Pipeline whose models are explained.
+        store: Cache of the maps.
 
     Raises:
-        UserError: It does not apply to them.
+        UserError: The method does not apply to the models.
     """
     inputs = METHODS[component.name].inputs
     given = {
@@ -160,7 +165,7 @@ def _build(name: str, component: ComponentConfig, **given: Any) -> AttributionMe
 
 
 def with_uncalled(chosen: Mapping[str, ComponentConfig]) -> dict[str, ComponentConfig]:
-    """Return the methods of a comparison: first those that it has anyway, then the others that were chosen."""
+    """Return the methods of a comparison: first those that every comparison includes, then the other chosen ones."""
     found: dict[str, ComponentConfig] = {}
     for entry in (entry for entry, kind in METHODS.items() if kind.uncalled):
         given = {name: component for name, component in chosen.items() if component.name == entry}

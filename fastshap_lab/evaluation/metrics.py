@@ -1,4 +1,4 @@
-"""The metrics that an evaluation was asked for: each with its feeder, measured in parts that are kept."""
+"""The metrics that an evaluation compares methods by, with their feeders; results are cached in parts."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -21,11 +21,11 @@ from fastshap_lab.models import Task
 from fastshap_lab.progress import track
 from fastshap_lab.runs.sources import identity
 
-_GIVEN = ("max_batch", "task")  # arguments of metrics that follow from what is measured
+_GIVEN = ("max_batch", "task")  # arguments of metrics that the pipeline determines
 
 
 def comparable_metrics() -> dict[str, type[PerImage]]:
-    """Return the entries of ``METRICS`` by which methods of attribution can be compared."""
+    """Return the entries of ``METRICS`` that have a feeder, so that attribution methods can be compared by them."""
     return {name: kind for name, kind in METRICS.items() if getattr(kind, "feed", None) is not None}
 
 
@@ -34,11 +34,11 @@ class ChosenMetric:
     """A metric of ``evaluate.metrics``.
 
     Attributes:
-        name: Its key there.
-        entry: Its name in ``METRICS``.
-        feeder: Gives it what it needs.
-        params: Its own arguments, without its feeder's.
-        settings: All arguments, given or by default, for reports.
+        name: Key in ``evaluate.metrics``.
+        entry: Name in ``METRICS``.
+        feeder: Feeder that computes the metric's inputs.
+        params: Arguments of the metric, without those of its feeder.
+        settings: All arguments, configured ones and defaults, for reports.
     """
 
     name: str
@@ -49,17 +49,17 @@ class ChosenMetric:
 
     @property
     def kind(self) -> type[PerImage]:
-        """Its class."""
+        """Class of the metric."""
         return comparable_metrics()[self.entry]
 
     def empty(self, pipeline: Pipeline) -> PerImage:
-        """Return the metric, without any image."""
+        """Return a new metric that has seen no image, with the pipeline's task and batch size."""
         known: dict[str, Any] = {"max_batch": pipeline.max_batch, "task": pipeline.task}
         given = {word: known[word] for word in _GIVEN if word in inspect.signature(self.kind).parameters}
         return build(comparable_metrics(), f"evaluate.metrics.{self.name}", self.entry, self.params, **given)
 
     def words(self, pipelines: Iterable[Pipeline]) -> str:
-        """Return all arguments; of the link what it comes to."""
+        """Return all arguments in words, with the space that the link stands for in each of the pipelines."""
         found = dict(self.settings)
         if "removal" in found:
             found["removal"] = in_words(found["removal"])
@@ -74,12 +74,12 @@ class ChosenMetric:
     def evaluate(
         self, evaluation: Evaluation, pipeline: Pipeline, methods: Mapping[str, AppliedMethod]
     ) -> dict[str, PerImage]:
-        """Return the metric of each method over all evaluated images, in parts that are kept.
+        """Return the metric of each method over all evaluated images, computed in parts that are cached.
 
         Args:
-            evaluation: Gives the images.
-            pipeline: Whose models are explained.
-            methods: On it.
+            evaluation: Evaluation, which has the images.
+            pipeline: Pipeline whose models are explained.
+            methods: Methods on that pipeline, by name.
         """
         measured = {name: self.empty(pipeline) for name in methods}
         chunks = list(evaluation.evaluated_chunks(pipeline))
@@ -97,7 +97,7 @@ class ChosenMetric:
         return measured
 
     def _rows(self, batch: EvaluationBatch, method: AppliedMethod, classes: Tensor) -> dict[str, Tensor]:
-        """Return what the metric keeps of a method's maps of a part of the images."""
+        """Return the rows of the metric for a method's maps of a batch of images."""
         metric, unit = self.empty(batch.pipeline), method.method.unit
         maps = method.explain(batch.chunk, classes)["maps"].to(batch.image.device)
         inputs = self.feeder.inputs(batch, maps, lambda space: unit is not None and _space(unit) == _space(space))
@@ -112,11 +112,11 @@ def choose_metrics(chosen: Mapping[str, ComponentConfig], task: Task) -> dict[st
     """Return the metrics that a configuration names.
 
     Args:
-        chosen: Entries of ``METRICS`` and their arguments, those of the feeders among them.
-        task: Of the data.
+        chosen: Names in ``METRICS`` and arguments, including those of the feeders, by key in ``evaluate.metrics``.
+        task: Task of the data.
 
     Raises:
-        UserError: One is unknown, or has wrong arguments.
+        UserError: A metric is unknown, or has wrong arguments.
     """
     found = {name: _choose(name, component) for name, component in chosen.items()}
     for name, metric in found.items():
@@ -143,11 +143,11 @@ def _choose(name: str, component: ComponentConfig) -> ChosenMetric:
 
 
 def _space(link: str) -> str:
-    """Return the same for links of which values are the same."""
+    """Return the name of a link's space; ``identity`` and ``logits`` are the same space."""
     return "logits" if link == "identity" else link
 
 
 @cache
 def _taken(kind: type[PerImage]) -> list[str]:
-    """Return the names of what a metric's update takes."""
+    """Return the names of the arguments of a metric's ``update``."""
     return [name for name in inspect.signature(kind.update).parameters if name != "self"]

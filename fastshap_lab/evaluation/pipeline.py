@@ -1,4 +1,4 @@
-"""A pipeline that is evaluated: its models, loaded, and the games that they play."""
+"""A pipeline that is evaluated, with its models and their games."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ from fastshap_lab.runs.sources import identity, source
 from fastshap_lab.runs.store import Store
 from fastshap_lab.shapley import PlayerGrid
 
-_BLOCK = 128  # images whose predictions are made at once
+_BLOCK = 128  # number of images in a batch of predictions
 
 
 def check_removal(removal: str | Mapping[str, Any], key: str) -> None:
-    """Raise a ``UserError`` where a removal cannot be applied to the images of any classifier.
+    """Raise a ``UserError`` if a removal is unknown, has wrong arguments, or is not for any classifier's images.
 
     Args:
         removal: Name of a removal, or ``{name, params}``.
@@ -35,30 +35,30 @@ def check_removal(removal: str | Mapping[str, Any], key: str) -> None:
 
 
 def data_key(data: ImageDataModule) -> list[str | None]:
-    """Return what the images and labels of a data set depend on: its content and, of one's own class, its code."""
+    """Return what images and labels of a data set depend on: its digest and, if its class is a user's, its code."""
     return [data.digest(), source("data", type(data))]
 
 
 def removal_key(removal: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return what units that are removed so depend on, for keys of the store."""
+    """Return what the images under a removal depend on, for keys of the store."""
     return identity(removals(), *name_and_params(removal, "params.removal"))
 
 
 @dataclass
 class Pipeline:
-    """A finished pipeline, loaded.
+    """A finished pipeline, whose models are loaded.
 
     Attributes:
-        name: What it is called in tables and figures.
-        classifier_name: What its classifier is called there, which pipelines may share.
-        runs: Those of its stages.
-        digests: Of the stages' models, weights and descriptions.
-        grid: The players.
-        max_batch: Most images, copies among them, in a pass.
-        classifier: What is explained.
-        surrogate: What imitates it, if the pipeline goes so far.
-        explainer: With its surrogate, if the pipeline goes so far.
-        outputs: The classifier's, of all test images (N, K).
+        name: Name in tables and figures.
+        classifier_name: Name of the classifier in tables and figures; pipelines may share a classifier.
+        runs: Runs by the names of their stages.
+        digests: SHA-256 of the stages' models, by the names of the stages.
+        grid: Grid of the players.
+        max_batch: Maximum number of images in a pass; masked copies of an image count one each.
+        classifier: The model that is explained.
+        surrogate: The surrogate, or None if the pipeline has none.
+        explainer: The trained explainer, or None if the pipeline has none.
+        outputs: Outputs of the classifier for all test images (N, K).
     """
 
     name: str
@@ -84,21 +84,21 @@ class Pipeline:
         max_batch: int,
         classifier_name: str | None = None,
     ) -> "Pipeline":
-        """Return a pipeline, given the last of its runs.
+        """Return a pipeline from the last of its runs.
 
         Args:
-            name: What it is called.
-            end: Its last run, whose parents are the others.
-            data: Its images.
-            device: Where models and images are.
-            store: Keeps the classifier's answers to the test images.
-            max_batch: Most images in a pass.
-            classifier_name: What its classifier is called; by default as the pipeline.
+            name: Name in tables and figures.
+            end: The last run, whose parents are the other runs.
+            data: The data set.
+            device: Device of models and images.
+            store: Cache of the classifier's outputs for the test images.
+            max_batch: Maximum number of images in a pass.
+            classifier_name: Name of the classifier. None: the name of the pipeline.
         """
         runs = end.parents | {end.stage.name: end}
         classifier = load_classifier(runs["classifier"].model).to(device)
         surrogate, explainer = None, None
-        if "explainer" in runs:  # which brings its surrogate along
+        if "explainer" in runs:  # its model folder contains the surrogate
             explainer = load_explainer(runs["explainer"].model).to(device)
             surrogate = explainer.surrogate
         elif "surrogate" in runs:
@@ -122,26 +122,26 @@ class Pipeline:
 
     @torch.inference_mode()
     def logits(self, image: Tensor) -> Tensor:
-        """Return the classifier's logits (B, K) of images in [0, 1]."""
+        """Return the classifier's logits (B, K) for images in [0, 1] (B, 3, H, W)."""
         return self._frozen_classifier(image)
 
     @property
     def task(self) -> Task:
-        """What the classifier's outputs mean."""
+        """Task of the classifier."""
         return self.classifier.task
 
     def predictions(self, indices: Tensor) -> Tensor:
-        """Return what the classifier predicts of test images (N, K): probabilities, or a regression's answers."""
+        """Return the classifier's predictions for test images (N, K): probabilities, or values of a regression."""
         return self.task.predict(self.outputs[indices])
 
     @property
     def foremost(self) -> Tensor:
-        """The class of each test image that is explained before others (N,)."""
+        """Target of each test image, the class with the highest rank (N,)."""
         return self.task.foremost(self.outputs)
 
     @property
     def link(self) -> str:
-        """The space of the explainer's values, of a pipeline without one the task's first."""
+        """Space of the explainer's values, a name in ``LINKS``; without an explainer, the first of the task."""
         return self.task.links[0] if self.explainer is None else self.explainer.link
 
     def in_words(self, classes: Tensor, predictions: Tensor, class_names: Sequence[str]) -> list[str]:
@@ -157,7 +157,7 @@ class Pipeline:
         return [f"{class_names[k]}: {self.task.answer_format.format(value)}" for k, value in pairs]
 
     def game(self, link: str) -> ModelGame:
-        """Return the surrogate's game, the same one at every call."""
+        """Return the surrogate's game with a link; it is the same object at every call."""
         if link not in self._games:
             self._games[link] = self._frozen_surrogate.game(link, self.max_batch)
         return self._games[link]

@@ -1,4 +1,4 @@
-"""Reference Shapley values of a surrogate's game: computed once per surrogate, link and image, and kept."""
+"""Reference Shapley values of a surrogate's game, computed once for each surrogate, link and image, and cached."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,17 +19,17 @@ from fastshap_lab.shapley import ESTIMATORS, Estimate, KernelSHAP, Kriging, shap
 
 @dataclass(frozen=True)
 class References(Estimate):
-    """Shapley values that count as true.
+    """Shapley values that estimates are compared with.
 
     Args:
-        kind: How they were found, for reports.
+        kind: How they were computed, in words, for reports.
     """
 
     kind: str
 
 
 def reference_order(number: int) -> Tensor:
-    """Return all image indices in the fixed order in which they get references: more of them contain fewer."""
+    """Return all image indices in a fixed random order; the first ones get references, however many there are."""
     return torch.randperm(number, generator=torch.Generator().manual_seed(0))
 
 
@@ -46,7 +46,7 @@ def reference_settings(config: Config, split: Split) -> list[int | float]:
 
 
 def check_references(config: Config, split: Split) -> None:
-    """Raise a ``UserError`` where a split's references have too few evaluations to determine Shapley values.
+    """Raise a ``UserError`` if a split's references have too few evaluations to determine Shapley values.
 
     Args:
         config: The whole configuration.
@@ -57,10 +57,10 @@ def check_references(config: Config, split: Split) -> None:
     designs = 1 if config.references.kriging_tolerance is None else 2
     smallest = designs * KernelSHAP.smallest_budget(players)
     if number and 2**players > evaluations and evaluations < smallest:
-        exact = f", {2**players} make them exact" if players <= 20 else ""
+        exact = f", and {2**players} give exact values" if players <= 20 else ""
         raise UserError(
-            f"references.{split}_evaluations={evaluations}: too few for the Shapley values of {players} players; "
-            f"{smallest} or more will do{exact}"
+            f"references.{split}_evaluations={evaluations}: too few for the Shapley values of {players} players; must "
+            f"be at least {smallest}{exact}"
         )
     if designs == 2 and 2**players > evaluations:
         Kriging.check_budget(players, evaluations // 2)
@@ -91,25 +91,25 @@ def reference_values(
     link: str,
     config: ReferencesConfig,
 ) -> References:
-    """Return the Shapley values of some images, from the store where it holds them.
+    """Return the Shapley values of some images, from the store if it contains them.
 
-    Exact where that takes no more than the split's evaluations of each image, else by KernelSHAP, whose standard errors
-    follow from how coalitions were drawn, whatever the game is like. With a ``kriging_tolerance``, half of the
-    evaluations go to each of two independent designs; kriging, whose errors rest on a prior, is believed where its two
-    answers differ by no more than this share of their spread (both root mean squares over an image's players and
-    classes), and their difference is then the error.
+    They are exact if the split's number of evaluations suffices for all coalitions. Otherwise they are estimated by
+    KernelSHAP, whose standard errors follow from the random coalitions and assume nothing about the game. With a
+    ``kriging_tolerance``, two independent designs get half of the evaluations each. The mean of their kriging estimates
+    is used for an image if the estimates differ by at most this fraction of their spread (both are root mean squares
+    over players and classes); its standard error then follows from their difference.
 
     Args:
-        store: Keeps them, image by image.
+        store: Cache of the values, with an entry for each image.
         surrogate: Digest of the surrogate's model.
-        game: The game of that surrogate, with that link.
-        images: uint8 (N, 3, H, W), on the device of the game.
-        split: Part of the data that the images are from, whose evaluations count.
+        game: Game of that surrogate with that link.
+        images: Images, uint8 (N, 3, H, W), on the device of the game.
+        split: Split that the images are from, whose number of evaluations is used.
         link: Name of the link.
-        config: How many coalitions to evaluate, and whether to believe kriging.
+        config: Numbers of evaluations, and the tolerance of kriging.
 
     Raises:
-        UserError: Some errors are infinite or not a number: what is known so badly is no reference.
+        UserError: A standard error is infinite or not a number, so that the values cannot serve as references.
     """
     evaluations, tolerance = getattr(config, f"{split}_evaluations"), config.kriging_tolerance
     exact = 2**game.num_players <= evaluations
@@ -128,9 +128,9 @@ def reference_values(
         values = store.get("references", key | {"image": content_digest(image)}, partial(make, image))
         if not values["stderr"].isfinite().all():
             raise UserError(
-                f"references of {split} image {number + 1} of {len(images)}: {evaluations} evaluations do not say how "
-                f"far its Shapley values may be off; raise references.{split}_evaluations, or take another "
-                "explainer.link if its game is flat"
+                f"references of {split} image {number + 1} of {len(images)}: {evaluations} evaluations do not "
+                f"determine the errors of its Shapley values; raise references.{split}_evaluations, or choose another "
+                "explainer.link if its game is constant"
             )
         found.append(values)
     phi, stderr = (torch.cat([values[name] for values in found]) for name in ("phi", "stderr"))
@@ -138,13 +138,13 @@ def reference_values(
     if not exact:
         kind = f"estimated by KernelSHAP with {evaluations:,} evaluations"
     if kriged:
-        kind = f"of {kriged} images kriged from two designs that agree to {tolerance:.0%}"
-        kind += f", of {len(found) - kriged} estimated by KernelSHAP" if kriged < len(found) else ""
+        kind = f"estimated by kriging for {kriged} images, where two designs agree to {tolerance:.0%}"
+        kind += f", and by KernelSHAP for {len(found) - kriged} images" if kriged < len(found) else ""
     return References(phi, stderr, 2**game.num_players if exact else evaluations, kind)
 
 
 def _by_two_designs(game: ModelGame, image: Tensor, evaluations: int, tolerance: float) -> tuple[Estimate, bool]:
-    """Return the mean of kriging over two designs where both agree, else that of KernelSHAP; and whether they did."""
+    """Return the mean over two designs, of kriging if its estimates agree, else of KernelSHAP; and whether they do."""
     runs = [Kriging(game, image, seed) for seed in (0, 1)]
     for run in runs:
         run.advance(evaluations // 2)
@@ -152,8 +152,9 @@ def _by_two_designs(game: ModelGame, image: Tensor, evaluations: int, tolerance:
     phi, difference = (first.phi + second.phi) / 2, first.phi - second.phi
     spread = (phi - phi.mean(dim=1, keepdim=True)).square().mean().sqrt()
     if difference.square().mean().sqrt() <= tolerance * spread:
-        # The mean's error is half of the difference's, which a class has the same of for all players; and no smaller
-        # than the two say: they share a prior, and of a class that never changes they know nothing.
+        # The standard error of the mean is half of the difference, taken as equal for all players of a class. It must
+        # not be below the posterior one: both designs share a prior, and the difference is 0 for a class whose values
+        # never change.
         posterior = (first.stderr.square() + second.stderr.square()).sqrt() / 2
         stderr = torch.maximum(difference.square().mean(dim=1, keepdim=True).sqrt() / 2, posterior)
         return Estimate(phi, stderr, evaluations), True

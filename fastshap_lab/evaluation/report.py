@@ -1,6 +1,7 @@
-"""What an evaluation writes: sections of a page, and their tables and figures as files."""
+"""The report of an evaluation: sections of a page, and their tables and figures as files."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -8,17 +9,20 @@ from matplotlib.figure import Figure
 
 from fastshap_lab.components import did_you_mean
 from fastshap_lab.errors import UserError
-from fastshap_lab.report import Section, save_figure, write_table
+from fastshap_lab.report import Explorer, Section, Table, drawn_curves, save_figure, write_table
 
 
 @dataclass
 class Report:
-    """Sections of the page; their tables and figures are files of their own, too.
+    """Sections of the page, whose tables and figures are written as files, too.
 
     Attributes:
-        folder: Of the run.
-        published: Numbers of a paper by table, row and column, that stand beside ours; a row is called by the text in
-            its columns, joined by commas.
+        folder: Folder of the run.
+        published: Numbers of a paper by table, row and column, which are shown beside the measured ones. The name of a
+            row is the text in its columns, joined by commas.
+        sections: Sections in the order of the page.
+        tables: Tables by file name.
+        figures: Paths of the figures by file name.
     """
 
     folder: Path
@@ -26,13 +30,14 @@ class Report:
     sections: list[Section] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, Path] = field(default_factory=dict)
+    explorer: Explorer | None = None
 
     def add(
         self,
         title: str,
         text: str,
-        tables: dict[tuple[str, str], pd.DataFrame] | None = None,
-        figures: dict[tuple[str, str], Figure] | None = None,
+        tables: Mapping[tuple[str, str], pd.DataFrame | Table] | None = None,
+        figures: Mapping[tuple[str, str], Figure] | None = None,
     ) -> None:
         """Write tables and figures as files and add a section that shows them.
 
@@ -43,30 +48,29 @@ class Report:
             figures: Figures by file name and caption.
 
         Raises:
-            UserError: A published row is none of a table's.
+            UserError: A published row does not exist in its table.
         """
-        tables = {
-            (name, caption): self._beside_published(name, table) for (name, caption), table in (tables or {}).items()
-        }
-        figures = figures or {}
-        for (name, _), table in tables.items():
-            self.tables[name] = table
-            write_table(table, self.folder / "tables" / name)
+        shown, figures = {}, figures or {}
+        for (name, caption), given in (tables or {}).items():
+            table = given if isinstance(given, Table) else Table(given)
+            frame = self._beside_published(name, table.frame)
+            self.tables[name], shown[caption] = frame, replace(table, frame=frame)
+            write_table(frame, self.folder / "tables" / name)
         for (name, _), figure in figures.items():
             self.figures[name] = self.folder / "figures" / f"{name}.png"
             save_figure(figure, self.figures[name])
-        shown = {caption: table for (_, caption), table in tables.items()}
+        curves = {caption: found for (_, caption), figure in figures.items() if (found := drawn_curves(figure))}
         drawn = {caption: self.figures[name] for name, caption in figures}
-        self.sections.append(Section(title, text, shown, drawn))
+        self.sections.append(Section(title, text, shown, drawn, curves))
 
     def check_published(self) -> None:
-        """Raise a ``UserError`` where published numbers belong to a table that the report does not have."""
+        """Raise a ``UserError`` if published numbers belong to a table that the report does not have."""
         for name in self.published:
             if name not in self.tables:
                 raise UserError(f"evaluate.published.{name}: no such table, {did_you_mean(name, self.tables)}")
 
     def _beside_published(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
-        """Return a table with the published numbers, if there are any, each to the right of ours."""
+        """Return a table with columns of published numbers, if there are any, to the right of the measured ones."""
         published = self.published.get(name, {})
         if not published:
             return table

@@ -1,4 +1,4 @@
-"""What every section of the report promises, checks among them."""
+"""Base class of the sections of the report, and of checks, which are sections, too."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,27 +14,27 @@ from fastshap_lab.runs.sources import source
 class Section(ABC):
     """A part of the report: tables, figures and text about the evaluated pipelines.
 
-    Arguments of the constructor are its ``params``. It stores what takes long (``Section.stored``), so that an
-    evaluation which asks for more finds it.
+    Arguments of the constructor are the section's ``params``. Results that take long are cached (``Section.stored``),
+    so that a later evaluation with more images reuses them.
     """
 
     kind: ClassVar[str] = ""
-    """Its entry in ``SECTIONS`` or ``CHECKS``."""
+    """Name in ``SECTIONS`` or ``CHECKS``."""
 
     appendix: ClassVar[bool] = False
-    """Whether it comes after the checks, at the end of the page."""
+    """Whether the section comes after the checks, at the end of the page."""
 
     uncounted: ClassVar[tuple[str, ...]] = ()
-    """Arguments that change nothing in what is kept: how many images, where each has entries of its own."""
+    """Names of arguments that cached results do not depend on, such as the number of images."""
 
     version: ClassVar[int] = 1
-    """Raised when a change of the code changes what was kept, which is then made again."""
+    """Number that is increased when a change of the code changes cached results, which are then computed again."""
 
     tables: ClassVar[tuple[str, ...]] = ("{name}*",)
-    """Patterns of the names of its tables, so that published numbers are known to have a place."""
+    """Patterns of the file names of the section's tables, which ``evaluate.published`` may name."""
 
-    def check(self, settings: EvaluateConfig, name: str) -> None:  # noqa: B027 - most have nothing to check
-        """Raise a ``UserError`` where the section cannot be made with the evaluation's other settings.
+    def check(self, settings: EvaluateConfig, name: str) -> None:  # noqa: B027 - most sections have nothing to check
+        """Raise a ``UserError`` if the section cannot be made with the other settings of the evaluation.
 
         Args:
             settings: Settings of the evaluation.
@@ -43,16 +43,16 @@ class Section(ABC):
 
     @abstractmethod
     def __call__(self, evaluation: Evaluation, name: str) -> dict[str, float] | None:
-        """Add to the report, and return measures of the run, if there are any.
+        """Add text, tables and figures to the report, and return measures of the run, by name, or None.
 
         Args:
-            evaluation: What is evaluated, and where results go.
-            name: What the section is called in the configuration, and how the names of its tables and figures begin;
-                two sections of one kind have different ones.
+            evaluation: Evaluation, which has the pipelines and the report.
+            name: Name of the section in the configuration, with which the file names of its tables and figures begin;
+                it distinguishes sections of the same kind.
         """
 
     def titled(self, title: str, name: str) -> str:
-        """Return the title of the section. It contains the section's name where that is not the name of its kind.
+        """Return the title of the section, which contains the section's name if it is not the name of its kind.
 
         Args:
             title: Title of the kind of section.
@@ -63,13 +63,13 @@ class Section(ABC):
     def stored(
         self, evaluation: Evaluation, key: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Return tensors of the section, from the evaluation's store where it holds them.
+        """Return tensors of the section, from the evaluation's store if it contains them.
 
         Args:
-            evaluation: Has the store.
-            key: What they depend on beside the section's arguments and code: digests of models, keys of methods,
+            evaluation: Evaluation, which has the store.
+            key: What the tensors depend on beside the section's arguments and code: digests of models, keys of methods,
                 digests of images and classes.
-            make: Returns them.
+            make: Function that returns the tensors.
         """
         code = source(f"section {self.kind}", type(self)) or "version 1"
         params = {name: value for name, value in vars(self).items() if name not in self.uncounted}

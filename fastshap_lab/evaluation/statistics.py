@@ -1,4 +1,4 @@
-"""What sections have in common: values of players, and means with intervals."""
+"""Functions that several sections share: values of players, and means with intervals."""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,7 @@
 """Networks that know nothing of training, built from plain descriptions.
 
-A description is what a model folder's ``config.json`` holds: table names with plain arguments, never an import path.
-What is built is random until weights are loaded.
+A description is the content of a model folder's ``config.json``: names of table entries with plain arguments, never an
+import path. A network that is built from it has random weights until others are loaded.
 """
 
 import inspect
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 IMPORT = "import"
-"""The network that is one's own code, which no description builds by itself."""
+"""The entry for a network of the user's own code, which no description can build by itself."""
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "resnet": resnet,
@@ -63,10 +63,10 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 LIBRARIES: dict[str, Library] = {"timm": Timm(), "torchvision": Torchvision(), "transformers": Transformers()}
-"""Of the above those that give away weights."""
+"""The entries of ``CLASSIFIERS`` that are libraries with pretrained weights."""
 
 MAX_SIDE = 2048
-"""Of a network's images, in pixels: what a network of them takes to build grows with it, whatever its weights."""
+"""Largest height or width of a network's images in pixels: the cost of building some networks grows with it."""
 
 PRETRAININGS: dict[str, type[MaskedAutoencoder]] = {"mae": MaskedAutoencoder}
 
@@ -83,30 +83,33 @@ def build_classifier(
     module: nn.Module | None = None,
     task: str | Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """Return a classifier of RGB images.
+    """Return a classifier of RGB images with random weights.
 
     Args:
         name: Entry of ``CLASSIFIERS``.
-        params: Its arguments.
-        image_size: Height and width.
-        num_classes: K.
-        mean: Mean colour, a number per channel of the network: one, three or four (see ``classifier.as_channels``).
+        params: Arguments of the entry.
+        image_size: Height and width in pixels.
+        num_classes: Number of classes K.
+        mean: Mean colour in [0, 1], one number per channel of the network: 1, 3 or 4 (see ``classifier.as_channels``).
         std: Standard deviation of each channel.
-        extra_channels: Of the network, beside these.
-        group: Of the configuration, which errors name.
-        module: The caller's own, where the network is one's own code.
-        task: Entry of ``TASKS``, of which the answers are; ``multiclass`` if None.
+        extra_channels: Number of input channels of the network beside these.
+        group: Group of the configuration that errors name.
+        module: The user's own network, where the description names one's own code.
+        task: Entry of ``TASKS`` that the outputs belong to, or ``{name, params}``; ``multiclass`` if None.
+
+    Raises:
+        UserError: An argument is wrong, or the network cannot be built from its arguments.
     """
     height, width = _checked_size(image_size)
     if len(mean) not in CHANNELS or len(std) != len(mean):
         raise UserError(
-            f"{group}.mean={list(mean)}, {group}.std={list(std)}: as many numbers each are wanted as the network takes "
-            "channels: one (grey), three (RGB) or four (with alpha)"
+            f"{group}.mean={list(mean)}, {group}.std={list(std)}: each must have one number per channel of the "
+            "network: one (grey), three (RGB) or four (with alpha)"
         )
     if extra_channels and name == IMPORT:
-        raise UserError(f"{group}: one's own network has no channel for the mask; choose another {group}.masking")
+        raise UserError(f"{group}: your own network has no channel for the mask; choose another {group}.masking")
     if module is not None and name != IMPORT:
-        raise UserError(f"a module was handed over, and the network is built here: {name}; leave the module out")
+        raise UserError(f"module=…: the network is an entry of the package, {name}, and built here; leave module out")
     if module is not None:
         network: nn.Module = own_network(module)
     else:
@@ -129,7 +132,7 @@ def build_surrogate(
         classifier: Description of the network inside, without the channels that the masking adds.
         masking: Entry of ``MASKINGS``, or ``{name, params}``.
         grid: Rows and columns of players.
-        module: The caller's own network, where the description names one's own code.
+        module: The user's own network, where the description names one's own code.
     """
     kind = lookup(MASKINGS, "surrogate.masking", name_and_params(masking, "surrogate.masking")[0])
     inner = build_classifier(**classifier, extra_channels=kind.extra_channels, group="surrogate", module=module)
@@ -152,10 +155,10 @@ def build_explainer(
 
     Args:
         name: Entry of ``EXPLAINERS``.
-        params: Its arguments; ``backbone``, where it takes one, is ``{name, params}`` of ``CLASSIFIERS``.
+        params: Arguments of the entry; ``backbone``, where it takes one, is ``{name, params}`` of ``CLASSIFIERS``.
         image_size: Height and width in pixels.
         num_classes: Number of classes K.
-        mean: Mean colour of the training images in [0, 1], a number for each channel.
+        mean: Mean colour of the training images in [0, 1], one number per channel.
         std: Standard deviation of each channel.
         grid: Rows and columns of players.
         task: Entry of ``TASKS``, or ``{name, params}``; ``multiclass`` if None.
@@ -184,5 +187,5 @@ def _checked_size(image_size: Sequence[int]) -> tuple[int, int]:
 
 
 def takes_backbone(name: str) -> bool:
-    """Return whether an explainer is built around the network of a classifier."""
+    """Return whether an entry of ``EXPLAINERS`` is built around the network of a classifier."""
     return "backbone" in inspect.signature(lookup(EXPLAINERS, "explainer.name", name)).parameters

@@ -1,4 +1,4 @@
-"""The original classifier: RGB in [0, 1] in, logits out, or a regression's answers in the units of its targets."""
+"""The original classifier, which maps RGB images in [0, 1] to logits, or to a regression's answers."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from fastshap_lab.models.tasks import Multiclass, Task
 
 Model = Callable[[Tensor], Tensor]
-"""Takes images (B, C, H, W) to logits (B, K): a module, or what calls one."""
+"""A function of images (B, C, H, W) that returns logits (B, K): a module, or a function that calls one."""
 
 CHANNELS = (1, 3, 4)
-"""Numbers of channels that networks may take, of RGB images."""
+"""Numbers of input channels that networks for RGB images may have."""
 
-_LUMINANCE = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as Pillow's mode L; three equal channels stay what they are
+# Weights of the channels by ITU-R BT.601, as in Pillow's mode L; their sum is 1, so grey images keep their values.
+_LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def as_channels(image: Tensor, channels: int) -> Tensor:
@@ -34,16 +35,16 @@ def as_channels(image: Tensor, channels: int) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """A network behind its pixel normalization.
+    """A network together with its pixel normalization.
 
     Args:
-        network: Takes normalized pixels, and after them any further channels of its own.
-        mean: Mean colour of the training images in [0, 1], a number for each channel that the network takes: see
-            ``as_channels``.
+        network: Network that takes normalized pixels (B, C, H, W), and further channels of a masking after them.
+        mean: Mean colour of the training images in [0, 1], one number per channel of the network (see
+            ``as_channels``).
         std: Standard deviation of each channel.
-        image_size: Height and width of the images.
-        num_classes: K.
-        task: What its K outputs mean; one of K classes if None.
+        image_size: Height and width of the images in pixels.
+        num_classes: Number of classes K.
+        task: Task that the K outputs belong to; ``Multiclass`` if None.
     """
 
     mean: Tensor
@@ -61,22 +62,22 @@ class Classifier(nn.Module):
         super().__init__()
         self.task = task or Multiclass()
         self.network, self.image_size, self.num_classes = network, image_size, num_classes
-        # Kept in the model's config.json, not among its weights.
+        # They are stored in the model's config.json, not among its weights.
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Return pixels in the network's own space, where zero is the mean colour."""
+        """Return normalized pixels, in which zero is the mean colour."""
         return (as_channels(image, len(self.mean)) - self.mean) / self.std
 
     @property
     def mean_rgb(self) -> Tensor:
-        """Mean colour (3, 1, 1) in units of the image."""
+        """Mean colour (3, 1, 1) of RGB images, in [0, 1]."""
         return self.mean[:3].expand(3, 1, 1)
 
     @property
     def std_rgb(self) -> Tensor:
-        """Standard deviation (3, 1, 1) of each channel of the image."""
+        """Standard deviation (3, 1, 1) of each channel of RGB images."""
         return self.std[:3].expand(3, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -85,9 +86,9 @@ class Classifier(nn.Module):
 
 
 def opened(model: Model) -> tuple[Callable[[Tensor], Tensor], Model]:
-    """Return what a model does to pixels first, and what takes these to logits.
+    """Return a model's normalization of pixels, and the network that maps normalized pixels to logits.
 
-    Of anything but a ``Classifier`` that is nothing, and the model itself.
+    For any model but a ``Classifier`` they are the identity and the model itself.
     """
     return (model.normalize, model.network) if isinstance(model, Classifier) else (_unchanged, model)
 

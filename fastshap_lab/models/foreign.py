@@ -1,4 +1,4 @@
-"""Networks of other people's classes: what they need to stand where one of timm's would."""
+"""Foreign networks, whose classes are the user's or another library's, in the place of one of timm's."""
 
 import copy
 import inspect
@@ -12,21 +12,22 @@ _handed_over: dict[str, nn.Module] = {}
 
 
 class Logits(nn.Module):
-    """A network of unknown modules: takes pixels channel after channel, and may wrap its logits into an object.
+    """A foreign network, which gets pixels in the channels-first layout and may wrap its logits into an object.
 
     Args:
-        model: Takes normalized pixels (B, C, H, W) to logits (B, K), or to an object with ``logits``.
+        model: Module that maps normalized pixels (B, C, H, W) to logits (B, K), or to an object with ``logits``.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        # transformers' ViTs interpolate positions on demand: what they were trained on need not be the images' size.
+        # The ViTs of transformers interpolate positions on demand, for images of another size than they were trained
+        # on.
         self.interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in."""
+        """Number format that the network computes in."""
         floating = (parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
         return next(floating, torch.float32)
 
@@ -34,71 +35,73 @@ class Logits(nn.Module):
         """Return logits (B, K).
 
         Raises:
-            UserError: The model's answer is no tensor, and has none called ``logits``.
+            UserError: The model returns neither a tensor nor an object with a tensor ``logits``.
         """
         options = {"interpolate_pos_encoding": True} if self.interpolates else {}
         answer = self.model(pixels.contiguous().to(self.dtype), **options)
         logits = getattr(answer, "logits", answer)
         if not isinstance(logits, Tensor):
-            raise UserError(f"model: answers with a {type(answer).__name__}; logits (images, classes) are wanted")
+            raise UserError(f"model: returns a {type(answer).__name__}; must return logits (images, classes)")
         return logits
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """Return a network as its own library or author knows it, whose names its weights have."""
+    """Return a network without the wrapper ``Logits``: its weights have the names that its library or author uses."""
     return network.model if isinstance(network, Logits) else network
 
 
 def is_foreign(module: nn.Module) -> bool:
-    """Return whether a module is or holds a network of unknown modules."""
+    """Return whether a module is or contains a foreign network."""
     return any(isinstance(part, Logits) for part in module.modules())
 
 
 def is_handed_over(path: str) -> bool:
-    """Return whether a module was handed over under a path."""
+    """Return whether a module is registered under a path."""
     return path in _handed_over
 
 
 def take_back(path: str) -> None:
-    """Let descriptions that name this path be built no longer."""
+    """Unregister the module of a path: descriptions that name the path can no longer be built."""
     _handed_over.pop(path, None)
 
 
 def hand_over(path: str, module: nn.Module) -> None:
-    """Let descriptions that name one's own code by this path be built in this process; no file can do so.
+    """Register a module of the user's own code, so that descriptions that name its path can be built in this process.
+
+    No file can do so.
 
     Args:
-        path: ``package.module:factory``, which the user has typed.
-        module: What the factory has returned.
+        path: Path ``package.module:factory`` that the user has typed.
+        module: Module that the factory has returned.
     """
     _handed_over[path] = module
 
 
 def handed_over(path: str) -> nn.Module:
-    """Return the module that was handed over under a path.
+    """Return the module that is registered under a path.
 
     Raises:
-        UserError: None was.
+        UserError: No module is registered under it.
     """
     if path not in _handed_over:
         raise UserError(
-            f"its network is of one's own code, {path}, which nothing here imports; hand the module over: "
+            f"its network is your own code, {path}, which is not imported from a folder; hand the module over: "
             "load_classifier(folder, module=…), load_surrogate(folder, module=…), load_explainer(folder, surrogate=…)"
         )
     return _handed_over[path]
 
 
 def processor_pixels(model: str) -> dict[str, list[float]]:
-    """Return mean and standard deviation of an image processor of transformers that is on disk; or nothing.
+    """Return the mean and standard deviation of an image processor of transformers, or {} if it is not on disk.
 
     Args:
-        model: Folder, or name of the hub.
+        model: Folder, or name on the hub.
     """
-    from transformers import ImageProcessingMixin  # there, since a model of it is
+    from transformers import ImageProcessingMixin  # installed, since the model is one of its
 
     try:
         settings = ImageProcessingMixin.get_image_processor_dict(model, local_files_only=True)[0]
-    except (OSError, ValueError):  # it was never saved, or not there
+    except (OSError, ValueError):  # the processor was not saved, or is not on disk
         return {}
     mean, std = settings.get("image_mean"), settings.get("image_std")
     if settings.get("do_normalize", True) is False or not (isinstance(mean, list) and isinstance(std, list)):
@@ -107,10 +110,10 @@ def processor_pixels(model: str) -> dict[str, list[float]]:
 
 
 def stated_by(module: nn.Module) -> dict[str, list[float]]:
-    """Return mean and standard deviation that a module states, in ``pretrained_cfg`` as timm's do; or nothing.
+    """Return the mean and standard deviation that a module states, or {} if it states none.
 
-    Of a model of transformers they are those of the image processor in the folder, or the hub's files on disk, that it
-    was loaded from.
+    A model of timm states them in ``pretrained_cfg``. For a model of transformers they are those of the image processor
+    in the folder, or in the hub's files on disk, that the model was loaded from.
     """
     if type(module).__module__.startswith("transformers.") and hasattr(module, "name_or_path"):
         return processor_pixels(str(module.name_or_path))
@@ -124,18 +127,18 @@ def imported(num_classes: int, image_size: tuple[int, int], in_chans: int, path:
     """Return a copy of the module that was handed over under a path. Nothing is imported.
 
     Args:
-        num_classes: Ignored: the module is as it is.
-        image_size: The same.
-        in_chans: The same.
-        path: What the module was handed over as.
+        num_classes: Ignored, since the module is built already.
+        image_size: Ignored.
+        in_chans: Ignored.
+        path: Path that the module is registered under.
 
     Raises:
-        UserError: None was.
+        UserError: No module is registered under the path.
     """
     return own_network(handed_over(path))
 
 
 def own_network(module: nn.Module) -> Logits:
-    """Return a copy of one's own module, as a network on the CPU; the module itself stays as it is."""
+    """Return a copy of the user's own module as a network on the CPU; the module itself is not changed."""
     with torch.device("cpu"):
         return Logits(copy.deepcopy(module)).cpu()

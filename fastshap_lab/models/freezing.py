@@ -1,4 +1,4 @@
-"""Networks that are only asked, never trained."""
+"""Networks for inference alone: frozen copies, evaluation mode, and starting one network from another's weights."""
 
 import copy
 import warnings
@@ -20,21 +20,21 @@ from fastshap_lab.models.tokens import is_token_network, token_grid
 
 M = TypeVar("M", bound=nn.Module)
 
-# Whose modules take images channels-last, which makes convolutions faster. Another's may ``view`` what follows as it
-# can only be where channels come first.
+# Packages whose modules accept the channels-last layout, which makes convolutions faster. Modules of others may call
+# ``view`` on tensors, which fails in this layout.
 _FLEXIBLE = {"fastshap_lab", "timm", "torch", "torchvision"}
 
 
 def takes_channels_last(model: nn.Module) -> bool:
-    """Return whether all of a model's modules are known to take images with channels last in memory."""
+    """Return whether all of a model's modules are known to accept images in the channels-last layout."""
     return {kind.__module__.partition(".")[0] for kind in {type(module) for module in model.modules()}} <= _FLEXIBLE
 
 
 def frozen_copy(module: M) -> M:
     """Return a copy for inference: evaluation mode, no gradients, BatchNorm folded into convolutions, channels-last.
 
-    Answers differ from the original's by rounding alone. The original stays as it is. Of a foreign network nothing is
-    known but its answers: of it the copy is one and no more.
+    The copy's outputs differ from the original's by rounding alone, and the original is not changed. A foreign network
+    is copied without folding and in its own layout, since nothing is known about its modules.
     """
     clone = copy.deepcopy(module).eval().requires_grad_(False)
     if is_foreign(module):
@@ -42,16 +42,16 @@ def frozen_copy(module: M) -> M:
     for part in list(clone.modules()):
         if isinstance(part, Classifier):
             part.network = _folded(part.network)
-        elif type(part) is nn.Sequential:  # whose order is that of its data: of explainers, and where tracing fails
+        elif type(part) is nn.Sequential:  # its modules run in order; so are explainers built, and untraceable networks
             _fold_neighbours(part)
-    clone.eval()  # once more: folding builds new modules
+    clone.eval()  # again, since folding builds new modules
     return clone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and every part of it back into the mode that it was in, after errors, too."""
-    # What is so already is let alone: setting a module's attribute takes microseconds, and there are hundreds.
+    """Put a module into evaluation mode for a block, then restore the mode of each part, also after an error."""
+    # Only parts in training mode are set: setting an attribute of a module takes microseconds, and there are hundreds.
     training = [part for part in module.modules() if part.training]
     try:
         for part in training:
@@ -63,16 +63,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _folded(network: nn.Module) -> nn.Module:
-    """Return the network with BatchNorm folded, or as it is where ``torch.fx`` cannot trace it."""
+    """Return the network with BatchNorm folded, or unchanged where ``torch.fx`` cannot trace it."""
     if not any(isinstance(part, nn.BatchNorm2d) for part in network.modules()):
         return network
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own use of torch.jit in that module
-        from torch.fx.experimental.optimization import fuse  # imports slowly
+        warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch's own use of torch.jit
+        from torch.fx.experimental.optimization import fuse  # a slow import
 
     try:
         return fuse(network)
-    except Exception:  # tracing fails in as many ways as there are networks
+    except Exception:  # tracing raises any kind of error, depending on the network
         return network
 
 
@@ -83,10 +83,10 @@ def _fold_neighbours(sequence: nn.Sequential) -> None:
 
 
 def load_matching(target: nn.Module, source: dict[str, torch.Tensor]) -> int:
-    """Start a network from another's weights where names and shapes allow, and return how many tensors were taken.
+    """Copy another network's weights where names and shapes allow, and return the number of tensors that were copied.
 
-    A first convolution with more input channels than the source's takes what is there and zeros for the rest, so that
-    it starts by ignoring them. A vision transformer with other patches takes the source's embeddings resampled.
+    A first convolution with more input channels than the source's gets zeros for the additional channels, so that it
+    ignores them at first. A vision transformer with patches of another size gets the source's embeddings resampled.
 
     Args:
         target: Network to start, changed in place.
@@ -109,13 +109,14 @@ def load_matching(target: nn.Module, source: dict[str, torch.Tensor]) -> int:
 
 
 def _with_patches_of(target: nn.Module, source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return weights for images of the same size, of which transformers' embeddings fit the target's patches.
+    """Return weights in which the patch embeddings of vision transformers are resampled to the target's patch size.
 
-    A patch gets the token that the source gives to the same patch resized to its own patches' size. Embeddings of
-    positions are interpolated, those of prefix tokens stay.
+    The images keep their size. A patch gets the token that the source gives to the same patch resized to the source's
+    patch size. Position embeddings are interpolated, and those of prefix tokens stay as they are.
 
     Reference: Beyer et al., FlexiViT, CVPR 2023, arXiv:2212.08013, section 3.4. Differs from the paper: the transpose
-    of resizing a patch, not the pseudo-inverse of the way back, which changes constant colours for smaller patches.
+    of resizing a patch is used, not the pseudo-inverse of resizing it back, which changes constant colours for smaller
+    patches.
     """
     source = dict(source)
     for path, network in target.named_modules():

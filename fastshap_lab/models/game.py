@@ -1,4 +1,4 @@
-"""The game that a model plays when players are absent."""
+"""The game of a model: its value function when players are absent."""
 
 from collections.abc import Callable
 from copy import copy
@@ -15,17 +15,18 @@ from fastshap_lab.shapley.game import LINKS
 
 
 class ModelGame:
-    """The value function of a model and a masking: its answers after a link, without gradients.
+    """The value function of a model under a masking: the model's outputs after a link, without gradients.
 
-    No module on purpose: a training that holds a game neither trains it nor saves it with its checkpoints. Nothing is
-    copied. The model answers in the mode it is in, and must not change while the game is in use: a shared null value
-    is asked for once.
+    It is deliberately no module: a training that holds a game neither trains it nor saves it in its checkpoints.
+        Nothing
+    is copied. The model runs in the mode that it is in, and must not change while the game is in use, since a null
+    value that all images share is computed once.
 
     Args:
-        classifier: Takes images to logits: a surrogate's classifier, or any module.
-        masking: Shows it that players are absent. Maskings of pixels serve any classifier.
-        link: Entry of ``shapley.game.LINKS``: the space the values live in.
-        max_batch: Rows of a pass, one per image and coalition. Changes values by rounding only.
+        classifier: Model that maps images to logits: a surrogate's classifier, or any module.
+        masking: Masking that removes absent players. Maskings of pixels serve any classifier.
+        link: Entry of ``shapley.game.LINKS``, the space of the values.
+        max_batch: Largest number of rows of a pass, one per image and coalition. It changes values by rounding only.
 
     Raises:
         UserError: The link is unknown, or ``max_batch`` is below 1.
@@ -38,7 +39,7 @@ class ModelGame:
         self._shared_null: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "ModelGame":
-        """Move model and masking to a device."""
+        """Move the model and the masking to a device, and return the game."""
         for part in (self.classifier, self.masking):
             if isinstance(part, nn.Module):
                 part.to(device)
@@ -55,7 +56,7 @@ class ModelGame:
         return self.masking(self.classifier, image, coalitions, self.max_batch)
 
     def extremes(self, image: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "#B K"]]:
-        """Return the logits with every player and with none, where these ignore the image in one row."""
+        """Return the logits of the grand and the null coalition; the latter in one row if it ignores the image."""
         alike = self.masking.null_ignores_image
         nobody = image[:1] if alike else image
         full, empty = (
@@ -74,17 +75,17 @@ class ModelGame:
         with torch.inference_mode():
             logits = self.logits(image, coalitions)
             values = self.link(logits.to(torch.promote_types(logits.dtype, torch.float32)))
-        # Cloned outside of inference mode, the caller's too (a validation may be the first to ask for the null value,
-        # which is kept): an ordinary tensor, which a loss may keep for its backward pass.
+        # The clone is made outside of inference mode, also the caller's: it is an ordinary tensor, which a loss may
+        # save for its backward pass. A null value that was first computed in a validation is used in training later.
         with torch.inference_mode(False):
             return values.clone()
 
     def grand(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Return the value when every player is present."""
+        """Return the value of the grand coalition."""
         return self.values(image, self._all(image, True)).squeeze(1)
 
     def null(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "#B K"]:
-        """Return the value when no player is present; one row, asked for once, where it ignores the image."""
+        """Return the value of the null coalition; one row, computed once, if it ignores the image."""
         if not self.masking.null_ignores_image:
             return self.values(image, self._all(image, False)).squeeze(1)
         if self._shared_null is None:
@@ -94,7 +95,7 @@ class ModelGame:
     def __call__(
         self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]
     ) -> tuple[Float[Tensor, "B M K"], Float[Tensor, "B K"], Float[Tensor, "#B K"]]:
-        """Return values, grand and null from one batch of passes."""
+        """Return the values of the coalitions, of the grand and of the null coalition, from one batch of passes."""
         parts = [coalitions, self._all(image, True)]
         if not self.masking.null_ignores_image:
             parts.append(self._all(image, False))
@@ -107,7 +108,7 @@ class ModelGame:
         """Return the same game with its values in other units.
 
         Args:
-            change: Takes values (B, M, K) to those of the other game.
+            change: Function that maps values (B, M, K) to those in the other units.
         """
         other, link = copy(self), self.link
         other.link, other._shared_null = lambda logits: change(link(logits)), None

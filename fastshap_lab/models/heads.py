@@ -1,4 +1,4 @@
-"""The last layer of a classifier: what learns anew, alone or in a regression's own units."""
+"""The last layers of a classifier: freezing all other layers, and giving a regression's outputs their units."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from fastshap_lab.models.foreign import bare
 
 
 class RescaledLinear(nn.Linear):
-    """A linear layer whose answers are then multiplied by a spread and moved by a mean.
+    """A linear layer whose standardized outputs are multiplied by a spread, to which a mean is added.
 
-    Its weights have the names and the sizes that a plain layer's have, whatever the units. Being inside the network, it
-    also serves the maskings, which call the network itself.
+    Its weights have the same names and sizes as those of a plain layer. It is part of the network because maskings call
+    the network itself.
     """
 
     mean: Tensor
@@ -23,39 +23,39 @@ class RescaledLinear(nn.Linear):
 
     @classmethod
     def around(cls, layer: nn.Linear, mean: Sequence[float], spread: Sequence[float]) -> "RescaledLinear":
-        """Return a layer with another's weights.
+        """Return a rescaled layer with the weights of a plain one.
 
         Args:
-            layer: Its K outputs are standardized.
-            mean: Of the K targets, in their units.
+            layer: Plain layer, whose K outputs are standardized.
+            mean: Means of the K targets, in their units.
             spread: Standard deviations of the K targets, in their units.
         """
         rescaled = cls(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
         rescaled.weight, rescaled.bias = layer.weight, layer.bias
-        # Kept in the model's config.json, not among its weights.
+        # They are stored in the model's config.json, not among its weights.
         rescaled.register_buffer("mean", torch.tensor(list(mean)), persistent=False)
         rescaled.register_buffer("spread", torch.tensor(list(spread)), persistent=False)
         return rescaled
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return answers (..., K) in the targets' units."""
+        """Return outputs (..., K) in the targets' units."""
         return F.linear(features, self.weight, self.bias) * self.spread + self.mean
 
     @torch.no_grad()
     def take_over(self) -> None:
-        """Change the weights so that the layer answers as a plain one would with those that it has now.
+        """Change weights that were given for a plain layer so that this layer has the same outputs.
 
         Raises:
-            UserError: The layer has no bias, which would be needed for it.
+            UserError: The layer has no bias to subtract the mean from.
         """
         if self.bias is None:
-            raise UserError("the head of the given weights has no bias; its answers cannot be standardized")
+            raise UserError("the head of the given weights has no bias, so its outputs cannot be standardized")
         self.weight.div_(self.spread.unsqueeze(1))
         self.bias.sub_(self.mean).div_(self.spread)
 
 
 def affine(head: nn.Linear) -> tuple[Tensor, Tensor | float]:
-    """Return weights (K, D) and bias (K,) of a last layer, in the units of its answers."""
+    """Return the weights (K, D) and the bias (K,) of a last layer, in the units of its outputs."""
     bias = 0.0 if head.bias is None else head.bias
     if not isinstance(head, RescaledLinear):
         return head.weight, bias
@@ -63,14 +63,14 @@ def affine(head: nn.Linear) -> tuple[Tensor, Tensor | float]:
 
 
 def heads_of(network: nn.Module) -> dict[str, nn.Module]:
-    """Return a network's heads by their path: what timm calls so, else its last linear layer or convolution.
+    """Return the heads of a network by their path: those that timm names, else the last linear layer or convolution.
 
-    None where there is none: a network without a head, or without any such layer.
+    The dictionary is empty for a network without a head, or without such a layer.
     """
     inner = bare(network)
     if hasattr(inner, "get_classifier"):
         found: Any = inner.get_classifier()  # type: ignore[operator]  # timm's
-        heads = found if isinstance(found, tuple) else (found,)  # of a distilled DeiT there are two
+        heads = found if isinstance(found, tuple) else (found,)  # a distilled DeiT has two
         named = network.named_modules()
         return {path: part for path, part in named if not _is_empty(part) and any(part is head for head in heads)}
     layers = [(path, part) for path, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
@@ -78,20 +78,20 @@ def heads_of(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def in_heads(network: nn.Module) -> set[str]:
-    """Return the names of the weights that are the heads'."""
+    """Return the names of the heads' weights."""
     paths = tuple(f"{path}." for path in heads_of(network))
     return {name for name in network.state_dict() if paths and name.startswith(paths)}
 
 
 def freeze_features(network: nn.Module) -> None:
-    """Let nothing but the heads learn."""
+    """Switch off the gradients of all parameters but the heads'."""
     heads = in_heads(network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in heads)
 
 
 def keep_features_still(network: nn.Module) -> None:
-    """Put all but the heads into evaluation mode: no dropout, and statistics of batches that stay as they are."""
+    """Put all layers but the heads into evaluation mode: no dropout, and no update of BatchNorm's statistics."""
     heads = [part for head in heads_of(network).values() for part in head.modules()]
     for part in network.modules():
         if not any(part is head for head in heads):
@@ -112,7 +112,7 @@ def rescale_heads(network: nn.Module, mean: Sequence[float], spread: Sequence[fl
     heads = heads_of(network)
     if not heads or not all(isinstance(head, nn.Linear) for head in heads.values()):
         raise UserError(
-            f"task=regression: {type(network).__name__} has no linear head to give the targets' units to; choose "
+            f"task=regression: {type(network).__name__} has no linear head, which the targets' units need; choose "
             "another network"
         )
     for name, head in heads.items():
@@ -121,7 +121,7 @@ def rescale_heads(network: nn.Module, mean: Sequence[float], spread: Sequence[fl
 
 
 def take_over_heads(network: nn.Module) -> None:
-    """Let heads that were given plain weights answer as these did, see ``RescaledLinear.take_over``."""
+    """Adapt heads to weights that were given for plain layers, see ``RescaledLinear.take_over``."""
     for head in heads_of(network).values():
         if isinstance(head, RescaledLinear):
             head.take_over()

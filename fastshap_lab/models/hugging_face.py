@@ -1,4 +1,4 @@
-"""Image classifiers of the library transformers, from the hub or from a folder; safetensors alone, nobody's code."""
+"""Image classifiers of the library transformers, from the hub or a folder: safetensors alone, and no foreign code."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,38 +17,39 @@ from fastshap_lab.files import open_file, sha256
 from fastshap_lab.models.foreign import Logits
 from fastshap_lab.models.libraries import Library, Stated, fetched
 
-# Of the library's image classifiers those that take images alone, are built of plain numbers, and name no network of
+# Types of the library's image classifiers that take images alone, are built from plain numbers, and name no network of
 # another library in their configuration.
 _TYPES = (
     "beit", "bit", "convnext", "convnextv2", "cvt", "data2vec-vision", "deit", "dinov2", "dinov2_with_registers",
     "efficientnet", "focalnet", "levit", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "poolformer",
     "pvt", "pvt_v2", "regnet", "resnet", "swiftformer", "swin", "swinv2", "vit", "vit_msn",
 )  # fmt: skip
-_LEFT_OUT = {  # of a configuration: what says nothing of the architecture, or what the data say
+_LEFT_OUT = {  # keys of a configuration that do not describe the architecture, or that follow from the data
     "_commit_hash", "_name_or_path", "id2label", "label2id", "num_labels", "transformers_version", "dtype",
     "torch_dtype", "problem_type", "return_dict", "output_hidden_states", "output_attentions", "use_cache",
 }  # fmt: skip
-# What the library does for each layer and place of a window takes time and memory before there is any weight.
+# The library spends time and memory on each layer and each place of a window before there are any weights: numbers
+# whose key contains one of these words are limited more strictly than others.
 _COUNTED, _MAX_COUNTED, _MAX_VALUE = ("depth", "layer", "block", "window", "repeat", "stage"), 1000, 2**15
-_MAX_CLASSES = 100_000  # each of which the library's configurations name
+_MAX_CLASSES = 100_000  # the library's configurations list a name for each class
 
 
 def transformers_model(
     num_classes: int, image_size: tuple[int, int], in_chans: int, config: dict[str, Any]
 ) -> nn.Module:
-    """Return an image classifier of transformers with random weights, its logits unwrapped.
+    """Return an image classifier of transformers with random weights, which returns plain logits.
 
     Args:
-        num_classes: K.
-        image_size: Ignored: those that have positions interpolate them.
-        in_chans: Input channels.
+        num_classes: Number of classes K.
+        image_size: Ignored: models with positions interpolate them.
+        in_chans: Number of input channels.
         config: Plain values of the library's own configuration, with its ``model_type``.
 
     Raises:
-        UserError: The library is not there, or the configuration is none that this builds.
+        UserError: The library is not installed, or the configuration is not supported.
     """
     if num_classes > _MAX_CLASSES:
-        raise UserError(f"num_classes={num_classes}: {_MAX_CLASSES:,} are the most")
+        raise UserError(f"num_classes={num_classes}: must be {_MAX_CLASSES:,} or less")
     config = _plain(config)
     transformers = _library()
     arguments = {"architectures": [], **config, "num_channels": in_chans, "num_labels": max(num_classes, 1)}
@@ -56,28 +57,28 @@ def transformers_model(
         with _quiet(transformers):
             described = transformers.AutoConfig.for_model(**arguments)
             model = transformers.AutoModelForImageClassification.from_config(described, trust_remote_code=False)
-    except Exception as error:  # the library checks its configurations in as many ways as it has models
+    except Exception as error:  # the error that the library raises depends on the model
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"params.config: transformers cannot build a {config['model_type']}: {reason[:300]}") from None
     return Logits(model)
 
 
 class Transformers(Library):
-    """Models of the hub, or in folders as ``save_pretrained`` leaves them."""
+    """Models on the hub, or in folders that ``save_pretrained`` has written."""
 
     def arguments(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the architecture in full; see ``Library``."""
+        """Return the whole configuration of the architecture; see ``Library``."""
         if not isinstance(model := params.get("model"), str):
-            raise UserError("classifier.params.model: missing, transformers needs a name of the hub or a folder")
+            raise UserError("classifier.params.model: missing, transformers needs a name on the hub or a folder")
         if unknown := params.keys() - {"model", "pretrained"}:
             raise UserError(f"classifier.params.{min(unknown)}: unknown to transformers, known: model, pretrained")
         transformers = _library()
         described = _asked(model, lambda: transformers.AutoConfig.from_pretrained(model, trust_remote_code=False))
-        # As the network is built, which may be of a subclass: a checkpoint's own names for defaults are in there, too.
+        # Only differences from the defaults are stored; keys that begin with an underscore are internal.
         return {"config": _plain({k: v for k, v in described.to_diff_dict().items() if k[0] != "_"})}
 
     def stated(self, params: Mapping[str, Any]) -> Stated:
-        """Return what a model's files say: class names, and its image processor's mean and standard deviation."""
+        """Return what a model's files state: class names, and the image processor's mean and standard deviation."""
         transformers, model = _library(), params["model"]
 
         def described() -> Any:
@@ -89,7 +90,9 @@ class Transformers(Library):
         if settings.get("do_normalize", True) is False:
             mean, std = [0.0] * config.num_channels, [1.0] * config.num_channels
         if not (isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std)):
-            raise UserError(f"classifier.params.model={model}: its image processor states no mean and deviation")
+            raise UserError(
+                f"classifier.params.model={model}: its image processor states no mean and standard deviation"
+            )
         names = [str(config.id2label[k]) for k in range(config.num_labels)]
         return Stated(_identity(model), mean, std, config.num_labels, names)
 
@@ -106,7 +109,7 @@ class Transformers(Library):
 
 
 def _identity(model: str) -> str:
-    """Return the digest of a folder's configuration and weights, or the commit of what the hub has."""
+    """Return the digest of a folder's configuration and weights, or the commit of the files on the hub."""
     folder = Path(model)
     if folder.is_dir():
         files = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name == "config.json")
@@ -120,7 +123,7 @@ def _identity(model: str) -> str:
 
 
 def _asked(model: str, ask: Any) -> Any:
-    """Return what the library answers about a model, without its notices."""
+    """Call a function of the library about a model without the library's notices; its errors become one line."""
     try:
         with _quiet(_library()):
             return ask()
@@ -136,17 +139,17 @@ def _asked(model: str, ask: Any) -> Any:
         if Path(model).is_dir():
             reason = " ".join(str(e).split())[:300]
             raise UserError(
-                f"classifier.params.model={model}: no image classifier as save_pretrained leaves it (config.json, "
+                f"classifier.params.model={model}: not an image classifier as save_pretrained writes it (config.json, "
                 f"preprocessor_config.json, model.safetensors): {reason}"
             ) from None
         raise UserError(fetched(f"classifier.params.model={model}", e)) from None
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration that is known to make a network of numbers, and nothing else happen.
+    """Return the settings of a configuration that is safe to build: a known type, and plain values within limits.
 
     Raises:
-        UserError: It is another.
+        UserError: The type is not supported, or a value is not plain or too large.
     """
     if not isinstance(config, Mapping) or (kind := config.get("model_type")) not in _TYPES:
         kind = config.get("model_type") if isinstance(config, Mapping) else config
@@ -154,10 +157,10 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in config.items() if key not in _LEFT_OUT}
     for key, value in settings.items():
         if not isinstance(key, str) or key.startswith("_") or "auto_map" in key or "backbone" in key:
-            raise UserError(f"params.config.{key}: no part of an architecture")
+            raise UserError(f"params.config.{key}: not a part of an architecture; leave it out")
         limit = _MAX_COUNTED if any(word in key for word in _COUNTED) else _MAX_VALUE
         if not _is_plain(value, limit):
-            raise UserError(f"params.config.{key}: words and numbers to {limit}, or lists of them, are wanted")
+            raise UserError(f"params.config.{key}: must be a word, a number up to {limit}, or a list of them")
     return settings
 
 
@@ -169,7 +172,7 @@ def _is_plain(value: Any, limit: int) -> bool:
 
 def _library() -> ModuleType:
     try:
-        import transformers  # an extra, and slow to import
+        import transformers  # an optional dependency, and slow to import
     except ImportError:
         raise UserError(
             "classifier=transformers: the library is not installed: pip install 'fastshap_lab[transformers]'"
@@ -179,7 +182,7 @@ def _library() -> ModuleType:
 
 @contextmanager
 def _quiet(transformers: ModuleType) -> Iterator[None]:
-    """Keep the library from drawing bars and giving advice."""
+    """Switch off the library's progress bars and advice for a block."""
     logging = transformers.utils.logging
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

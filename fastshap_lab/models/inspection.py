@@ -1,4 +1,4 @@
-"""What is found out about a module that a user hands over: how its pixels are normalized, and what it answers."""
+"""Inspection of a module that a user hands over: the normalization of its pixels, and its outputs."""
 
 from collections.abc import Sequence
 
@@ -13,20 +13,21 @@ from fastshap_lab.models.tasks import Task
 def pixels_of(
     model: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None, normalized: bool
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and standard deviation to normalize pixels with, as they were given or as the model states them.
+    """Return the mean and standard deviation to normalize pixels with: the given ones, or those that the model states.
 
     Args:
-        model: One's own.
-        mean: In [0, 1], a number per channel, or None.
-        std: The same.
-        normalized: The model takes pixels in [0, 1] itself.
+        model: The user's own module.
+        mean: Mean colour in [0, 1], one number per channel, or None.
+        std: Standard deviation of each channel, or None.
+        normalized: Whether the model takes pixels in [0, 1] and normalizes them itself.
 
     Raises:
-        UserError: They are not known, or make no sense: a wrong normalization is a silent wrong answer.
+        UserError: They are unknown or make no sense. They are never guessed: a wrong normalization gives wrong answers
+            without any error.
     """
     if isinstance(model, Classifier) or normalized:
         if mean is not None or std is not None:
-            raise UserError("mean, std: the model normalizes pixels itself")
+            raise UserError("mean, std: the model normalizes pixels itself; leave them out")
         first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
         channels = first.in_channels if first is not None and first.in_channels in CHANNELS else 3
         channels = 3 if isinstance(model, Classifier) else channels
@@ -41,8 +42,8 @@ def pixels_of(
         )
     if len(mean) not in CHANNELS or len(std) != len(mean) or not all(deviation > 0 for deviation in std):
         raise UserError(
-            f"mean={mean}, std={std}: three numbers each are wanted, and std above 0 (one for a grey network, four for "
-            "one with alpha)"
+            f"mean={mean}, std={std}: each must have three numbers (one for a grey network, four for one with alpha), "
+            "and std must be above 0"
         )
     return mean, std
 
@@ -56,7 +57,7 @@ def outputs_of(classifier: Classifier, image: Tensor, task: Task) -> Tensor:
         task: Task that the outputs belong to.
 
     Raises:
-        UserError: The model does not take such images, or answers with something else.
+        UserError: The model does not take such images, or does not return outputs of the task.
     """
     height, width = image.shape[2:]
     try:
@@ -71,7 +72,7 @@ def outputs_of(classifier: Classifier, image: Tensor, task: Task) -> Tensor:
     except UserError:
         tensor = isinstance(outputs, Tensor)
         found = f"a tensor of shape {tuple(outputs.shape)}" if tensor else type(outputs).__name__
-        raise UserError(f"model: answers with {found}; {task.outputs} are wanted") from None
+        raise UserError(f"model: returns {found}; must return {task.outputs}") from None
     if not outputs.isfinite().all():
-        raise UserError("model: answers with numbers that are not finite")
+        raise UserError("model: returns numbers that are not finite")
     return outputs

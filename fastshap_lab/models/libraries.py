@@ -1,7 +1,7 @@
-"""What libraries say of the models they give away: how these want pixels, which classes they know, their weights.
+"""Pretrained models of libraries: their normalization of pixels, their classes, and their weights.
 
-Asked for by a user's own configuration alone. What comes of it is written into descriptions in full, so that to build a
-network from one neither a name nor an address reaches a library.
+A library is used only where the user's own configuration names it. The resulting arguments are written into
+descriptions in full, so that no name or address from a description reaches a library.
 """
 
 from abc import ABC, abstractmethod
@@ -12,19 +12,19 @@ from typing import Any
 from torch import Tensor, nn
 
 PRETRAINED = "pretrained"
-"""The argument that asks for a library's own weights; never one of a network's description."""
+"""Argument that requests a library's own weights; it is never part of a network's description."""
 
 
 @dataclass(frozen=True)
 class Stated:
-    """What a library says of a model with the weights that it gives away.
+    """Facts that a library states about a model with pretrained weights.
 
     Attributes:
-        weights: What identifies them, for fingerprints.
-        mean: Mean colour that they were trained with, a number per input channel.
+        weights: Text that identifies the weights, for fingerprints.
+        mean: Mean colour that the weights were trained with in [0, 1], one number per input channel.
         std: Standard deviation of each channel.
-        num_classes: Outputs of their head, 0 if they have none.
-        class_names: What these are called, or None if nobody knows.
+        num_classes: Number of outputs of the pretrained head, 0 if there is none.
+        class_names: Names of these outputs, or None if the library does not state them.
     """
 
     weights: str
@@ -35,18 +35,21 @@ class Stated:
 
 
 class Library(ABC):
-    """Models by name. ``params`` are a user's: those of the entry in ``CLASSIFIERS``, with ``model``."""
+    """A library with pretrained models. ``params`` are the user's arguments of its entry, with the model's name.
+
+    The name stands under ``model``.
+    """
 
     def arguments(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of the entry in ``CLASSIFIERS``, which descriptions hold."""
+        """Return the arguments of the entry in ``CLASSIFIERS`` that a description stores."""
         return {key: value for key, value in params.items() if key != PRETRAINED}
 
     @abstractmethod
     def stated(self, params: Mapping[str, Any]) -> Stated:
-        """Return what the library says of a model; weights stay where they are.
+        """Return what the library states about a model; no weights are downloaded.
 
         Raises:
-            UserError: It has no such model, or none with weights.
+            UserError: The library has no such model, or no weights for it.
         """
 
     @abstractmethod
@@ -58,7 +61,7 @@ class Library(ABC):
             network: Network that the weights are for.
 
         Raises:
-            UserError: They cannot be had.
+            UserError: They cannot be downloaded.
         """
 
 
@@ -66,11 +69,11 @@ def fetched(what: str, error: Exception) -> str:
     """Return the error line for weights that could not be downloaded.
 
     Args:
-        what: What was asked for.
+        what: Setting that names the model, for example ``classifier.params.model=resnet18``.
         error: Error that the library raised.
     """
     reason = " ".join(str(error).split()) or type(error).__name__
     return (
-        f"{what}: its weights cannot be had: {reason[:300]}; they come over the network, once: without one, download "
-        "them elsewhere and name the file in classifier.weights"
+        f"{what}: its weights cannot be downloaded: {reason[:300]}; without a network, download them elsewhere and "
+        "name the file in classifier.weights"
     )

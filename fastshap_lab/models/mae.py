@@ -1,4 +1,4 @@
-"""Masked autoencoders: a vision transformer learns from images without labels, by completing them."""
+"""Masked autoencoders: a vision transformer learns from images without labels, by reconstructing hidden patches."""
 
 from typing import cast
 
@@ -16,24 +16,24 @@ from fastshap_lab.models.tokens import TokenNetwork, embed, is_token_network, to
 
 
 class MaskedAutoencoder(nn.Module):
-    """An encoder that sees a few patches of an image, and a small decoder that paints the others.
+    """An encoder that sees a few patches of an image, and a small decoder that predicts the pixels of the others.
+
+    ``draw`` returns a random order of the patches of each image, (B, P); the first ``num_visible`` of them are visible.
 
     Reference: He et al., Masked autoencoders are scalable vision learners, CVPR 2022, arXiv:2111.06377, section 3.
     Differs from the paper: the encoder's positions are the classifier's, which are learned.
 
-    Which patches are seen is an order of them, (B, P), whose first ``num_visible`` are: ``draw`` gives it.
-
     Args:
-        encoder: What will be the classifier, a vision transformer; it needs no head.
-        mask_ratio: Share of the patches that are hidden, of every image the same number.
-        decoder_width: Of the decoder's tokens, a multiple of 4; the default is half of an encoder 192 wide, as the
-            paper's decoder is half as wide as ViT-L.
-        decoder_depth: Number of its blocks.
-        decoder_heads: Heads of their attention.
+        encoder: Vision transformer that will become the classifier; it needs no head.
+        mask_ratio: Share of the patches that are hidden, in (0, 1); every image has the same number.
+        decoder_width: Width of the decoder's tokens, a multiple of 4. The default is half of an encoder width of 192,
+            as the paper's decoder is half as wide as ViT-L.
+        decoder_depth: Number of blocks of the decoder.
+        decoder_heads: Number of attention heads of each of these blocks.
 
     Raises:
-        UserError: The encoder is no vision transformer that could leave patches out, the ratio leaves none or hides
-            none, or the decoder's width does not go with its heads.
+        UserError: The encoder is no plain vision transformer, the ratio shows or hides no patch, or the decoder's width
+            is no multiple of 4 and of its number of heads.
     """
 
     positions: Tensor
@@ -51,15 +51,18 @@ class MaskedAutoencoder(nn.Module):
         plain = is_token_network(network) and isinstance(network.patch_embed, PatchEmbed)
         if not plain or getattr(network, "rope", None) is not None:
             raise UserError(
-                f"classifier.pretrain.name=mae: {type(network).__name__} is no plain vision transformer, a token per "
-                "patch with an absolute position; choose such a classifier or set classifier.pretrain=null"
+                f"classifier.pretrain.name=mae: {type(network).__name__} is no plain vision transformer (one token per "
+                "patch, absolute positions); choose such a classifier, or set classifier.pretrain=null"
             )
         self.encoder = encoder
         grid = token_grid(self.network)
         self.num_patches = grid[0] * grid[1]
         self.num_visible = round(self.num_patches * (1 - mask_ratio))
         if not 0 < self.num_visible < self.num_patches:
-            raise UserError(f"params.mask_ratio={mask_ratio}: shows {self.num_visible} of {self.num_patches} patches")
+            raise UserError(
+                f"params.mask_ratio={mask_ratio}: shows {self.num_visible} of {self.num_patches} patches; must show at "
+                "least one and hide at least one"
+            )
         if decoder_width % decoder_heads or decoder_width % 4:
             raise UserError(
                 f"params.decoder_width={decoder_width}: must be a multiple of 4 and of decoder_heads={decoder_heads}"
@@ -86,11 +89,11 @@ class MaskedAutoencoder(nn.Module):
         return torch.rand(number, self.num_patches, generator=generator, device=generator.device).argsort(dim=1)
 
     def patchify(self, pixels: Tensor) -> Tensor:
-        """Return the pixels of each patch (B, P, D), row by row, of images (B, 3, H, W)."""
+        """Return the pixels of each patch (B, P, D) of images (B, 3, H, W); patches are listed row by row."""
         return F.unfold(pixels, self.patch_size, stride=self.patch_size).transpose(1, 2)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """Return images (B, 3, H, W) of the pixels of their patches (B, P, D)."""
+        """Return the images (B, 3, H, W) that patches (B, P, D) make up; the inverse of ``patchify``."""
         return F.fold(patches.transpose(1, 2), self.encoder.image_size, self.patch_size, stride=self.patch_size)
 
     def encode(self, image: Tensor, order: Tensor) -> Tensor:
@@ -105,7 +108,7 @@ class MaskedAutoencoder(nn.Module):
         return transform(self.network, torch.cat([prefix, _pick(patches, order[:, : self.num_visible])], dim=1))
 
     def forward(self, image: Tensor, order: Tensor) -> Tensor:
-        """Return the predicted pixels of every patch (B, P, D): normalized, each patch by itself."""
+        """Return the predicted pixels of every patch (B, P, D), standardized within each patch."""
         prefix, visible = self.enter(self.encode(image, order)).tensor_split([self.network.num_prefix_tokens], dim=1)
         hidden = self.mask_token.expand(len(image), self.num_patches - self.num_visible, -1)
         patches = _pick(torch.cat([visible, hidden], dim=1), order.argsort(dim=1)) + self.positions
@@ -124,7 +127,7 @@ class MaskedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the visible patches in the mean colour, and the reconstruction: (B, 3, H, W) each, in [0, 1].
+        """Return images with hidden patches in the mean colour, and their reconstructions: (B, 3, H, W), in [0, 1].
 
         Reconstructed patches get the true mean and contrast, which the prediction does not know.
 
@@ -142,13 +145,13 @@ class MaskedAutoencoder(nn.Module):
         return masked, completed
 
     def _standardized(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the normalized pixels of each patch (B, P, D), and its mean and deviation (B, P, 1) before."""
+        """Return the standardized pixels of each patch (B, P, D), and the patch's mean and deviation (B, P, 1)."""
         patches = self.patchify(self.encoder.normalize(image))
         mean = patches.mean(dim=-1, keepdim=True)
-        deviation = (patches.var(dim=-1, correction=0, keepdim=True) + 1e-6).sqrt()  # a flat patch has none
+        deviation = (patches.var(dim=-1, correction=0, keepdim=True) + 1e-6).sqrt()  # that of a flat patch would be 0
         return (patches - mean) / deviation, mean, deviation
 
 
 def _pick(tokens: Tensor, index: Tensor) -> Tensor:
-    """Return the tokens (B, N, D) that the index (B, N) names."""
+    """Return those of the tokens (B, T, D) that an index (B, N) names, (B, N, D)."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

@@ -30,13 +30,13 @@ def resnet(
         strides: Stride of the stem and of each stage.
 
     Raises:
-        UserError: The stem's width is odd, or the first stage has a stride: its shortcut has no convolution to follow.
+        UserError: The stem's width is odd, or the first stage has a stride, which its shortcut could not follow.
     """
     if channels[0] % 2:
         raise UserError(f"params.channels={list(channels)}: the first must be even")
     if strides[1] != 1:
         raise UserError(f"params.strides={list(strides)}: the second must be 1")
-    # A "deep" stem is timm's only one whose width can be chosen (2 · stem_width); its three layers give way to one.
+    # Only timm's "deep" stem lets its width be chosen (2 · stem_width); its three layers are replaced by one below.
     network = ResNet(
         BasicBlock,  # type: ignore[arg-type]  # timm annotates an instance
         depths,
@@ -48,7 +48,7 @@ def resnet(
     )
     stem = nn.Conv2d(in_chans, channels[0], 3, stride=strides[0], padding=1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-    network.conv1, network.maxpool = stem, nn.Identity()  # type: ignore[assignment]  # deduced from timm's own
+    network.conv1, network.maxpool = stem, nn.Identity()  # type: ignore[assignment]  # inferred from timm's code
     stages: tuple[Any, ...] = (network.layer1, network.layer2, network.layer3, network.layer4)
     for stage, stride in zip(stages, strides[1:], strict=True):
         for layer in (stage[0].conv1, stage[0].downsample and stage[0].downsample[0]):

@@ -1,4 +1,4 @@
-"""The surrogate: a classifier that takes a coalition."""
+"""The surrogate: a classifier that takes coalitions."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class Surrogate(nn.Module):
 
     @property
     def task(self) -> Task:
-        """What the K outputs mean."""
+        """Task that the K outputs belong to."""
         return self.classifier.task
 
     def forward(self, image: Float[Tensor, "B C H W"], coalitions: Bool[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
@@ -38,10 +38,10 @@ class Surrogate(nn.Module):
         return self.masking(self.classifier, image, coalitions)
 
     def game(self, link: str | None = None, max_batch: int = 512) -> ModelGame:
-        """Return the game it defines; of a ``frozen_copy`` surrogate one that is quicker, and that no training reaches.
+        """Return the surrogate's game. The game of a ``frozen_copy`` is faster, and training does not change it.
 
         Args:
-            link: Entry of ``shapley.game.LINKS``; the first of the task's if None.
-            max_batch: Rows of a pass.
+            link: Entry of ``shapley.game.LINKS``; the task's first link if None.
+            max_batch: Largest number of rows of a pass, one per image and coalition.
         """
         return ModelGame(self.classifier, self.masking, link or self.task.links[0], max_batch)

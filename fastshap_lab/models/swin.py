@@ -34,10 +34,11 @@ def swin(
         drop_path: Largest probability of dropping a residual path, in [0, 1).
 
     Raises:
-        UserError: The stages' depths and heads are not as many, or patches and windows do not divide the image.
+        UserError: ``depths`` and ``num_heads`` differ in length, patches do not divide the image in every stage, or
+            heads do not divide the width.
     """
     if len(depths) != len(num_heads):
-        raise UserError(f"params.num_heads={list(num_heads)}: one for each of {len(depths)} stages wanted")
+        raise UserError(f"params.num_heads={list(num_heads)}: must have one number for each of {len(depths)} stages")
     if any(side % (patch_size * 2 ** (len(depths) - 1)) for side in image_size):
         raise UserError(
             f"params.patch_size={patch_size}: {len(depths)} stages of it do not divide an image of "

@@ -1,4 +1,4 @@
-"""Which class of each image is meant, however that is said."""
+"""Target classes in any of the forms in which a user may name them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,21 +12,21 @@ from fastshap_lab.components import did_you_mean
 from fastshap_lab.errors import UserError
 
 Targets = int | np.integer | Sequence[Any] | np.ndarray | Tensor
-"""Numbers of classes, of one or of several images."""
+"""Numbers of classes: one for all images, or one per image."""
 
 Classes = str | Targets
-"""Names or numbers of classes, of one or several."""
+"""Names or numbers of classes, one or several."""
 
 
 def as_classes(target: Any, num_classes: int | None = None) -> Int[Tensor, "*shape"]:
-    """Return numbers of classes as an int64 tensor.
+    """Return the numbers of classes as an int64 tensor.
 
     Args:
-        target: Whole numbers; neither bool nor float.
-        num_classes: K, where it is known already.
+        target: Number, list, array or tensor of integers from 0 to K - 1; neither bool nor float.
+        num_classes: Number of classes K, or None where it is not known yet.
 
     Raises:
-        UserError: They are no whole numbers, or there are no such classes.
+        UserError: The numbers are no integers, or there are no such classes.
     """
     try:
         classes = torch.as_tensor(target)
@@ -46,15 +46,15 @@ def as_classes(target: Any, num_classes: int | None = None) -> Int[Tensor, "*sha
 
 
 def class_of_each(target: Any, num_images: int, num_classes: int | None = None) -> Int[Tensor, " B"]:
-    """Return the class of each image: the one given for all of them, or each its own.
+    """Return the class of each image.
 
     Args:
-        target: One class, or one for each image.
-        num_images: B.
-        num_classes: K, where it is known already.
+        target: Number of one class for all images, or numbers of one class per image.
+        num_images: Number of images B.
+        num_classes: Number of classes K, or None where it is not known yet.
 
     Raises:
-        UserError: As for ``as_classes``, or their number is another.
+        UserError: The numbers are no integers, there are no such classes, or there is neither one nor one per image.
     """
     classes = as_classes(target, num_classes)
     if classes.shape not in ((), (1,), (num_images,)):
@@ -64,23 +64,23 @@ def class_of_each(target: Any, num_images: int, num_classes: int | None = None) 
 
 
 def chosen_classes(chosen: Classes, class_names: Sequence[str]) -> list[int]:
-    """Return the numbers of some classes.
+    """Return the numbers of the classes that a user has chosen.
 
     Args:
-        chosen: Names or numbers, one or several; a word that is no name but a number counts as this.
-        class_names: Of all K classes.
+        chosen: Names or numbers of one or several classes. A text that is no class's name may be a number.
+        class_names: Names of all K classes.
 
     Raises:
-        UserError: There is no such class, or several have the name; or none is given.
+        UserError: There is no such class, several classes have the name, or no class is given.
     """
     several: list[Any] = [chosen]
     if not isinstance(chosen, str | int) and np.ndim(chosen):
-        several = list(chosen)  # type: ignore[arg-type]  # NumPy's numbers have no dimension
+        several = list(chosen)  # type: ignore[arg-type]  # a NumPy scalar has no dimension
     numbers = []
     for one in several:
         places = [number for number, name in enumerate(class_names) if name == one]
         if len(places) > 1:
-            raise UserError(f"class {one}: classes {', '.join(map(str, places))} are called so; give the number")
+            raise UserError(f"class {one}: classes {', '.join(map(str, places))} have this name; give the number")
         if not places and isinstance(one, str) and not (one.isdecimal() and len(one) < 10):
             raise UserError(f"class {one}: unknown, {did_you_mean(one, class_names)}")
         numbers.append(

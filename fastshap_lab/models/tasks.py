@@ -1,7 +1,8 @@
-"""What a classifier's answers mean: which labels there are, what is minimized, reported, measured, and called right.
+"""Tasks: the meaning of a classifier's outputs, with its labels, losses, measures and texts.
 
-A task belongs to the data and stands in the descriptions of the models that learn it. Nothing else knows which kind of
-classifier it deals with. Every task is called a classifier's, a regression, too, and its K outputs are called classes.
+A task belongs to the data, and is part of the descriptions of the models that learn it. No other module distinguishes
+kinds of classifiers. A model of a regression is called a classifier, too, and the K outputs of every task are called
+classes.
 """
 
 from abc import ABC, abstractmethod
@@ -34,28 +35,28 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Task(ABC):
-    """What K outputs of a classifier mean.
+    """The meaning of the K outputs of a classifier.
 
-    Labels are int64 (N,) for ``multiclass`` and float32 (N, K) for the others.
+    Labels are int64 (N,) for ``multiclass`` and float32 (N, K) for the other tasks.
 
     Attributes:
-        name: Its entry in ``TASKS``.
-        links: Spaces that the values of a surrogate's game are determined in; the first is the default.
-        surrogate_losses: Names of what a surrogate may minimize; the first is the default.
-        measure_names: Names of what ``measures`` returns. The first says which share of the images is right.
-        minimized: That one of them that chooses a classifier's best epoch.
-        imitation: Name of the divergence that says how far a surrogate is from its classifier.
-        answers: What ``predict`` returns is called in files: probabilities or predictions.
-        answer: What a single one of them is called.
-        answer_format: How it is written.
-        first: What the foremost class is, for people.
-        target_in_words: The same, in a sentence.
-        nouns: What one of the K outputs is called, and several.
-        outputs: What a model must answer with, for people.
-        units_in_words: What values that ``in_units`` returns are measured in, a sentence where it has to be said.
-        exclusive: Whether a label is one class.
-        names_classes: Whether an answer names classes: a number names none.
-        class_measures: Names of what ``measures_of_classes`` returns.
+        name: Name of the task, its entry in ``TASKS``.
+        links: Links under which a surrogate's outputs determine the game's values; the first is the default.
+        surrogate_losses: Names of the losses that a surrogate may minimize; the first is the default.
+        measure_names: Names of the measures that ``measures`` returns. The first is the share of images that are right.
+        minimized: Name of the measure that chooses a classifier's best epoch.
+        imitation: Name of the divergence of a surrogate from its classifier.
+        answers: Name in files of what ``predict`` returns, ``probabilities`` or ``predictions``.
+        answer: Word for a single one of them.
+        answer_format: Format string for a single one of them.
+        first: Words for the class that ``foremost`` returns.
+        target_in_words: Words for the same class within a sentence.
+        nouns: Words for one of the K outputs, and for several.
+        outputs: Words for the outputs that a model must return, with their axes.
+        units_in_words: Sentence about the units of the values that ``in_units`` returns; empty where they are obvious.
+        exclusive: Whether a label is exactly one class.
+        names_classes: Whether a prediction names classes, which a regression's numbers do not.
+        class_measures: Names of the measures that ``measures_of_classes`` returns.
     """
 
     name: ClassVar[str]
@@ -77,7 +78,7 @@ class Task(ABC):
     class_measures: ClassVar[tuple[str, ...]] = ("probability", "log_odds")
 
     def to_json(self) -> str | dict[str, Any]:
-        """Return what ``build_task`` takes, as plain values."""
+        """Return the task as plain values, from which ``build_task`` builds it."""
         return self.name
 
     def __eq__(self, other: object) -> bool:
@@ -92,7 +93,7 @@ class Task(ABC):
 
         Args:
             measure: Name of the measure.
-            long: Whether the name has to explain itself.
+            long: Whether the name is spelled out, since nothing beside it explains it.
         """
         titles = {"kl": "KL divergence" if long else "KL", "cross_entropy": "cross-entropy"}
         return titles.get(measure, measure.replace("_", " "))
@@ -100,29 +101,32 @@ class Task(ABC):
     # Labels
 
     def check_classes(self, class_names: Sequence[str], where: str) -> None:
-        """Raise a ``UserError`` where there cannot be so many classes.
+        """Check that the task can have this number of classes.
 
         Args:
             class_names: Names of the K outputs.
-            where: They come from, for the error line.
+            where: Source of the names, for the error line.
+
+        Raises:
+            UserError: The task cannot have this number of classes.
         """
         if not class_names:
-            raise UserError(f"{where}: needs one label or more for the task {self.name}, has none")
+            raise UserError(f"{where}: has no label; the task {self.name} needs one or more")
 
     def check_size(self, num_classes: int) -> None:  # noqa: B027 - most tasks are not fitted
-        """Raise a ``UserError`` where the task was fitted to another number of classes."""
+        """Raise a ``UserError`` if the task was fitted to another number of classes."""
 
     def fitted(self, labels: Tensor) -> "Task":
-        """Return the task with what it has to know of training labels."""
+        """Return the task fitted to training labels, where it has parameters that depend on them."""
         return self
 
     @abstractmethod
     def strata(self, labels: np.ndarray, max_groups: int) -> np.ndarray:
-        """Return groups of images, whose proportions a split must keep: whole numbers (N,).
+        """Return the group of each image, int (N,); a stratified split keeps the proportions of the groups.
 
         Args:
-            labels: Of all images.
-            max_groups: Largest number of groups, where it can be chosen.
+            labels: Labels of all images.
+            max_groups: Largest number of groups, where the task can choose it.
         """
 
     def labelled(self, labels: Shaped[Tensor, "N *K"]) -> Bool[Tensor, " N"]:
@@ -130,7 +134,7 @@ class Task(ABC):
         return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
 
     def meaningless(self, number: int, num_classes: int) -> Shaped[Tensor, "N *K"]:
-        """Return labels for images of noise.
+        """Return arbitrary labels for images of noise.
 
         Args:
             number: Number of images N.
@@ -141,35 +145,36 @@ class Task(ABC):
     # The classifier
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:  # noqa: B027 - nor do most change anything
-        """Change a fresh network so that its outputs have the units of the task.
+        """Change a fresh network so that its outputs have the task's units.
 
         Args:
             network: Fresh network, changed in place.
             num_classes: Number of classes K.
 
         Raises:
-            UserError: The task is one of another number of classes, or the network does not allow it.
+            UserError: The task was fitted to another number of classes, or the network cannot be changed so.
         """
 
     @abstractmethod
     def loss(
         self, outputs: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"], smoothing: float = 0.0
     ) -> Float[Tensor, ""]:
-        """Return what the classifier minimizes, a mean over images.
+        """Return the classifier's loss, a mean over images.
 
         Args:
-            outputs: The classifier's.
-            labels: The truth, or a teacher's ``decide``.
-            smoothing: Share of a label that is spread over all that it could be; of a regression nothing is.
+            outputs: The classifier's outputs.
+            labels: True labels, or a teacher's decisions.
+            smoothing: Share of a label that label smoothing spreads over all classes, in [0, 1); a regression ignores
+                it.
         """
 
     @abstractmethod
     def decide(self, outputs: Float[Tensor, "*shape K"]) -> Shaped[Tensor, "..."]:
-        """Return the labels that outputs stand for."""
+        """Return the labels that outputs predict."""
 
     @abstractmethod
     def right(self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]) -> Bool[Tensor, "B M"]:
-        """Return whether outputs are right for each image, bool (B, M). Where an image has no label they are not.
+        """Return whether outputs are right, bool (B, M); for an image without a label they never are.
 
         Args:
             outputs: Outputs (B, M, K).
@@ -191,33 +196,33 @@ class Task(ABC):
 
     @abstractmethod
     def measures_in_words(self) -> str:
-        """Return what ``measures`` and the divergence from a classifier on whole images are, for reports."""
+        """Return sentences for reports that explain ``measures`` and the divergence of a surrogate."""
 
     # What is reported
 
     @abstractmethod
     def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-        """Return what is reported of outputs: probabilities, or answers in the targets' units."""
+        """Return the predictions that are reported: probabilities, or a regression's answers in its targets' units."""
 
     @abstractmethod
     def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
-        """Return, by the names of ``class_measures``, how much outputs say of each class, in units common to all."""
+        """Return measures of each class, in units that all classes share, by the names in ``class_measures``."""
 
     def ranks(self, predictions: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-        """Return what decides which classes are explained first: the largest."""
+        """Return numbers by which classes are ordered for explanations: the largest comes first."""
         return predictions
 
     def foremost(self, predictions: Float[Tensor, "*shape K"]) -> Int[Tensor, "*shape"]:
-        """Return the class that is explained where none is named: the most probable one, or the most unusual target.
+        """Return the class that is explained if none is named: the most probable one, or the most unusual target.
 
         Args:
-            predictions: From ``predict``, or the outputs themselves, which have the same order.
+            predictions: Predictions, or the outputs themselves, which have the same order.
         """
         return self.ranks(predictions).argmax(dim=-1)
 
     @abstractmethod
     def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
-        """Return which classes a prediction names; for a regression none."""
+        """Return which classes a prediction names, bool; a regression's predictions name none."""
 
     def in_words(self, prediction: Float[Tensor, " K"], class_names: Sequence[str]) -> str:
         """Return the prediction for one image in words.
@@ -251,21 +256,22 @@ class Task(ABC):
 
     @abstractmethod
     def divergence(self, kind: str) -> Divergence:
-        """Return an entry of ``surrogate_losses``: how far a surrogate's answers are from its classifier's.
+        """Return a divergence of a surrogate's outputs from its classifier's, an entry of ``surrogate_losses``.
 
-        It takes the classifier's outputs for images (B, K) and the surrogate's for coalitions (B, M, K) to (B, M).
+        It is a function of the classifier's outputs for whole images (B, K) and the surrogate's outputs for coalitions
+        (B, M, K) that returns the divergence for each coalition (B, M).
         """
 
     @abstractmethod
     def constant_divergence(self, outputs: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
-        """Return the first of ``surrogate_losses`` for the best answer that is the same for every image; float64."""
+        """Return the first of ``surrogate_losses`` for the best constant answer to all images, float64."""
 
     def in_units(self, values: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-        """Return values in units in which all classes count alike: as they are, or in spreads of the targets."""
+        """Return values in units in which classes are comparable: unchanged, or in spreads of the targets."""
         return values
 
     def unit(self) -> Float[Tensor, " K"] | None:
-        """Return what an explainer's raw values are multiplied by, if they have to be."""
+        """Return the factor that an explainer's raw values are multiplied by, or None for none."""
         return None
 
     def check_link(self, link: str, key: str) -> None:
@@ -283,7 +289,7 @@ class Task(ABC):
 
 
 class Multiclass(Task):
-    """One of K classes, which exclude each other: softmax."""
+    """One of K classes that exclude each other, under softmax."""
 
     name = "multiclass"
     links = ("softmax", "log_softmax", "log_odds", "centred_logits")
@@ -294,20 +300,20 @@ class Multiclass(Task):
     exclusive = True
 
     def check_classes(self, class_names: Sequence[str], where: str) -> None:
-        """Raise a ``UserError`` where there are fewer than two."""
+        """Raise a ``UserError`` if there are fewer than two classes."""
         if len(class_names) < 2:
-            raise UserError(f"{where}: needs two classes or more, has {list(class_names)}")
+            raise UserError(f"{where}: has the classes {list(class_names)}; a classifier needs two or more")
 
     def strata(self, labels: np.ndarray, max_groups: int) -> np.ndarray:
-        """Return the classes, however many there are."""
+        """Return the classes as groups; ``max_groups`` is ignored."""
         return labels
 
     def labelled(self, labels: Shaped[Tensor, "N *K"]) -> Bool[Tensor, " N"]:
-        """Return whether each label is a class: negative ones are none."""
+        """Return whether each image has a label; a negative number means none."""
         return labels >= 0
 
     def meaningless(self, number: int, num_classes: int) -> Shaped[Tensor, "N *K"]:
-        """Return each class equally often."""
+        """Return labels in which all classes are equally frequent."""
         return torch.arange(number) % num_classes
 
     def loss(
@@ -327,7 +333,7 @@ class Multiclass(Task):
     def measures(
         self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
     ) -> dict[str, Float[Tensor, "B M"]]:
-        """Return accuracy and cross-entropy, in nats."""
+        """Return accuracy, and cross-entropy in nats."""
         label = labels.unsqueeze(1).expand(-1, outputs.shape[1])
         correct = self.right(outputs, labels).to(outputs)
         cross_entropy = F.cross_entropy(outputs.flatten(0, 1), label.flatten(), reduction="none").view_as(correct)
@@ -335,63 +341,63 @@ class Multiclass(Task):
         return {name: values.masked_fill(label < 0, torch.nan) for name, values in found.items()}
 
     def measures_in_words(self) -> str:
-        """Return what is measured, for reports."""
+        """Return sentences for reports that explain the measures."""
         return (
             "Accuracy and cross-entropy against the labels of the test images, and the KL divergence in nats from the "
             "classifier's answer on the whole image."
         )
 
     def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-        """Return the classes' probabilities."""
+        """Return the probability of each class."""
         return outputs.softmax(dim=-1)
 
     def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
-        """Return probability and log-odds."""
+        """Return the probability and the log-odds of each class."""
         return {"probability": outputs.softmax(dim=-1), "log_odds": log_odds(outputs)}
 
     def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
-        """Return the most probable class."""
+        """Return that the most probable class alone is named."""
         return F.one_hot(predictions.argmax(dim=-1), predictions.shape[-1]).bool()
 
     def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
-        """Return the class that each label is."""
+        """Return which class each label is, one-hot."""
         return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)
 
     def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
-        """Return the class's name."""
+        """Return the name of the class."""
         return class_names[int(label)] if label >= 0 else ""
 
     def divergence(self, kind: str) -> Divergence:
-        """Return the KL divergence of softmax, or its reverse."""
+        """Return the KL divergence of softmax probabilities, or its reverse."""
         return {"kl": surrogate_kl, "reverse_kl": reverse_surrogate_kl}[kind]
 
     def constant_divergence(self, outputs: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
-        """Return the KL divergence of the mean probabilities."""
+        """Return the KL divergence of the mean probabilities from the classifier's."""
         return constant_kl(outputs)
 
     def check_link(self, link: str, key: str) -> None:
-        """Raise a ``UserError`` where a link is unknown, or sees the constant that softmax leaves free."""
+        """Raise a ``UserError`` if a link is unknown, or depends on the constant that softmax does not determine."""
         if link == "logits":
             raise UserError(
-                f"{key}=logits: a surrogate's softmax leaves its logits free up to a constant for each image and "
-                "coalition; choose centred_logits, which are the logits less their mean over classes"
+                f"{key}=logits: softmax determines a surrogate's logits only up to a constant for each image and "
+                "coalition; choose centred_logits, which are the logits minus their mean over classes"
             )
         if link == "sigmoid":
             raise UserError(
-                f"{key}=sigmoid: is for the tasks multilabel and binary; of one of several classes choose softmax"
+                f"{key}=sigmoid: is for the tasks multilabel and binary; for one of several classes choose softmax"
             )
         super().check_link(link, key)
 
 
 class Multilabel(Task):
-    """Any of K labels, which do not exclude each other: a sigmoid each."""
+    """Any of K labels that do not exclude each other, each under a sigmoid."""
 
     name = "multilabel"
     links = ("sigmoid", "logits")
     measure_names: ClassVar[tuple[str, ...]] = ("exact_match", "label_accuracy", "cross_entropy")
 
     def strata(self, labels: np.ndarray, max_groups: int) -> np.ndarray:
-        """Return the combinations of labels, the rarer ones together with one that has most labels in common."""
+        """Return the combinations of labels as groups; a rare one is grouped with the most similar frequent one."""
         combinations, group, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
         frequent = np.flatnonzero(counts >= max(2, len(labels) / max_groups))
         if not len(frequent):
@@ -406,7 +412,7 @@ class Multilabel(Task):
         return F.binary_cross_entropy_with_logits(outputs, labels * (1 - smoothing) + smoothing / 2)
 
     def decide(self, outputs: Float[Tensor, "*shape K"]) -> Shaped[Tensor, "..."]:
-        """Return 1 for the labels that are more probable than not."""
+        """Return 1 for each label that is more probable than not, else 0."""
         return (outputs > 0).to(outputs)
 
     def right(self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]) -> Bool[Tensor, "B M"]:
@@ -416,7 +422,7 @@ class Multilabel(Task):
     def measures(
         self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
     ) -> dict[str, Float[Tensor, "B M"]]:
-        """Return exact match, the share of labels that are right, and the mean of their cross-entropies, in nats."""
+        """Return exact match, the share of labels that are right, and the mean cross-entropy over labels in nats."""
         labels = labels.unsqueeze(1).expand_as(outputs)
         single = (self.decide(outputs) == labels).to(outputs)
         cross_entropy = F.binary_cross_entropy_with_logits(outputs, labels, reduction="none")
@@ -424,50 +430,50 @@ class Multilabel(Task):
         return dict(zip(("exact_match", "label_accuracy", "cross_entropy"), found, strict=True))
 
     def measures_in_words(self) -> str:
-        """Return what is measured, for reports."""
+        """Return sentences for reports that explain the measures."""
         return (
-            "Exact match is the share of test images all labels of which are right, label accuracy the share of labels "
-            "that are. Cross-entropy against the labels, and the KL divergence from the classifier's answer on the "
-            "whole image, are in nats, means over labels."
+            "Exact match is the share of test images for which all labels are right; label accuracy is the share of "
+            "labels that are right. Cross-entropy against the labels, and the KL divergence from the classifier's "
+            "answer on the whole image, are means over labels in nats."
         )
 
     def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-        """Return each label's own probability."""
+        """Return the probability of each label."""
         return outputs.sigmoid()
 
     def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
-        """Return probability and log-odds, which are the logits."""
+        """Return the probability and the log-odds of each label; the log-odds are the logits."""
         return {"probability": outputs.sigmoid(), "log_odds": outputs}
 
     def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
-        """Return the labels that are more probable than not."""
+        """Return which labels are more probable than not."""
         return predictions > 0.5
 
     def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
-        """Return the labels that hold."""
+        """Return which labels hold."""
         return labels > 0.5
 
     def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
-        """Return the names of the labels."""
+        """Return the names of the labels that hold."""
         return self.in_words(label, class_names)
 
     def divergence(self, kind: str) -> Divergence:
-        """Return the KL divergence of Bernoullis, a mean over labels, or its reverse."""
+        """Return the KL divergence of Bernoulli labels, a mean over labels, or its reverse."""
         return {"kl": bernoulli_kl, "reverse_kl": reverse_bernoulli_kl}[kind]
 
     def constant_divergence(self, outputs: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
-        """Return the KL divergence of the mean probabilities, a mean over labels."""
+        """Return the KL divergence of the mean probabilities from the classifier's, a mean over labels."""
         return constant_bernoulli_kl(outputs)
 
     def check_link(self, link: str, key: str) -> None:
-        """Raise a ``UserError`` where a link is unknown, or one of classes that exclude each other."""
+        """Raise a ``UserError`` if a link is unknown, or is for classes that exclude each other."""
         if link == "log_odds":
-            raise UserError(f"{key}=log_odds: of the task {self.name} they are the logits; choose logits")
+            raise UserError(f"{key}=log_odds: the log-odds of the task {self.name} are its logits; choose logits")
         super().check_link(link, key)
 
 
 class Binary(Multilabel):
-    """Whether one label holds: a single logit, which is its log-odds."""
+    """A single label that holds or not; its logit is the log-odds."""
 
     name = "binary"
     outputs = "logits (images, 1)"
@@ -475,39 +481,39 @@ class Binary(Multilabel):
     measure_names = ("accuracy", "cross_entropy")
 
     def check_classes(self, class_names: Sequence[str], where: str) -> None:
-        """Raise a ``UserError`` where there is not exactly one."""
+        """Raise a ``UserError`` if there is not exactly one label."""
         if len(class_names) != 1:
-            raise UserError(f"{where}: a binary task has one label, which holds or not, not {list(class_names)}")
+            raise UserError(f"{where}: has the labels {list(class_names)}; the task binary needs exactly one")
 
     def measures(
         self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
     ) -> dict[str, Float[Tensor, "B M"]]:
-        """Return accuracy and cross-entropy, in nats."""
+        """Return accuracy, and cross-entropy in nats."""
         found = super().measures(outputs, labels)
         return {"accuracy": found["exact_match"], "cross_entropy": found["cross_entropy"]}
 
     def measures_in_words(self) -> str:
-        """Return what is measured, for reports."""
+        """Return sentences for reports that explain the measures."""
         return Multiclass().measures_in_words()
 
     def in_words(self, prediction: Float[Tensor, " K"], class_names: Sequence[str]) -> str:
-        """Return the label's name, or that it does not hold."""
+        """Return the name of the label, after "not" if the label does not hold."""
         return class_names[0] if bool(self.marked(prediction)) else f"not {class_names[0]}"
 
 
 class Regression(Task):
-    """K numbers, in their own units.
+    """K numbers, the targets, in their own units.
 
-    The network learns them standardized, by mean and spread of the training targets, and its last layer gives them
-    their units (``heads.RescaledLinear``); so do explainers.
+    The network learns targets that are standardized by the mean and the spread of the training targets, and its last
+    layer restores their units (``heads.RescaledLinear``). Explainers do the same.
 
     Args:
-        mean: Of the K training targets.
-        spread: Their standard deviations.
-        tolerance: How far a right answer may be off, in spreads.
+        mean: Means of the K training targets.
+        spread: Standard deviations of the K training targets.
+        tolerance: Largest error of a right answer, in spreads.
 
     Raises:
-        UserError: Means and spreads are not as many.
+        UserError: Means and spreads differ in number, or a spread is not finite.
     """
 
     name = "regression"
@@ -531,21 +537,21 @@ class Regression(Task):
         self, mean: tuple[Finite, ...] = (), spread: tuple[Positive, ...] = (), tolerance: Positive = 0.5
     ) -> None:
         if len(mean) != len(spread) or not np.isfinite(spread).all():
-            raise UserError(f"params.mean={mean}, params.spread={spread}: a finite number each for every target wanted")
+            raise UserError(f"params.mean={mean}, params.spread={spread}: each must have a finite number per target")
         self.mean, self.spread, self.tolerance = mean, spread, tolerance
 
     def to_json(self) -> str | dict[str, Any]:
-        """Return what ``build_task`` takes, as plain values."""
+        """Return the task as plain values, from which ``build_task`` builds it."""
         params = {"mean": list(self.mean), "spread": list(self.spread), "tolerance": self.tolerance}
         return {"name": self.name, "params": params}
 
     def check_size(self, num_classes: int) -> None:
-        """Raise a ``UserError`` where the task was fitted to another number of targets."""
+        """Raise a ``UserError`` if the task was fitted to another number of targets."""
         if self.mean and len(self.mean) != num_classes:
-            raise UserError(f"task: mean and spread of {len(self.mean)} targets, where there are {num_classes}")
+            raise UserError(f"task: has mean and spread of {len(self.mean)} targets, but there are {num_classes}")
 
     def fitted(self, labels: Tensor) -> "Regression":
-        """Return the task with mean and spread of the labels (N, K), where it has none."""
+        """Return the task with the mean and spread of labels (N, K), unless it has them already."""
         if self.mean:
             return self
         labels = labels.double()
@@ -554,35 +560,35 @@ class Regression(Task):
         return Regression(tuple(labels.mean(dim=0).tolist()), tuple(spread.tolist()), self.tolerance)
 
     def strata(self, labels: np.ndarray, max_groups: int) -> np.ndarray:
-        """Return equally large parts of the images in the order of their first target."""
+        """Return groups of equal size: parts of the images in the order of their first target."""
         parts = max(1, min(10, max_groups, len(labels) // 10))
         return labels[:, 0].argsort(kind="stable").argsort(kind="stable") * parts // len(labels)
 
     def prepare(self, network: nn.Module, num_classes: int) -> None:
-        """Let the network's last layer answer in the targets' units."""
+        """Replace the network's last layer by one that answers in the targets' units."""
         self.check_size(num_classes)
         rescale_heads(network, self.mean or [0.0] * num_classes, self.spread or [1.0] * num_classes)
 
     def loss(
         self, outputs: Float[Tensor, "B K"], labels: Shaped[Tensor, "B *K"], smoothing: float = 0.0
     ) -> Float[Tensor, ""]:
-        """Return the squared error in units of the spread, a mean over targets."""
+        """Return the squared error in squared spreads, a mean over targets."""
         return F.mse_loss(self.in_units(outputs), self.in_units(labels))
 
     def decide(self, outputs: Float[Tensor, "*shape K"]) -> Shaped[Tensor, "..."]:
-        """Return the outputs."""
+        """Return the outputs unchanged."""
         return outputs
 
     def right(self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]) -> Bool[Tensor, "B M"]:
-        """Return whether all answers are within the tolerance."""
+        """Return whether the answers for all targets are within the tolerance."""
         return (self._errors(outputs, labels).abs() <= self.tolerance).all(dim=-1)
 
     def measures(
         self, outputs: Float[Tensor, "B M K"], labels: Shaped[Tensor, "B *K"]
     ) -> dict[str, Float[Tensor, "B M"]]:
-        """Return whether answers are right, and means over targets.
+        """Return whether answers are right, and the absolute and the squared error as means over targets.
 
-        They are of the absolute errors in the targets' units, and of the squared errors in units of the spread.
+        Absolute errors are in the targets' units, squared errors in squared spreads.
         """
         errors = self._errors(outputs, labels)
         absolute = (outputs - labels.unsqueeze(1)).abs()
@@ -590,62 +596,62 @@ class Regression(Task):
         return dict(zip(self.measure_names, found, strict=True))
 
     def measures_in_words(self) -> str:
-        """Return what is measured, for reports."""
+        """Return sentences for reports that explain the measures."""
         return (
-            f"Within tolerance is the share of test images whose answers are off by {self.tolerance:g} spreads at "
-            "most; a target's spread is the standard deviation of its training labels. The absolute error is in the "
-            "targets' units. The squared error, and the imitation error, which is the squared difference from the "
-            "classifier's answer on the whole image, are in squared spreads. All are means over targets."
+            f"Within tolerance is the share of test images whose answers are off by at most {self.tolerance:g} "
+            "spreads; a target's spread is the standard deviation of its training labels. The absolute error is in the "
+            "targets' units. The imitation error is the squared difference from the classifier's answer on the whole "
+            "image; it and the squared error are in squared spreads. All are means over targets."
         )
 
     def predict(self, outputs: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-        """Return the outputs, in the targets' units."""
+        """Return the outputs unchanged, in the targets' units."""
         return outputs
 
     def measures_of_classes(self, outputs: Float[Tensor, "*shape K"]) -> dict[str, Float[Tensor, "*shape K"]]:
-        """Return how many spreads the outputs are above the targets' means."""
+        """Return the standardized answers: outputs minus the targets' means, in spreads."""
         return {"standardized_answer": self._standardized(outputs)}
 
     def ranks(self, predictions: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-        """Return how far each prediction is from the target's mean, in units of its spread."""
+        """Return the distance of each prediction from the target's mean, in spreads."""
         return self._standardized(predictions).abs()
 
     def marked(self, predictions: Float[Tensor, "*shape K"]) -> Bool[Tensor, "*shape K"]:
-        """Return that none is: a number names nothing."""
+        """Return False for all targets, since numbers name no classes."""
         return torch.zeros_like(predictions, dtype=torch.bool)
 
     def label_classes(self, labels: Shaped[Tensor, "N *K"], num_classes: int) -> Bool[Tensor, "N K"]:
-        """Return that they name none."""
+        """Return False for all targets, since numbers name no classes."""
         return torch.zeros_like(labels, dtype=torch.bool)
 
     def in_words(self, prediction: Float[Tensor, " K"], class_names: Sequence[str]) -> str:
-        """Return the numbers with their names."""
+        """Return the numbers after the names of their targets."""
         numbers = (self.answer_format.format(number) for number in prediction.tolist())
         return ", ".join(f"{name} {number}" for name, number in zip(class_names, numbers, strict=True))
 
     def label_in_words(self, label: Shaped[Tensor, "*K"], class_names: Sequence[str]) -> str:
-        """Return the numbers with their names."""
+        """Return the numbers after the names of their targets."""
         return self.in_words(label, class_names)
 
     def divergence(self, kind: str) -> Divergence:
-        """Return the squared error in units of the spread, a mean over targets."""
+        """Return the squared difference in squared spreads, a mean over targets."""
         error = {"squared_error": imitation_error}[kind]
         return lambda target, answers: error(self.in_units(target), self.in_units(answers))
 
     def constant_divergence(self, outputs: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
-        """Return the squared error of the mean answer, in units of the spread, a mean over targets."""
+        """Return the squared error of the mean answer in squared spreads, a mean over targets."""
         return self.in_units(outputs.double()).var(dim=0, correction=0).mean()
 
     def in_units(self, values: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-        """Return values in units of the spread."""
+        """Return values in spreads of their targets."""
         return values / torch.tensor(self.spread).to(values) if self.spread else values
 
     def unit(self) -> Float[Tensor, " K"] | None:
-        """Return the spread."""
+        """Return the spread of each target."""
         return torch.tensor(self.spread) if self.spread else None
 
     def check_link(self, link: str, key: str) -> None:
-        """Raise a ``UserError`` where a link is another one than ``identity``."""
+        """Raise a ``UserError`` if a link is not ``identity``."""
         if link not in self.links:
             raise UserError(f"{key}={link}: a regression's values have its targets' units; choose identity")
 
@@ -660,14 +666,14 @@ TASKS: Mapping[str, type[Task]] = {kind.name: kind for kind in (Multiclass, Mult
 
 
 def build_task(component: str | Mapping[str, Any] | None, key: str = "task") -> Task:
-    """Return a task; none is ``multiclass``, of which descriptions say nothing.
+    """Return a task.
 
     Args:
-        component: Entry of ``TASKS``: its name, or ``{name: …, params: {…}}``.
-        key: Where it stands, for error lines.
+        component: Entry of ``TASKS``: its name, or ``{name: …, params: {…}}``; ``multiclass`` if None.
+        key: Configuration key of the task, for error lines.
 
     Raises:
-        UserError: It is unknown, or its arguments are wrong.
+        UserError: The task is unknown, or its arguments are wrong.
     """
     name, params = name_and_params(component or Multiclass.name, key)
     lookup(TASKS, key, name)
@@ -675,5 +681,5 @@ def build_task(component: str | Mapping[str, Any] | None, key: str = "task") -> 
 
 
 def described(task: Task) -> dict[str, Any]:
-    """Return what a description says about a task, nothing of ``multiclass``."""
+    """Return the entry ``task`` of a description, which is left out for ``multiclass``."""
     return {} if task == Multiclass() else {"task": task.to_json()}

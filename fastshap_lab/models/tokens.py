@@ -1,4 +1,4 @@
-"""What the vision transformers of timm have in common, whatever their family."""
+"""Functions for the vision transformers of timm, whatever their family."""
 
 from typing import TypeGuard
 
@@ -11,22 +11,22 @@ TokenNetwork = VisionTransformer | Eva
 
 
 def is_token_network(network: nn.Module) -> TypeGuard[TokenNetwork]:
-    """Return whether a network is a plain sequence of tokens, one per patch, after prefix tokens of its own.
+    """Return whether a network processes a plain sequence of tokens: prefix tokens, then one token per patch.
 
-    True of timm's VisionTransformer (with them DeiT, distilled or not) and Eva families, whose attention can be told to
-    pass tokens over. False of Swin and other windowed or convolutional families.
+    It is true for timm's families VisionTransformer (which include DeiT, distilled or not) and Eva, whose attention
+    accepts a mask. It is false for Swin and other windowed or convolutional families.
     """
     return isinstance(network, (VisionTransformer, Eva))
 
 
 def token_grid(network: TokenNetwork) -> tuple[int, int]:
-    """Return rows and columns of patch tokens."""
+    """Return the numbers of rows and columns of patch tokens."""
     rows, columns = network.patch_embed.grid_size
     return rows, columns
 
 
 def pools_patches(network: TokenNetwork) -> bool:
-    """Return whether the head reads the mean of the patch tokens, rather than prefix tokens."""
+    """Return whether the head reads the mean of the patch tokens rather than prefix tokens."""
     return network.global_pool == "avg"
 
 
@@ -50,7 +50,7 @@ def with_positions(network: TokenNetwork, patches: Tensor) -> tuple[Tensor, Tens
         network: The vision transformer.
         patches: Embedded patches, as ``embed`` returns them.
     """
-    embedded = network._pos_embed(patches)  # where timm's families differ: prefix tokens, and what gets a position
+    embedded = network._pos_embed(patches)  # timm's families differ in prefix tokens and in which tokens get a position
     tokens, rope = embedded if isinstance(network, Eva) else (embedded, None)
     return network.norm_pre(tokens), rope
 

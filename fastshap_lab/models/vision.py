@@ -12,8 +12,8 @@ from fastshap_lab.components import did_you_mean
 from fastshap_lab.errors import UserError
 from fastshap_lab.models.libraries import Library, Stated, fetched
 
-# What some builders want beside the number of classes. The latter two take pixels normalized as for all others; their
-# auxiliary heads answer while they train alone.
+# Builders that need further arguments. Their pixels are normalized as for all others, and their auxiliary heads, which
+# are used in training alone, are left out.
 _INCEPTIONS = ("googlenet", "inception_v3")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
@@ -22,21 +22,23 @@ def torchvision_model(num_classes: int, image_size: tuple[int, int], in_chans: i
     """Return one of torchvision's image classifiers with random weights, for images of the given size.
 
     Args:
-        num_classes: K.
-        image_size: Height and width.
-        in_chans: Input channels; if not 3, the first convolution is another.
-        model: The name, of ``torchvision.models.list_models(torchvision.models)`` but for RegNets, which cannot be
-            built without memory; timm has them.
+        num_classes: Number of classes K.
+        image_size: Height and width in pixels.
+        in_chans: Number of input channels; if it is not 3, the first convolution is replaced.
+        model: Name in ``torchvision.models.list_models(torchvision.models)``. RegNets are excluded, since they cannot
+            be built without memory; timm has them.
 
     Raises:
-        UserError: There is no such model, or it cannot be built so.
+        UserError: There is no such model, or it cannot be built with these arguments.
     """
     _check_name(model)
     size = f"{image_size[0]}×{image_size[1]}"
     arguments: dict[str, Any] = {}
     if model.startswith("vit_"):
         if image_size[0] != image_size[1]:
-            raise UserError(f"params.model={model}: takes square images, and these are of {size}; timm's take others")
+            raise UserError(
+                f"params.model={model}: takes square images, and these have {size} pixels; timm's models take others"
+            )
         arguments = {"image_size": image_size[0]}
     elif model.startswith("maxvit"):
         arguments = {"input_size": image_size}
@@ -53,16 +55,16 @@ def torchvision_model(num_classes: int, image_size: tuple[int, int], in_chans: i
 
 
 class Torchvision(Library):
-    """torchvision's models, each with the weights that it takes by default."""
+    """Models of torchvision, each with its default weights."""
 
     def stated(self, params: Mapping[str, Any]) -> Stated:
-        """Return what torchvision says of a model; see ``Library``."""
+        """Return what torchvision states about a model; see ``Library``."""
         found = _weights(params["model"])
         transforms, names = found.transforms(), list(found.meta["categories"])
         return Stated(f"torchvision/{found}", list(transforms.mean), list(transforms.std), len(names), names)
 
     def weights(self, params: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:
-        """Return torchvision's weights for a model, without auxiliary heads; see ``Library``."""
+        """Return torchvision's weights for a model without those of auxiliary heads; see ``Library``."""
         model = params["model"]
         try:
             with warnings.catch_warnings():
@@ -87,12 +89,12 @@ def _check_name(model: str) -> None:
 
 
 def _take_channels(network: nn.Module, in_chans: int) -> None:
-    """Let a network's first convolution take another number of channels."""
+    """Replace a network's first convolution by one with another number of input channels."""
     path, first = next((path, part) for path, part in network.named_modules() if isinstance(part, nn.Conv2d))
     other = nn.Conv2d(
         in_chans,
         first.out_channels,
-        first.kernel_size,  # type: ignore[arg-type]  # of two numbers, which PyTorch's annotations leave open
+        first.kernel_size,  # type: ignore[arg-type]  # a pair, which PyTorch's annotations do not say
         first.stride,  # type: ignore[arg-type]
         first.padding,  # type: ignore[arg-type]
         first.dilation,  # type: ignore[arg-type]

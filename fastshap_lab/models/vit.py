@@ -38,7 +38,7 @@ def vit(
         distilled: Whether the network has a distillation token.
 
     Raises:
-        UserError: The patch size does not divide the image, or the heads the width.
+        UserError: The patch size does not divide the image, or the number of heads does not divide the width.
     """
     if any(side % patch_size for side in image_size):
         raise UserError(f"params.patch_size={patch_size}: does not divide an image of {image_size[0]}×{image_size[1]}")

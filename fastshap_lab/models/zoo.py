@@ -28,19 +28,19 @@ def timm_model(
 ) -> nn.Module:
     """Return one of ``timm.list_models()`` with random weights, for images of the given size.
 
-    Nothing but what is named here reaches timm, so that no configuration can name a file or an address to it.
+    Only these arguments are passed to timm, so that no configuration can make it open a file or an address.
 
     Args:
-        num_classes: K.
-        image_size: Height and width.
-        in_chans: Input channels.
-        model: The name, without the tag of pretrained weights.
-        patch_size: For vision transformers: another one than the model's own.
-        drop_rate: Dropout before the head.
-        drop_path_rate: Stochastic depth.
+        num_classes: Number of classes K.
+        image_size: Height and width in pixels.
+        in_chans: Number of input channels.
+        model: Name of the model, without the tag of pretrained weights.
+        patch_size: Side of a vision transformer's patches in pixels; the model's own if None.
+        drop_rate: Probability of dropout before the head, in [0, 1).
+        drop_path_rate: Largest probability of dropping a residual path, in [0, 1).
 
     Raises:
-        UserError: There is no such model, or it cannot be built so.
+        UserError: There is no such model, or it cannot be built with these arguments.
     """
     _check_name(model)
     wanted = {"patch_size": patch_size, "drop_rate": drop_rate or None, "drop_path_rate": drop_path_rate or None}
@@ -49,17 +49,17 @@ def timm_model(
     size = f"{image_size[0]}×{image_size[1]}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a mapping of a deprecated name still builds
+            warnings.simplefilter("ignore", UserWarning)  # timm warns of deprecated names, which it still builds
             try:
                 network = timm.create_model(model, img_size=image_size, **arguments)
             except TypeError as error:
                 if "img_size" not in str(error):
                     raise
-                network = timm.create_model(model, **arguments)  # a convolutional family: takes images of any size
+                network = timm.create_model(model, **arguments)  # convolutional families take images of any size
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"params.model={model}: cannot be built for images of {size}: {reason}") from None
-    if is_token_network(network):  # which would find out when it meets the first image
+    if is_token_network(network):  # it would raise this error only at the first image
         height, width = network.patch_embed.patch_size
         if image_size[0] % height or image_size[1] % width:
             raise UserError(f"params.model={model}: its patches of {height}×{width} do not divide images of {size}")
@@ -67,10 +67,10 @@ def timm_model(
 
 
 class Timm(Library):
-    """timm's models and weights, by the names that it lists."""
+    """Models and weights of timm, by the names that timm lists."""
 
     def stated(self, params: Mapping[str, Any]) -> Stated:
-        """Return what timm says of a model; see ``Library``."""
+        """Return what timm states about a model; see ``Library``."""
         found = _pretrained(params["model"])
         names, subset = None, infer_imagenet_subset(found.to_dict())  # type: ignore[no-untyped-call]
         if subset is not None:
@@ -82,7 +82,7 @@ class Timm(Library):
         )
 
     def weights(self, params: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:
-        """Return timm's weights for a model, its head with them; see ``Library``."""
+        """Return timm's weights for a model, with its pretrained head; see ``Library``."""
         model = params["model"]
         try:
             return timm.create_model(model, pretrained=True, num_classes=_pretrained(model).num_classes).state_dict()

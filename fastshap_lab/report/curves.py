@@ -1,7 +1,8 @@
-"""Training curves, predicted against exact Shapley values, and measures against each other."""
+"""Figures of curves and points: trainings, deletion and insertion, predicted against exact Shapley values."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,19 +13,20 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-_MAX_IN_PANEL = 5  # runs whose names a panel has room for
+_MAX_IN_PANEL = 5  # largest number of runs whose names fit into a panel
 LINE_STYLES = ("-", "--", ":", "-.")
-COUNTS = LinearSegmentedColormap.from_list("counts", ["#b5d0ea", "#08306b"])  # one point is seen on white
+COUNTS = LinearSegmentedColormap.from_list("counts", ["#b5d0ea", "#08306b"])  # a single point is visible on white
 
 
 def training_curves(histories: Mapping[str, pd.DataFrame], panels: Mapping[str, Sequence[str]]) -> Figure:
-    """Return a figure with one panel per metric and one line per run; colours tell runs apart, dashes columns.
+    """Return a figure with a panel for each measure and a line for each run; colours are runs, dashes are columns.
 
-    What was not logged is left out: a column of a run, or a panel that would stay empty.
+    Columns that were not logged, and panels without columns, are left out.
 
     Args:
-        histories: For each run what was logged, with a column ``epoch``; rows may hold NaN where a column was not due.
-        panels: Columns to draw, by the title of their panel.
+        histories: Logged values of each run, by its name, with a column ``epoch``; a row has NaN where a column was not
+            logged.
+        panels: Names of columns to draw, by the title of their panel.
     """
     logged = {column for history in histories.values() for column in history.columns[history.notna().any()]}
     panels = {title: [name for name in names if name in logged] for title, names in panels.items()}
@@ -50,7 +52,8 @@ def training_curves(histories: Mapping[str, pd.DataFrame], panels: Mapping[str, 
 
 
 def _colour(number: int) -> str:
-    return f"C{number}" if number < 10 else to_hex(colormaps["tab20"](2 * number % 20 + 1))  # the same, lighter
+    # After the first ten colours come lighter versions of them.
+    return f"C{number}" if number < 10 else to_hex(colormaps["tab20"](2 * number % 20 + 1))
 
 
 def _draw_panel(axes: Axes, histories: Mapping[str, pd.DataFrame], names: Sequence[str]) -> None:
@@ -65,7 +68,7 @@ def _draw_panel(axes: Axes, histories: Mapping[str, pd.DataFrame], names: Sequen
                 points[name],
                 color=_colour(run_index),
                 linestyle=LINE_STYLES[name_index % len(LINE_STYLES)],
-                marker="." if len(points) < 30 else None,  # a line of one point is invisible without
+                marker="." if len(points) < 30 else None,  # without markers, a line of one point is invisible
                 label=label,
             )
     axes.set_xlabel("epoch")
@@ -76,15 +79,17 @@ def _draw_panel(axes: Axes, histories: Mapping[str, pd.DataFrame], names: Sequen
         text.set_parse_math(False)
 
 
-def budget_curves(curves: Mapping[str, pd.Series], title: str) -> Figure:
-    """Return a figure of R² by evaluations, which are each series' index; below zero a curve is cut off.
+def budget_curves(curves: Mapping[str, pd.Series], title: str, height: str = "R²") -> Figure:
+    """Return a figure of R², or another fraction, by the number of evaluations; values below zero are not shown.
 
     Args:
-        curves: By name. A value at zero evaluations is drawn as a horizontal line: it needs none.
-        title: What stands over the figure.
+        curves: Values by name, with the number of evaluations as index. A curve whose only index is 0 is drawn as a
+            horizontal line.
+        title: Title of the figure.
+        height: Label of the y-axis.
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained", facecolor="white")
-    axes = figure.add_subplot(xlabel="evaluations of the game per image", ylabel="R²", ylim=(0, 1.02))
+    axes = figure.add_subplot(xlabel="evaluations of the game per image", ylabel=height, ylim=(0, 1.02))
     axes.set_xscale("log", base=2)
     axes.set_title(title, fontsize=10, parse_math=False)
     for number, (name, curve) in enumerate(curves.items()):
@@ -103,13 +108,13 @@ def budget_curves(curves: Mapping[str, pd.Series], title: str) -> Figure:
 def removal_curves(
     curves: Mapping[str, Float[np.ndarray, " _"]], what: str, height: str, baseline: str | None = None
 ) -> Figure:
-    """Return a figure of what becomes of a class while units are deleted or inserted; the legend keeps the order.
+    """Return a figure of a model's output while units are deleted or inserted; the legend has the order of the curves.
 
     Args:
         curves: Means over images at equal steps from none to all units, by name.
-        what: ``"deleted"`` or ``"inserted"``, the label of the x-axis.
-        height: What the curves show.
-        baseline: The curve that others are compared with, drawn black.
+        what: ``"deleted"`` or ``"inserted"``, for the label of the x-axis.
+        height: Label of the y-axis.
+        baseline: Name of the curve that others are compared with, which is drawn black.
     """
     figure = Figure(figsize=(7.2, max(3.6, 0.19 * len(curves))), layout="constrained", facecolor="white")
     axes = figure.add_subplot(xlabel=f"share of the image {what}", ylabel=height, xlim=(0, 1))
@@ -124,13 +129,13 @@ def removal_curves(
 
 
 def method_curves(panels: Mapping[str, pd.DataFrame], x: str, y: str = "", baseline: str | None = None) -> Figure:
-    """Return a figure with one panel per table: a line per column over the index, and one legend for all.
+    """Return a figure with a panel for each table, a line for each column over the index, and one legend for all.
 
     Args:
-        panels: A column per method, by the panel's title; an index of words is spaced evenly.
-        x: What the index is.
-        y: What the columns hold, if titles do not say it.
-        baseline: The column that others are compared with, drawn black.
+        panels: Tables with a column for each method, by the panel's title; an index of words is spaced evenly.
+        x: Label of the x-axis, which shows the index.
+        y: Label of the y-axis, if titles do not tell what the columns contain.
+        baseline: Name of the column that others are compared with, which is drawn black.
     """
     names = list(dict.fromkeys(name for table in panels.values() for name in table))
     size = (4.2 * len(panels) + 2.4, max(3.6, 0.19 * len(names)))
@@ -160,13 +165,13 @@ def method_curves(panels: Mapping[str, pd.DataFrame], x: str, y: str = "", basel
 def scatter(exact: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], title: str) -> Figure:
     """Return a figure of predicted against exact Shapley values: their density, the identity line, and R².
 
-    R² is that of the prediction itself, pooled over all values, not of a line fitted to it; it can be negative, and is
-    a dash where the exact values are all equal.
+    R² is that of the predictions, pooled over all values, not that of a fitted line; it can be negative, and is a dash
+    if all exact values are equal.
 
     Args:
         exact: Exact or converged values.
-        predicted: The explainer's, in the same order.
-        title: What stands over the figure.
+        predicted: Values of the explainer, in the same order.
+        title: Title of the figure.
     """
     low, high = min(exact.min(), predicted.min()), max(exact.max(), predicted.max())
     pad = 0.05 * (high - low) or 1.0
@@ -181,7 +186,7 @@ def scatter(exact: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], 
     axes.set_title(title, fontsize=10, parse_math=False)
     axes.axline((low, low), slope=1, color="0.4", linewidth=0.8)
     axes.text(0.04, 0.96, f"R² = {r2}\nn = {len(exact):,}", transform=axes.transAxes, va="top")
-    # Bins on a log scale: most players matter little, and would hide the few that do.
+    # Counts have a log scale, as most players have values near zero and would hide the few that have not.
     bins = axes.hexbin(exact, predicted, gridsize=60, extent=limits * 2, bins="log", mincnt=1, cmap=COUNTS, zorder=2)
     figure.colorbar(bins, ax=axes, label="values in a bin", shrink=0.8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -189,16 +194,16 @@ def scatter(exact: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], 
 
 
 def relations(measures: pd.DataFrame, x: str, ys: Sequence[str], groups: Sequence[str]) -> Figure:
-    """Return a figure with one panel per measure, against another: a labelled point per row of the table.
+    """Return a figure with a panel for each measure against another one, and a labelled point for each row of a table.
 
-    Labels stand to the right of each panel in the order of their points, which thin lines lead to, so that none meets
-    another however close the points are.
+    Labels are to the right of each panel, in the order of their points and connected to them by thin lines, so that
+    they do not overlap.
 
     Args:
-        measures: A column per measure; the index labels the points.
-        x: The column that all panels have in common.
-        ys: The others, one per panel.
-        groups: For each row what it belongs to; tells colours apart.
+        measures: Table with a column for each measure, whose index labels the points.
+        x: Name of the column on all x-axes.
+        ys: Names of the columns on the y-axes, one for each panel.
+        groups: Group of each row; points of a group have the same colour.
     """
     line, tall = 0.16, max(3.2, 0.16 * len(measures) + 1.0)  # inches
     wide = 3.4 + 0.068 * max(len(str(label)) for label in measures.index)
@@ -231,7 +236,36 @@ def relations(measures: pd.DataFrame, x: str, ys: Sequence[str], groups: Sequenc
 
 
 def _apart(places: np.ndarray, gap: float) -> np.ndarray:
-    """Return ascending places in [0, 1] moved up until they are a gap apart, and down again where they would leave."""
+    """Return ascending positions in [0, 1], moved up until they are a gap apart, and down if they would exceed 1."""
     steps = gap * np.arange(len(places))
     up = np.maximum.accumulate(places - steps)
     return np.minimum(up, 1 - steps[-1]) + steps
+
+
+def drawn_curves(figure: Figure) -> list[dict[str, Any]]:
+    """Return the curves of a figure's panels as plain values, for a page to draw; none where it holds anything else.
+
+    Args:
+        figure: Of this module, or of others that draw lines.
+    """
+    panels = []
+    for axes in figure.axes:
+        lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+        if axes.collections or axes.images or axes.patches or not lines or len(lines) < len(axes.lines):
+            return []
+        panel = {
+            "title": axes.get_title(),
+            "x": axes.get_xlabel(),
+            "y": axes.get_ylabel(),
+            "logarithmic": axes.get_xscale() == "log",
+            "lines": [_line(line, axes) for line in lines],
+        }
+        panels.append(panel)
+    return panels
+
+
+def _line(line: Line2D, axes: Axes) -> dict[str, Any]:
+    level = line.get_transform() != axes.transData  # which has no places of its own
+    points = zip(axes.get_xlim() if level else line.get_xdata(), line.get_ydata(), strict=True)
+    known = [(float(f"{x:.6g}"), float(f"{y:.6g}")) for x, y in points if np.isfinite([x, y]).all()]
+    return {"name": line.get_label(), "level": level, "points": known}

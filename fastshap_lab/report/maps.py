@@ -1,4 +1,4 @@
-"""Heatmaps beside the images they explain: zero is white, red raises a class's answer, blue lowers it."""
+"""Figures of heatmaps beside the images that they explain: red raises a class's output, blue lowers it."""
 
 import textwrap
 from base64 import b64encode
@@ -19,19 +19,17 @@ from matplotlib.figure import Figure
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import replacing
 
-# ColorBrewer's RdBu, reversed, with its light grey centre made white. An odd number of colours, so that zero has one of
-# its own; NaN is grey, so that it does not pass for zero.
-BLUE_WHITE_RED = LinearSegmentedColormap.from_list(
-    "blue_white_red",
-    ["#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b"],
-    N=257,
-).with_extremes(bad="0.6")
+# ColorBrewer's RdBu, reversed, with a white centre in place of light grey.
+COLOURS = ("#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b")
+
+# The number of colours is odd, so that zero has a colour of its own; NaN is grey, to distinguish it from zero.
+BLUE_WHITE_RED = LinearSegmentedColormap.from_list("blue_white_red", COLOURS, N=257).with_extremes(bad="0.6")
 
 FIGURE_FORMATS = ("png", "svg", "pdf", "jpg", "jpeg", "webp")
 
-KEY = "Red raises the answer, blue lowers it, white is zero; each row has its own scale."
+KEY = "Red raises the output, blue lowers it, white is zero; each row has its own scale."
 
-# Lengths in inches. Everything is placed by hand, so that no text meets a picture whatever the number of cells.
+# Lengths are in inches. All positions are computed, so that text and pictures do not overlap for any number of cells.
 CELL = 0.95
 GAP = 0.12
 LINE = 0.165
@@ -39,7 +37,7 @@ ROW_TEXT = 1.35
 BAR = 0.09
 BAR_TEXT = 0.85
 FONT = 9.0  # points
-CHARACTER = 0.55 * FONT / 72  # mean width
+CHARACTER = 0.55 * FONT / 72  # mean width of a character
 
 FRAMES: dict[str, dict[str, object]] = {
     "plain": {"color": "0.75", "linewidth": 0.6},
@@ -79,27 +77,27 @@ def class_maps(
     said: Sequence[str] | None = None,
     answer_format: str = "p = {:.2f}",
 ) -> Figure:
-    """Return a figure with one row per image: the image, then the map of each class, on one colour scale per row.
+    """Return a figure with a row for each image: the image, then the map of each class, on one colour scale.
 
-    Classes stand in their own order; where there are more than ``max_classes``, each row shows those of the highest
-    ranks, highest first. A solid frame marks predicted classes, a dashed one those of the label where it differs.
+    Classes are in their own order. If there are more than ``max_classes``, each row shows those with the highest ranks,
+    the highest first. A solid frame marks predicted classes, a dashed frame the label's classes that are not predicted.
 
     Args:
-        images: RGB in [0, 1].
-        maps: Attributions of the players, rows and columns of a grid, or P segments.
-        answers: Of the model, printed under the classes' maps: probabilities, mostly.
-        class_names: One per class.
-        labels: What each image shows.
-        labelled: Classes that this is.
-        row_names: What to call each image.
-        value_name: What the colours stand for.
-        max_classes: Most maps in a row.
-        classes: The ones to show instead, in this order.
-        segments: The one that each pixel belongs to, where players are segments.
-        ranks: By which classes are chosen; the answers if None.
-        marked: Classes that are predicted; the one of the highest rank if None.
-        said: What to call the prediction of each image; the name of that one if None.
-        answer_format: Of a single answer.
+        images: RGB images in [0, 1].
+        maps: Attributions, for the players of a grid (rows, columns) or for P segments.
+        answers: Outputs of the model, which are printed under the maps; usually probabilities.
+        class_names: Names of the K classes.
+        labels: Label of each image, in words.
+        labelled: Which classes belong to the label.
+        row_names: Name of each image.
+        value_name: Name of the values that colours represent.
+        max_classes: Maximum number of maps in a row.
+        classes: Indices of the classes to show, in this order. None: as described above.
+        segments: Index of the segment of each pixel, if players are segments.
+        ranks: Ranks by which classes are chosen. None: ``answers``.
+        marked: Which classes are predicted. None: the one with the highest rank.
+        said: Prediction for each image, in words. None: the name of the class with the highest rank.
+        answer_format: Format string for an output.
     """
     num_classes = maps.shape[1]
     if classes is None and num_classes <= max_classes:
@@ -136,13 +134,13 @@ def comparison(
     row_text: Sequence[str] | None = None,
     notes: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
-    """Return a figure with one row per image: the image, then one map per column, on one colour scale per row.
+    """Return a figure with a row for each image: the image, then a map for each column, on one colour scale.
 
     Args:
-        images: RGB in [0, 1].
-        columns: Maps to compare, in the same units, by the name that stands over them; their grids may differ.
-        row_text: What to say of each image.
-        notes: For some of the columns, what to print under each map.
+        images: RGB images in [0, 1].
+        columns: Maps to compare, by the title of their column; they have the same units, and their grids may differ.
+        row_text: Text before each image.
+        notes: Text under each map, for some of the columns.
     """
     notes = notes or {}
     rows = []
@@ -160,13 +158,13 @@ def gallery(
     methods: Mapping[str, tuple[np.ndarray, str]],
     row_text: Sequence[str] | None = None,
 ) -> Figure:
-    """Return a figure with one row per image: the image, then one map per method, each on a scale of its own.
+    """Return a figure with a row for each image: the image, then a map for each method, each on its own scale.
 
     Args:
-        images: RGB in [0, 1].
-        methods: Maps (B, rows, columns), whatever their size and unit, and their kind, by name. An ``attribution`` is
-            divided by its largest absolute value, a ``score`` or ``saliency`` stretched from 0 to 1.
-        row_text: What to say of each image.
+        images: RGB images in [0, 1].
+        methods: Maps (B, rows, columns) and their kind, by the name of the method; sizes and units may differ. An
+            ``attribution`` is divided by its largest absolute value, a ``score`` or ``saliency`` stretched to [0, 1].
+        row_text: Text before each image.
     """
     rows = []
     for index, image in enumerate(images):
@@ -176,14 +174,14 @@ def gallery(
         ]
         rows.append(_Row("" if row_text is None else row_text[index], [_Cell(image), *cells]))
     key = (
-        "Maps on scales of their own: attributions are divided by their largest absolute value, red raises the "
-        "answer, blue lowers it, white is zero; scores and saliencies are stretched from white to red."
+        "Each map has its own scale: attributions are divided by their largest absolute value, red raises the "
+        "output, blue lowers it, white is zero; scores and saliencies are stretched from white to red."
     )
     return _draw(rows, images.shape[1:3], key)
 
 
 def _relative(values: np.ndarray, kind: str) -> np.ndarray:
-    """Return a map within [-1, 1], or [0, 1] if it is no attribution; one that is constant is zero there."""
+    """Return a map scaled to [-1, 1], or to [0, 1] if it is no attribution; a constant map becomes zero."""
     finite = values[np.isfinite(values)]
     low = finite.min(initial=np.inf) if kind != "attribution" else 0.0
     size = np.abs(finite - low).max(initial=0.0)
@@ -196,13 +194,13 @@ def subset_maps(
     captions: Mapping[str, Sequence[str]],
     titles: Sequence[str],
 ) -> Figure:
-    """Return a figure with one column per image: the image on top, then its map from each pipeline.
+    """Return a figure with a column for each image: the image on top, then its map from each pipeline.
 
     Args:
-        images: RGB in [0, 1].
-        pipelines: Maps of each pipeline, one row of the figure with its own colour scale.
-        captions: For each pipeline, what to print under each map.
-        titles: What to print over each image.
+        images: RGB images in [0, 1].
+        pipelines: Maps of each pipeline, by its name; a pipeline is a row of the figure with its own colour scale.
+        captions: Text under each map, by the name of the pipeline.
+        titles: Text over each image.
     """
     rows = [_Row("", [_Cell(image, title=title) for image, title in zip(images, titles, strict=True)])]
     for name, maps in pipelines.items():
@@ -212,11 +210,11 @@ def subset_maps(
 
 
 def image_rows(rows: Mapping[str, Float[np.ndarray, "B H W 3"]], key: str) -> Figure:
-    """Return a figure with one row per kind of picture, one column per image.
+    """Return a figure with a row for each kind of picture and a column for each image.
 
     Args:
-        rows: Pictures, RGB in [0, 1], by the name that stands before them.
-        key: How to read the figure.
+        rows: RGB pictures in [0, 1], by the text before their row.
+        key: Explanation of the figure, which is printed above it.
     """
     drawn = [_Row(name, [_Cell(picture) for picture in pictures]) for name, pictures in rows.items()]
     return _draw(drawn, next(iter(rows.values())).shape[1:3], key)
@@ -229,10 +227,11 @@ def save_figure(figure: Figure, path: Path | str) -> None:
 
     Args:
         figure: Any matplotlib figure.
-        path: The file to make or replace. Its suffix says the format, one of ``FIGURE_FORMATS``; without one, PNG.
+        path: Path of the file, which is replaced if it exists. The suffix determines the format, one of
+            ``FIGURE_FORMATS``; without a suffix it is PNG.
 
     Raises:
-        UserError: The suffix is another.
+        UserError: The suffix is not one of ``FIGURE_FORMATS``.
     """
     format_ = figure_format(path)
     dpi = min(150.0, 8000 / max(figure.get_size_inches()))
@@ -241,19 +240,19 @@ def save_figure(figure: Figure, path: Path | str) -> None:
 
 
 def figure_format(path: Path | str) -> str:
-    """Return the format of a figure's file; path and errors as for ``save_figure``."""
+    """Return the format of a figure's file, which the suffix of its path determines, as for ``save_figure``."""
     format_ = Path(path).suffix.lower().removeprefix(".") or "png"
     if format_ not in FIGURE_FORMATS:
-        raise UserError(f"{path}: figures are written as {', '.join(f'.{known}' for known in FIGURE_FORMATS)}")
+        raise UserError(f"{path}: the suffix must be one of {', '.join(f'.{known}' for known in FIGURE_FORMATS)}")
     return format_
 
 
 def inline_figure(figure: Figure, text: str) -> str:
-    """Return a figure as an HTML element that needs nothing but itself: a small PNG.
+    """Return a figure as a self-contained HTML element with a small PNG.
 
     Args:
         figure: Any matplotlib figure.
-        text: For those who do not see it.
+        text: Alternative text for readers who cannot see the figure.
     """
     png = BytesIO()
     figure.savefig(png, format="png", dpi=min(96.0, 2000 / max(figure.get_size_inches())))
@@ -261,12 +260,12 @@ def inline_figure(figure: Figure, text: str) -> str:
 
 
 def _draw(rows: list[_Row], image_size: tuple[int, int], key: str) -> Figure:
-    """Lay the cells out in inches, from the top left, and draw them.
+    """Return a figure of the cells, whose positions are computed in inches from the top left.
 
     Args:
-        rows: Cells of each row; those with a map share a scale.
-        image_size: Height and width in pixels; every cell has their ratio, so a map lies as its image does.
-        key: How to read the figure; stands above it.
+        rows: Rows of cells; maps in a row share a colour scale.
+        image_size: Height and width in pixels; cells have the same ratio, so that maps match their images.
+        key: Explanation of the figure, which is printed above it.
     """
     image_height, image_width = image_size
     cell_width = CELL * max(1.0, sqrt(image_width / image_height))  # captions need their width in portrait too
@@ -317,14 +316,14 @@ def _draw_cell(axes: Axes, cell: _Cell, scale: ScalarMappable) -> None:
     else:
         axes.imshow(cell.picture, cmap=scale.cmap, norm=scale.norm, aspect="auto", interpolation="nearest")
     axes.set(xticks=[], yticks=[])
-    # Names are data: a dollar sign in one is no formula.
+    # Names may contain dollar signs, which must not be read as formulas.
     axes.set_title(cell.title, fontsize=FONT, pad=4, parse_math=False)
     axes.set_xlabel(cell.caption, fontsize=FONT, labelpad=3, parse_math=False)
     axes.spines[:].set(**FRAMES[cell.frame])
 
 
 def _limit(maps: list[np.ndarray]) -> float:
-    """Return the largest absolute value that is finite, or one where there is none but zero."""
+    """Return the largest finite absolute value, or 1 if it is zero."""
     largest = [np.abs(values[np.isfinite(values)]).max(initial=0.0) for values in maps]
     return float(max(largest, default=0.0)) or 1.0
 
@@ -338,7 +337,7 @@ def _wrap_row(row: _Row, cell_width: float) -> _Row:
 
 
 def _wrap(text: str, inches: float, max_lines: int = 3) -> str:
-    """Return the text with each of its lines broken, and cut after ``max_lines``, to fit a width."""
+    """Return a text whose lines are wrapped at a width in inches and cut after ``max_lines`` each."""
     characters = int(inches / CHARACTER)
     wrapped = []
     for line in text.splitlines():

@@ -1,4 +1,4 @@
-"""Figures of what methods find on the way: attention by block, overlays, distributions, the effect of settings."""
+"""Figures of checks: attention by block, overlays, distributions, the effect of settings."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,12 +20,12 @@ def layer_maps(
     layers: Mapping[str, Float[np.ndarray, "L _ _"]],
     final: Mapping[str, Mapping[str, Float[np.ndarray, "_ _"]]],
 ) -> Figure:
-    """Return a figure of one image: a row per model with the map of every block; beneath, a row per method.
+    """Return a figure of one image: a row for each model with the map of every block, and below a row for each method.
 
     Args:
-        image: RGB in [0, 1].
-        layers: Maps of each model's blocks, from the image on; models may differ in their number.
-        final: For each method the maps of the models it applies to.
+        image: RGB image in [0, 1].
+        layers: Maps of the L blocks, from input to output, by the name of the model; models may differ in L.
+        final: Maps by the name of the method and then of the model, for the models that the method applies to.
     """
     rows = []
     for model, maps in layers.items():
@@ -43,32 +43,34 @@ def overlays(
     foregrounds: Mapping[str, Bool[np.ndarray, "B H W"]],
     titles: Sequence[str],
 ) -> Figure:
-    """Return a figure with one column per image, which methods' maps, and foregrounds, lie over in grey.
+    """Return a figure with a column for each image, and rows with methods' maps and foregrounds over the grey image.
 
     Args:
-        images: RGB in [0, 1].
-        maps: Of each method, in [0, 1].
-        foregrounds: Of each method, what of its map lies above its threshold.
-        titles: What to print over each image.
+        images: RGB images in [0, 1].
+        maps: Maps in [0, 1], by the name of the method.
+        foregrounds: Pixels above the threshold of the map, by the name of the method.
+        titles: Text over each image.
     """
     rows = [_Row("", [_Cell(image, title=title) for image, title in zip(images, titles, strict=True)])]
-    grey = images.mean(axis=-1, keepdims=True).repeat(3, axis=-1)  # the colours are the maps' alone
+    grey = images.mean(axis=-1, keepdims=True).repeat(3, axis=-1)  # only maps have colours
     for method, values in maps.items():
         name = method.replace("_", " ")
         heat = 0.45 * grey + 0.55 * colormaps["inferno"](values)[..., :3]
         tinted = np.where(foregrounds[method][..., None], 0.45 * grey + 0.55 * np.array(FOREGROUND), grey)
         rows += [_Row(name, [_Cell(one) for one in heat]), _Row(f"{name}, cut", [_Cell(one) for one in tinted])]
-    key = "Maps from black, lowest, to yellow, highest; cut: red lies above Otsu's threshold."
+    key = (
+        "Maps range from black (lowest) to yellow (highest). In rows named cut, red pixels are above Otsu's threshold."
+    )
     return _draw(rows, images.shape[1:3], key)
 
 
 def densities(counts: Mapping[str, Float[np.ndarray, " bins"]], edges: Float[np.ndarray, " ends"], what: str) -> Figure:
-    """Return a figure of distributions, one line each.
+    """Return a figure of the densities of distributions, with a line for each.
 
     Args:
-        counts: By name, how many lie in each bin; not all zero.
-        edges: Of the bins, one more than there are of these.
-        what: Is distributed.
+        counts: Number of values in each bin, by the name of the distribution; at least one must be above zero.
+        edges: Edges of the bins (bins + 1).
+        what: Label of the x-axis, the name of the values.
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained", facecolor="white")
     axes = figure.add_subplot(xlabel=what, ylabel="density", xlim=(edges[0], edges[-1]))
@@ -80,11 +82,11 @@ def densities(counts: Mapping[str, Float[np.ndarray, " bins"]], edges: Float[np.
 
 
 def setting_curves(tables: Mapping[str, pd.DataFrame], curves: Sequence[str]) -> Figure:
-    """Return a figure with one panel per setting: what comes of each of its values; colours tell models apart.
+    """Return a figure with a panel for each setting and curves over its values; each model has a colour.
 
     Args:
-        tables: By setting, with the columns ``model``, the setting, and each curve.
-        curves: Columns to draw, two at most, the second dashed.
+        tables: Tables with the columns ``model``, the setting and the curves, by the name of the setting.
+        curves: Names of the columns to draw, at most two; the second one is dashed.
     """
     figure = Figure(figsize=(3.6 * len(tables) + 2, 3.4), layout="constrained", facecolor="white")
     for panel, (setting, table) in enumerate(tables.items(), 1):
@@ -106,4 +108,4 @@ def _finish(axes: Axes) -> None:
 
 def _name(legend: Legend) -> None:
     for text in legend.get_texts():
-        text.set_parse_math(False)  # names are data: a dollar sign in one is no formula
+        text.set_parse_math(False)  # names may contain dollar signs, which must not be read as formulas

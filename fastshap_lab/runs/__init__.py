@@ -1,1 +1,1 @@
-"""Runs: what a configuration asks for, made once and kept in folders."""
+"""Runs of the stages that a configuration asks for; each is made once, in a folder of its own."""

@@ -1,4 +1,4 @@
-"""What making a run will cost: from earlier runs of like work on this machine, or else from a short measurement."""
+"""Estimates of a run's cost, from earlier runs of the same kind on this machine or else from a short measurement."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +12,11 @@ from fastshap_lab.records import read_record
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate, meant to be right within a factor of two on a machine that is as busy as it was.
+    """An estimated cost, which should be right within a factor of two if the machine is as busy as before.
 
     Attributes:
-        seconds: Of wall time.
-        size: Bytes of disk.
+        seconds: Wall time in seconds.
+        size: Disk space in bytes.
     """
 
     seconds: float
@@ -25,13 +25,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run has to do.
+    """The work of a run, from which its cost is estimated.
 
     Attributes:
-        kind: What decides over the cost of one unit of it, as plain values: units of equal kinds cost the same.
+        kind: Settings that determine the cost of one unit of work, as plain values.
         amount: Number of units.
-        trial: Returns the cost of all of it from a measurement of about a second, or None where that cannot be told.
-        grows: Whether the disk that it takes grows with the amount.
+        trial: Function that measures for about a second and returns the cost of all units, or None if it cannot tell.
+        grows: Whether the disk space is proportional to ``amount``.
     """
 
     kind: Mapping[str, Any]
@@ -41,21 +41,21 @@ class Work:
 
     @property
     def digest(self) -> str:
-        """What identifies the kind."""
+        """SHA-256 of the kind."""
         return sha256(json.dumps(self.kind, sort_keys=True))
 
     def to_json(self, folder: Path) -> dict[str, Any]:
-        """Return what a finished run's record keeps of it, for later estimates."""
+        """Return the entry for the record of a finished run in ``folder``, which later estimates read."""
         return {"kind": self.digest, "amount": self.amount, "size": size_of(folder)}
 
 
 def earlier(folder: Path, work: Work, hardware: Mapping[str, Any]) -> Cost | None:
-    """Return the cost in proportion to that of a finished run of this kind, of those the one of the nearest amount.
+    """Return the cost in proportion to that of the finished run of the same kind with the nearest amount, or None.
 
     Args:
-        folder: Holds the runs of the stage.
-        work: To be done.
-        hardware: What it will run on; runs on other hardware do not count.
+        folder: Folder that contains the runs of the stage.
+        work: Work to estimate.
+        hardware: Hardware of this process; runs on other hardware are ignored.
     """
     found: list[tuple[float, Cost]] = []
     for place in folder.glob("*/"):
@@ -69,7 +69,7 @@ def earlier(folder: Path, work: Work, hardware: Mapping[str, Any]) -> Cost | Non
 
 
 def total(costs: Sequence[Cost | None]) -> str:
-    """Return the sum of some costs, and how many are not in it, as the last line of a plan."""
+    """Return the sum of the known costs and the number of unknown ones, in words, for the last line of a plan."""
     known = [cost for cost in costs if cost is not None]
     whole = in_words(Cost(float(sum(cost.seconds for cost in known)), sum(cost.size for cost in known)))
     return whole + (f", and {len(costs) - len(known)} not estimated" if len(known) < len(costs) else "")
@@ -86,7 +86,7 @@ def in_words(cost: Cost | None) -> str:
 
 
 def in_bytes(size: int) -> str:
-    """Return a size with its unit."""
+    """Return a size in bytes as a number with its unit."""
     for unit, length in (("GB", 1e9), ("MB", 1e6)):
         if size >= length:
             return f"{size / length:.1f} {unit}"

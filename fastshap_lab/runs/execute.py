@@ -1,4 +1,4 @@
-"""Making runs: reuse what is finished, resume what was begun, make the rest; and saying what came of it."""
+"""Execution of runs: finished ones are reused, interrupted trainings resumed, others made; each result is printed."""
 
 import json
 import math
@@ -15,21 +15,21 @@ from fastshap_lab.runs.run import Run
 from fastshap_lab.runs.tracking import log_again, log_outputs, tracked, upload_command
 from fastshap_lab.seeding import derive_seed
 
-_PATIENCE = 0.5  # seconds until it is looked again whether another process is done
+_PATIENCE = 0.5  # seconds between two checks whether another process has finished a run
 
 
 def execute(runs: list[Run], console: Console) -> None:
-    """Make the runs that are not finished, and print the result of each.
+    """Make the runs that are not finished, and print a line about the result of each.
 
-    While another process makes one of them, this process makes others: the same command, started several times, shares
-    the work.
+    A run that another process is making is left to that process, so that the same command, started several times,
+    shares the work.
 
     Args:
-        runs: Runs in the order of the plan.
-        console: Where results are printed.
+        runs: The runs, each after the runs it builds on.
+        console: Console to print to.
 
     Raises:
-        UserError: What a run builds on is gone or was changed, and is not among those to be made.
+        UserError: A run that another one builds on is missing or was changed, and is not in ``runs``.
     """
     left, announced = list(runs), set[str]()
     while left:
@@ -45,19 +45,19 @@ def execute(runs: list[Run], console: Console) -> None:
                 if run.fingerprint not in announced:
                     announced.add(run.fingerprint)
                     console.print(
-                        f"{run.stage.name:<10}  waiting for another process that makes {run.folder}", soft_wrap=True
+                        f"{run.stage.name:<10}  waiting for another process, which makes {run.folder}", soft_wrap=True
                     )
             time.sleep(_PATIENCE)
 
 
 def conclude(runs: list[Run], console: Console) -> None:
-    """Say how true the values of each explainer are, where that was measured, and how to load it.
+    """Print for each explainer its error against true values, if it was measured, and the code that loads it.
 
-    Where W&B kept its runs on disk, the last line is the command that uploads them.
+    If W&B runs are on disk, the last line is the command that uploads them.
 
     Args:
-        runs: Runs in the order of the plan, all of them finished.
-        console: Where lines are printed.
+        runs: The runs of a plan, finished.
+        console: Console to print to.
     """
     joined = next((run for run in runs if run.stage.joins), None)
     measured = {} if joined is None else true_value_measures(joined.measures())
@@ -73,13 +73,15 @@ def conclude(runs: list[Run], console: Console) -> None:
 
 
 def _check_parents(left: list[Run]) -> None:
-    """Raise a ``UserError`` where nobody is going to make what a run builds on."""
+    """Raise a ``UserError`` if a run builds on one that is neither finished nor going to be made."""
     to_be_made = {run.fingerprint for run in left}
     for run in left:
         for parent in run.parents.values():
             if parent.fingerprint not in to_be_made and not parent.finished:
                 reason = parent.flaw or f"{parent.folder}: not finished"
-                raise UserError(f"{reason}; the {run.stage.name} builds on it: the same command makes it again")
+                raise UserError(
+                    f"{reason}; the stage {run.stage.name} needs it: run the same command again, which makes it"
+                )
 
 
 def _say(run: Run, done: str, seconds: float, console: Console) -> None:
@@ -100,8 +102,8 @@ def _in_words(measure: float, form: str) -> str:
 
 
 def _make(run: Run) -> tuple[str, float] | None:
-    """Make one run unless it is there; return what was done and how long it took, or None if somebody else is at it."""
-    if run.finished:  # without the lock, for which there is no place in a folder that is read-only
+    """Make a run unless it is finished; return the action and its seconds, or None if another process is making it."""
+    if run.finished:  # before the lock, which cannot be created in a read-only folder
         log_again(run)
         return "reused", 0.0
     run.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +117,7 @@ def _make(run: Run) -> tuple[str, float] | None:
             log_again(run)
             return "reused", 0.0
         run.begin()
-        torch.manual_seed(derive_seed(run.config.seed, run.stage.name))  # of the weights that training starts from
+        torch.manual_seed(derive_seed(run.config.seed, run.stage.name))  # for the initial weights of a training
         finished = False
         try:
             with tracked(run):
@@ -124,8 +126,8 @@ def _make(run: Run) -> tuple[str, float] | None:
                 finished = True
                 log_outputs(run)
         except BaseException as error:
-            if not finished:  # else W&B failed, which takes nothing from the result
-                with suppress(OSError):  # on a full disk what matters is the error that comes first
+            if not finished:  # otherwise W&B failed, and the result is complete
+                with suppress(OSError):  # on a full disk the first error is the one to show
                     run.stop("failed" if isinstance(error, Exception) else "interrupted", time.perf_counter() - start)
             raise
         return {"train": "trained", "resume": "resumed", "make": "made"}[action], time.perf_counter() - start

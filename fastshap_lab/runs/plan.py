@@ -1,4 +1,4 @@
-"""Which runs a configuration asks for: chains of the stages that declare themselves, and their ends together."""
+"""The runs that a configuration asks for: a chain of stages for each pipeline, and a stage that joins the chains."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -21,24 +21,25 @@ Compose = Callable[[dict[str, str], list[str]], Config]
 
 
 def plan(config: Config, compose: Compose, stages: Sequence[Stage], device: torch.device) -> list[Run]:
-    """Return the runs that a configuration asks for, each after those it builds on.
+    """Return the runs that a configuration asks for, each after the runs it builds on.
 
-    Whatever can be checked before the first of them starts is checked here.
+    Everything that can be checked before the first run starts is checked here.
 
     Args:
         config: The whole configuration.
-        compose: Gives it with other choices and further overrides; for ``evaluate.pipelines``.
-        stages: All of them, each after those it builds on.
-        device: Of images and models.
+        compose: Function that returns the configuration with other choices, by group, and further overrides; it makes
+            the configurations of ``evaluate.pipelines``.
+        stages: All stages, each after the stages it builds on.
+        device: Device of images and models.
 
     Raises:
-        UserError: A setting is wrong, or two of them do not go together.
+        UserError: A setting is wrong, or two settings exclude each other.
     """
     lookup(dict.fromkeys([*(stage.name for stage in stages), "all"]), "stage", config.stage)
     runs = runs_of(pipelines_of(config, compose, stages), config, stages)
     for run in runs:
         run.data.device = device  # also where nothing is trained
-        with torch.device("meta"):  # neither memory nor time
+        with torch.device("meta"):  # networks on this device take neither memory nor time
             run.stage.check(run)
     return runs
 
@@ -48,8 +49,11 @@ def pipelines_of(config: Config, compose: Compose, stages: Sequence[Stage]) -> d
 
     Args:
         config: The whole configuration.
-        compose: Function that composes the configuration with other choices and further overrides.
-        stages: All stages, each after those that it builds on.
+        compose: Function that returns the configuration with other choices and overrides, as for ``plan``.
+        stages: All stages, each after the stages it builds on.
+
+    Raises:
+        UserError: An entry of ``evaluate.pipelines`` is wrong.
     """
     groups = _groups(stages)
     if config.evaluate.pipelines:
@@ -58,12 +62,15 @@ def pipelines_of(config: Config, compose: Compose, stages: Sequence[Stage]) -> d
 
 
 def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage]) -> list[Run]:
-    """Return the runs of pipelines and, where it is asked for, of what joins them; nothing is checked.
+    """Return the runs of all pipelines and of the stage that joins them if ``stage`` asks for it, without checks.
 
     Args:
-        pipelines: The configuration of each, by name.
+        pipelines: The configuration of each pipeline, by name.
         config: The whole configuration.
-        stages: As for ``plan``.
+        stages: All stages, each after the stages it builds on.
+
+    Raises:
+        UserError: The data cannot be read or do not fit the grid, or the pipelines' classifiers have other classes.
     """
     data = build_data(config.data.name, config.data.params, config.data.task)
     for one in (config, *pipelines.values()):
@@ -92,11 +99,11 @@ def runs_of(pipelines: dict[str, Config], config: Config, stages: Sequence[Stage
 
 
 def show(runs: list[Run], console: Console) -> None:
-    """Print what making the runs will do, and its cost.
+    """Print the action, the folder and the estimated cost of each run.
 
     Args:
-        runs: Runs in the order of the plan.
-        console: Where lines are printed.
+        runs: The runs, from ``plan``.
+        console: Console to print to.
     """
     if notice := runs[0].data.notice():
         console.print(f"{'data':<10}  {notice}", soft_wrap=True, markup=False)
@@ -116,10 +123,10 @@ def show(runs: list[Run], console: Console) -> None:
 
 
 def _with_classes(data: ImageDataModule, pipelines: dict[str, Config], stages: Sequence[Stage]) -> ImageDataModule:
-    """Return the data under the classes of a model that is taken over as it is, if that has others.
+    """Return the data, labelled with the classes of a classifier that is used as it is, if it has other classes.
 
     Raises:
-        UserError: Pipelines have several.
+        UserError: The classifiers of two pipelines have different classes, or the data have a task of their own.
     """
     found = {
         name: next((names for stage in stages if (names := stage.classes(one, data)) is not None), None)
@@ -127,16 +134,21 @@ def _with_classes(data: ImageDataModule, pipelines: dict[str, Config], stages: S
     }
     first = next(iter(found.values()))
     if other := next((name for name, names in found.items() if names != first), None):
-        raise UserError(f"evaluate.pipelines.{other}: its classifier has other classes than {next(iter(found))}'s")
+        raise UserError(
+            f"evaluate.pipelines.{other}: its classifier has other classes than that of {next(iter(found))}; all "
+            "pipelines must have the same classes"
+        )
     if first is not None and described(data.task):
-        raise UserError(f"data.task={data.task.name}: this classifier is not trained and brings classes of its own")
+        raise UserError(
+            f"data.task={data.task.name}: this classifier is used as it is and has classes of its own; remove data.task"
+        )
     return data if first is None else Relabelled(data, first)
 
 
 def _chain(
     config: Config, chosen: PipelineConfig | None, data: ImageDataModule, digest: str, stages: Sequence[Stage]
 ) -> list[Run]:
-    """Return the runs of a pipeline, its beginning first, up to the stage that is asked for or the last that it has."""
+    """Return the runs of a pipeline in order, up to ``config.stage`` or the last stage that the pipeline has."""
     runs: dict[str, Run] = {}
     name = config.name or config.data.name
     for stage in stages:
@@ -153,21 +165,23 @@ def _chain(
 
 
 def _composed(name: str, chosen: PipelineConfig, compose: Compose, groups: Sequence[str]) -> Config:
-    """Return the configuration of one of ``evaluate.pipelines``."""
+    """Return the configuration of an entry of ``evaluate.pipelines``."""
     for override in chosen.overrides:
         if not re.match(rf"({'|'.join(groups)})\.|(seed|data\.grid)=", override):
             keys = ", ".join(f"{group}.*" for group in groups)
             raise UserError(
-                f"evaluate.pipelines.{name}.overrides: {override}: pipelines differ in {keys}, data.grid and seed "
-                "alone; set anything else outside of them"
+                f"evaluate.pipelines.{name}.overrides: {override}: pipelines may differ in {keys}, data.grid and seed "
+                "only; set other keys for all pipelines"
             )
     choices = {group: choice for group in groups if (choice := getattr(chosen, group)) is not None}
     for before, group in pairwise(groups):
         if group in choices and before not in choices:
-            raise UserError(f"evaluate.pipelines.{name}.{group}={choices[group]}: needs a {before}, too")
+            raise UserError(
+                f"evaluate.pipelines.{name}.{group}={choices[group]}: needs evaluate.pipelines.{name}.{before}, too"
+            )
     return compose(choices, chosen.overrides)
 
 
 def _groups(stages: Sequence[Stage]) -> list[str]:
-    """Return the groups of the configuration that a pipeline is made of, in order."""
+    """Return the groups of the configuration that a pipeline chooses from, in the order of the stages."""
     return list(dict.fromkeys(stage.group for stage in stages if stage.group is not None))

@@ -1,4 +1,4 @@
-"""What a folder of runs holds, and deleting what no run refers to."""
+"""Listing of a folder of runs, and deletion of files that no run refers to."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -17,16 +17,16 @@ STORE = "store"
 
 
 def prune(runs_dir: Path, console: Console, dry_run: bool) -> None:
-    """Print how large runs and kept results are, and delete what nothing refers to.
+    """Print the sizes of runs and of the store, and delete files that nothing refers to.
 
-    That is files of the store that no run's record lists, and what killed writers left where nobody is at work. What an
-    unfinished run may have made, and will list when it is done, stays: whatever is younger than the beginning of the
-    oldest one. Run folders stay, finished or not.
+    These are files of the store that no run's record lists, and temporary files of processes that were killed. Files
+    that are younger than the start of the oldest unfinished run stay, since that run may have made them and will list
+    them when it is finished. Run folders always stay.
 
     Args:
-        runs_dir: Where runs are kept.
-        console: To print to.
-        dry_run: Delete nothing.
+        runs_dir: Folder of the runs.
+        console: Console to print to.
+        dry_run: Whether to print only, and delete nothing.
     """
 
     def say(*words: str) -> None:
@@ -49,7 +49,8 @@ def prune(runs_dir: Path, console: Console, dry_run: bool) -> None:
         free = [path for path in files if not {name := path.relative_to(store).as_posix(), _stem(name)} & used]
         old = [path for path in free if oldest is None or path.lstat().st_mtime < begun[oldest]]
         useless += old
-        waiting = f", {len(free) - len(old)} more than runs list, kept for {oldest}" if len(old) < len(free) else ""
+        unlisted = len(free) - len(old)
+        waiting = f", of which no run lists {unlisted}; they stay for the unfinished {oldest}" if unlisted else ""
         say(f"{STORE:<10}", f"{len(files)} files".ljust(11), str(kind), in_bytes(_size(files)) + waiting)
     for folder, record in runs.items():
         useless += _left_in(folder, record)
@@ -72,7 +73,7 @@ def _stem(name: str) -> str:
 
 
 def _begun(folder: Path, record: dict[str, Any]) -> float:
-    """Return when an unfinished run was begun; where its record does not say, the time of its oldest file."""
+    """Return the time at which an unfinished run started, from its record or else from its oldest file."""
     try:
         return datetime.fromisoformat(record["begun"]).timestamp()
     except (KeyError, TypeError, ValueError):
@@ -80,7 +81,7 @@ def _begun(folder: Path, record: dict[str, Any]) -> float:
 
 
 def _left_in(folder: Path, record: dict[str, Any]) -> list[Path]:
-    """Return what killed writers left in a run's folder; nothing while somebody is at it, who may be writing."""
+    """Return temporary files of killed processes in a run's folder; none while a process is making the run."""
     found = leftovers(folder)
     if not found:
         return []

@@ -1,4 +1,4 @@
-"""Stages, as they are declared, and runs: one stage under one configuration, its fingerprint and its folder."""
+"""Declarations of stages, and runs: a run is a stage with one configuration; it has a fingerprint and a folder."""
 
 import json
 import platform
@@ -32,32 +32,34 @@ from fastshap_lab.runs.store import Store
 
 _BEST, _LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 _MODEL = ("model/config.json", "model/model.safetensors")
-_LEFT = 0.05  # at least so much of a run that was begun is left
+_LEFT = 0.05  # smallest fraction of the whole cost that is estimated for resuming a run
 _PACKAGES = ("fastshap-lab", "torch", "lightning", "timm", "numpy")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage says of itself: whoever plans and runs stages knows none by its name.
+    """Declaration of a stage; the code that plans and makes runs knows stages by their declarations only.
 
     Args:
-        name: Of the stage, and of the folder of its runs.
-        settings: Returns all that can change the result and nothing else, as plain values, of a configuration and the
-            digest of the data. What a parent was made from is not said again: its fingerprint counts.
-        check: Raises a ``UserError`` where a run cannot be made; called on the meta device, before anything starts.
-        make: Makes the result in a run's folder, from finished parents, and returns its measures.
-        group: Group of the configuration that it belongs to: a pipeline without one ends before it.
-        parents: Names of the stages that it builds on, as far as a configuration has them.
-        joins: Whether it builds on the ends of all pipelines instead.
-        wanted: Returns whether a configuration has this stage at all.
-        classes: Returns the classes of the model that it takes over as it is, where they are not the data's; else None.
-        part: Returns its part of the readable name of folders.
+        name: Name of the stage; runs lie in a folder of this name.
+        settings: Function that returns everything that can change the result and nothing else, as plain values, from
+            the configuration and the digest of the data. Settings of parents are left out: their fingerprints count.
+        check: Function that raises a ``UserError`` if a run cannot be made; it is called on the meta device before any
+            run starts.
+        make: Function that makes the result in a run's folder, when its parents are finished, and returns its measures.
+        group: Group of the configuration that the stage belongs to; a pipeline that chooses nothing there ends before.
+        parents: Names of the stages that it builds on, as far as the pipeline has them.
+        joins: Whether it builds on the last runs of all pipelines instead of ``parents``.
+        wanted: Function that returns whether a configuration needs the stage.
+        classes: Function that returns the class names of a model that is used as it is, if they are not the data's;
+            else None.
+        part: Function that returns the part that the stage adds to the readable name of folders.
         trains: Whether the result is a model.
-        reports: Whether the result is a page.
-        work: Returns what a run has to do, for estimates of its cost; None where that cannot be told.
-        headline: Measures that are printed when it is done, and their formats.
-        warnings: Returns what there is to say about a result, a line each, of its run and its measures.
-        loading: Program text that loads the result from ``{place}``, for users to paste.
+        reports: Whether the result is a report.
+        work: Function that returns the work of a run, for estimates of its cost, or None if it cannot tell.
+        headline: Measures to print when the run is finished, with their formats.
+        warnings: Function that returns warnings about the result, one line each, from the run and its measures.
+        loading: Line of Python that loads the result from ``{place}``, for users to copy.
     """
 
     name: str
@@ -80,17 +82,17 @@ class Stage:
 
 @dataclass
 class Run:
-    """A stage to be made, or made already.
+    """A stage with one configuration, whose result is made or will be.
 
     Args:
-        stage: Which one.
-        name: The readable part of the folder's name.
-        settings: Everything that can change the result, and nothing else; plain values.
-        parents: The runs it builds on, by role.
-        config: The whole configuration, of which the stage reads its part.
-        data: The images.
-        pipeline: Name of the pipeline that the run belongs to; runs that several pipelines share name the first.
-        tracker: The W&B run, while one is open.
+        stage: Declaration of the stage.
+        name: Readable part of the folder's name.
+        settings: Everything that can change the result, and nothing else, as plain values.
+        parents: Runs that it builds on, by the names of their stages or pipelines.
+        config: The whole configuration; the stage reads its own part.
+        data: The data set.
+        pipeline: Name of the pipeline; runs that several pipelines share have the name of the last one.
+        tracker: The W&B run while it is open, else None.
     """
 
     stage: Stage
@@ -111,56 +113,56 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The run folder; one that was made under another name is found by its fingerprint.
+        """The run's folder; its fingerprint identifies it, even if it was made under another name.
 
-        The first digits of that stand in its name, and all of them in ``run.json``: a folder of another run that shares
-        the first ones is passed over, and the second of the two runs may get more of them in its name.
+        The first 8 digits of the fingerprint are part of the folder's name, and ``run.json`` contains all of them. If
+        two runs share the first 8 digits, the folder of the second has 16 in its name.
 
         Raises:
-            UserError: There is no folder for this run that is not another's.
+            UserError: All folders that this run could have belong to other runs.
         """
         stage = Path(self.config.runs_dir) / self.stage.name
         for digits in (8, 16):
             tail = f"-{self.fingerprint[:digits]}"
             places = [*sorted(stage.glob(f"*{tail}")), stage / f"{self.name}{tail}"]
             owners = [read_record(place).get("fingerprint") for place in places]
-            for owner in (self.fingerprint, None):  # one that says nothing was begun, or its record is damaged
+            for owner in (self.fingerprint, None):  # None: there is no record yet, or it is damaged
                 if owner in owners:
                     return places[owners.index(owner)]
-        raise UserError(f"{places[-1] / RECORD}: of another run; move its folder away")
+        raise UserError(f"{places[-1] / RECORD}: belongs to another run; move its folder away")
 
     @property
     def lock(self) -> Path:
-        """The file that whoever makes the run holds a lock on."""
+        """Path of the file that a process locks while it makes the run."""
         return lock_of(self.folder.parent, self.fingerprint)
 
     @property
     def model(self) -> Path:
-        """The model folder, all that later stages and inference read."""
+        """The model folder, which is all that later stages and inference read."""
         return self.folder / "model"
 
     @property
     def model_digest(self) -> str:
-        """SHA-256 of the model: of its description, which holds the weights'."""
+        """SHA-256 of the model's description, which contains the digest of the weights."""
         return sha256((self.model / "config.json").read_bytes())
 
     def record(self) -> dict[str, Any]:
-        """Return ``run.json``, empty where the run was never started, or the file is damaged."""
+        """Return the content of ``run.json``, empty if the run was never started or the file is damaged."""
         return read_record(self.folder)
 
     @property
     def finished(self) -> bool:
-        """Whether the result is there, as it was made."""
+        """Whether the result is complete and unchanged."""
         return self.record().get("status") == "finished" and self.flaw is None
 
     @property
     def flaw(self) -> str | None:
-        """What of the run is missing or damaged, for which it is made again, and which file it is."""
+        """The file that is missing or damaged, and why, in words, so that the run is made again; None if none is."""
         folder, record = self.folder, self.record()
         if (folder / RECORD).is_file() and not record:
             return f"{folder / RECORD}: damaged"
         if record.get("status") == "finished":
-            # Those of runs from before they were listed: by name alone.
+            # Records of older versions list no files; these are checked by their names only.
             files = {MEASURES: None} | dict.fromkeys(_MODEL if self.stage.trains else ())
             files |= {REPORT: None} if self.stage.reports else {}
             for name, digest in (files | record.get("files", {})).items():
@@ -169,15 +171,15 @@ class Run:
                 if digest is not None and sha256((folder / name).read_bytes()) != digest:
                     return f"{folder / name}: changed since it was written"
         elif (folder / _LAST).is_file() and not is_intact(folder / _LAST):
-            return f"{folder / _LAST}: changed since it was written, or damaged; the training starts over"
+            return f"{folder / _LAST}: changed since it was written, or damaged; the training starts again"
         return None
 
     @property
     def action(self) -> str:
-        """What making the run will do: reuse, resume, train or, where nothing is trained, make.
+        """The action that ``execute`` takes: ``reuse``, ``resume``, ``train``, or ``make`` if the stage trains nothing.
 
         Raises:
-            UserError: A folder lies where a file belongs.
+            UserError: There is a folder in the place of a file.
         """
         if self.finished:
             return "reuse"
@@ -188,17 +190,17 @@ class Run:
         return "train" if self.stage.trains else "make"
 
     def work(self) -> Work | None:
-        """Return what the run has to do; None where that cannot be told, whatever the reason."""
+        """Return the work of the run, or None if the stage cannot tell or fails."""
         try:
             return self.stage.work(self)
-        except Exception:  # no reason to stop: what is wrong is said where the run is made
+        except Exception:  # an estimate must not stop a plan; what is wrong is reported when the run is made
             return None
 
     def cost(self, known: dict[str, Cost | None]) -> Cost | None:
-        """Return what making the run, or going on with it, will cost; None where that cannot be told.
+        """Return the estimated cost of making or resuming the run, or None if it cannot be estimated.
 
         Args:
-            known: Costs that were measured already, by the run's kind and amount of work; the run's is added.
+            known: Costs that were measured before, by kind and amount of work; the run's own cost is added.
         """
         work = self.work()
         if work is None:
@@ -210,7 +212,7 @@ class Run:
                 try:
                     with torch.random.fork_rng(devices=[]):
                         known[key] = work.trial()
-                except Exception:  # as above
+                except Exception:  # as in `work`
                     known[key] = None
             cost = known[key]
         if cost is None or self.action != "resume":
@@ -218,7 +220,7 @@ class Run:
         return Cost(max(cost.seconds - self.record().get("seconds", 0.0), _LEFT * cost.seconds), cost.size)
 
     def begin(self) -> None:
-        """Make the folder and say what is being made in it; nobody else may be at it."""
+        """Create the folder with the configuration and a record; the caller must hold the lock."""
         remove_leftovers(self.folder)
         config = OmegaConf.to_yaml(OmegaConf.structured(self.config))
         write_atomically(self.folder / "config.yaml", config)
@@ -229,24 +231,23 @@ class Run:
 
         Args:
             status: ``failed`` or ``interrupted``.
-            seconds: Duration of this attempt.
+            seconds: Wall time of this attempt in seconds.
         """
         self._write(status, seconds)
 
     def finish(self, measures: dict[str, float], seconds: float) -> None:
-        """Record that the result is complete, and which files belong to it. Nothing counts as a result before.
+        """Record that the result is complete, with the list of its files; before that, nothing counts as a result.
 
-        Small files that later stages read are listed with their digests; the digest of a model's description covers its
-        weights, whose digest it contains. Other files are listed by name: each of them can tell by itself whether it
-        was changed.
+        JSON and CSV files are listed with their digests; a model's description contains the digest of its weights.
+        Other files are listed by name: labels contain a digest of their own, and a changed report does no harm.
 
         Args:
             measures: Measures of the result, by name.
-            seconds: Duration of this attempt.
+            seconds: Wall time of this attempt in seconds.
         """
         write_atomically(self.folder / MEASURES, json.dumps(measures, indent=2) + "\n")
         files: dict[str, str | None] = {}
-        for pattern in (MEASURES, METRICS_FILE, REPORT, "model/[!.]*", "labels/[!.]*"):
+        for pattern in (MEASURES, METRICS_FILE, REPORT, "*.jsonl", "model/[!.]*", "labels/[!.]*", "explanations/[!.]*"):
             for path in sorted(self.folder.glob(pattern)):
                 digest = sha256(path.read_bytes()) if path.suffix in (".json", ".csv") else None
                 files[path.relative_to(self.folder).as_posix()] = digest
@@ -255,28 +256,28 @@ class Run:
         self._write("finished", seconds, files=files, **more)
 
     def measures(self) -> dict[str, float]:
-        """Return the result's measures.
+        """Return the measures of the result, by name.
 
         Raises:
-            UserError: Their file is damaged.
+            UserError: The file is damaged.
         """
         return self._parsed(MEASURES, lambda path: json.loads(path.read_text(encoding="utf-8")))
 
     def history(self) -> pd.DataFrame:
-        """Return the measures of a training, a row per epoch.
+        """Return the measures of a training, with a row for each epoch.
 
         Raises:
-            UserError: Their file is damaged.
+            UserError: The file is damaged.
         """
         return self._parsed(METRICS_FILE, pd.read_csv)
 
     @cached_property
     def store(self) -> Store:
-        """What runs share: results by what made them. The run's record lists those that it asked for."""
+        """The cache of results that runs share; the run's record lists the entries that it used."""
         return Store(Path(self.config.runs_dir) / "store")
 
     def summary(self) -> dict[str, Any]:
-        """Return what identifies the run."""
+        """Return stage, fingerprint, folders of the parents and settings of the run."""
         return {
             "stage": self.stage.name,
             "fingerprint": self.fingerprint,
@@ -294,7 +295,7 @@ class Run:
 
     def _write(self, status: str, seconds: float = 0.0, **more: Any) -> None:
         before, now = self.record(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        used = sorted({*before.get("uses", []), *self.store.used})  # an interrupted run's, too
+        used = sorted({*before.get("uses", []), *self.store.used})  # including those of interrupted attempts
         record = {
             **self.summary(),
             "id": before.get("id") or uuid4().hex,
@@ -312,7 +313,7 @@ class Run:
 
 
 def lock_of(stage: Path, fingerprint: str) -> Path:
-    """Return the file that is locked while a run is made. It lies beside the run's folder, whose name may change.
+    """Return the path of the file that is locked while a run is made; it does not depend on the folder's readable name.
 
     Args:
         stage: Folder of the stage's runs.
@@ -323,9 +324,9 @@ def lock_of(stage: Path, fingerprint: str) -> Path:
 
 @cache
 def _git_state() -> dict[str, Any]:
-    """Return commit and cleanliness of the working copy that the package runs from, if it is one."""
+    """Return commit and cleanliness of the git repository that the package runs from; empty if there is none."""
     here = Path(__file__)
-    tracked = ("ls-files", "--error-unmatch", here.name)  # an environment may lie in somebody's working copy
+    tracked = ("ls-files", "--error-unmatch", here.name)  # fails if the package is merely installed below a repository
     try:
         _, commit, changes = (
             subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""The code of components: what a result of theirs depends on beside its arguments."""
+"""Versions and code digests of components, on which their results depend as on their arguments."""
 
 import inspect
 import json
@@ -11,36 +11,36 @@ from typing import Any
 from fastshap_lab.errors import UserError
 from fastshap_lab.files import sha256
 
-_OURS = ("fastshap_lab", "torch")  # the optimizers' table holds PyTorch's
+_OURS = ("fastshap_lab", "torch")  # the table of optimizers contains PyTorch's classes
 
 
 def identity(table: Mapping[str, Any], name: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a component's results depend on, for a key of the ``Store``: its entry, arguments and code.
+    """Return name, arguments and code of a component, which determine its results, for a key of the ``Store``.
 
     Args:
-        table: Names and constructors.
-        name: The entry.
-        params: The arguments that were given.
+        table: Table of constructors by name.
+        name: Name of the component in the table.
+        params: Arguments from the configuration.
 
     Raises:
-        UserError: The source of a component from outside of the package cannot be read, and it states no version.
+        UserError: A component from outside of the package has no ``version``, and its source cannot be read.
     """
     return {"name": name, "params": dict(params), "code": source(name, table[name]) or "version 1"}
 
 
 def source(where: str, component: Any) -> str | None:
-    """Return the version that a component states, or a digest of the modules of its class and of what that is built on.
+    """Return the version of a component, or a digest of the modules that define its class and the base classes.
 
-    None of libraries' classes that the package is built on, whose versions stand in ``run.json``, and of the package's
-    own in their first version: when a change of one changes its results, its ``version`` is raised, which
-    ``tests/test_versions.py`` sees to.
+    Return None for classes of PyTorch, as ``run.json`` contains its version, and for the package's own components in
+    their first version. ``tests/test_versions.py`` makes sure that the ``version`` of one of these is increased when a
+    change of its code changes its results.
 
     Args:
-        where: The component, for errors.
+        where: Name of the component, for error lines.
         component: A class, a function, or a ``partial`` of one.
 
     Raises:
-        UserError: The source cannot be read, and it states no version.
+        UserError: The component has no ``version``, and its source cannot be read.
     """
     given = []
     while isinstance(component, partial):
@@ -59,21 +59,24 @@ def source(where: str, component: Any) -> str | None:
         return sha256(*given, *(inspect.getsource(sys.modules[module]) for module in sorted(modules)))
     except (OSError, TypeError, KeyError):
         raise UserError(
-            f"{where}: its source cannot be read, so that nobody would notice a change; give {kind.__qualname__} an "
+            f"{where}: its source cannot be read, so that changes would go unnoticed; give {kind.__qualname__} an "
             "attribute version"
         ) from None
 
 
 def own_source(modules: set[str], network: Any) -> str:
-    """Return the digest of the source of some modules and of the user's own modules that a network consists of.
+    """Return the digest of the source of some modules and of the modules that define the user's parts of a network.
 
     Args:
-        modules: Names of modules.
-        network: Network of the user, or None.
+        modules: Names of imported modules.
+        network: The network.
+
+    Raises:
+        UserError: A source cannot be read.
     """
     kinds = set(map(type, network.modules()))
     found = modules | {kind.__module__ for kind in kinds if _is_own(kind.__module__) and kind.__module__ != "__main__"}
-    # Of a program or a notebook what the network is made of counts, not whatever else is in it.
+    # Of a script or a notebook, only the classes of the network count, not its other code.
     own = sorted((kind for kind in kinds if kind.__module__ == "__main__"), key=lambda kind: kind.__qualname__)
     try:
         return sha256(*(inspect.getsource(sys.modules[module]) for module in sorted(found)), *map(_of_class, own))
@@ -82,7 +85,7 @@ def own_source(modules: set[str], network: Any) -> str:
 
 
 def _of_class(kind: type) -> str:
-    """Return the source of a class or, where there is none, as in an interactive session, what it was compiled to."""
+    """Return the source of a class or, if there is none, as in an interactive session, the byte code of its methods."""
     try:
         return inspect.getsource(kind)
     except (OSError, TypeError):
@@ -103,7 +106,7 @@ def _top(module: str) -> str:
 
 
 def _is_own(module: str) -> bool:
-    """Return whether a module is the user's: neither the package's nor an installed library's nor Python's."""
+    """Return whether a module is the user's own, and not of this package, an installed library or Python."""
     file = getattr(sys.modules.get(module), "__file__", None)
     installed = file is None or {"site-packages", "dist-packages"} & set(Path(file).parts)
     return not installed and _top(module) not in (*_OURS, *sys.stdlib_module_names)

@@ -1,4 +1,4 @@
-"""Results that took long, kept by what made them: whoever asks for the same gets it from disk."""
+"""A cache on disk for results that take long; a key contains everything that determines the result."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,12 +13,12 @@ Make = Callable[[], Mapping[str, Tensor]]
 
 
 def stored(path: Path, identity: str, make: Make) -> dict[str, Tensor]:
-    """Return the tensors of a file; made, and written there, where it is missing, changed or another's.
+    """Return the tensors of a file; if it is missing, damaged or of another identity, make and write them.
 
     Args:
-        path: The safetensors file.
-        identity: What the tensors are of: a file that says something else is not read.
-        make: Returns the tensors.
+        path: Path of the safetensors file.
+        identity: Text that identifies the tensors and is stored with them.
+        make: Function that returns the tensors.
     """
     found = read_tensors(path, identity)
     if found is None:
@@ -28,29 +28,29 @@ def stored(path: Path, identity: str, make: Make) -> dict[str, Tensor]:
 
 
 class Store:
-    """Tensors by the content of what made them, in files below a folder.
+    """A cache of tensors, in files below a folder.
 
-    A key says all that can change the tensors: digests of weights and images, a component's name, arguments and
-    version. So an entry never goes stale: what changes has another key. Entries appear whole or not at all, and a
-    damaged one is made again; two processes that make the same one at once do so twice, and no harm comes of it.
+    A key contains everything that can change the tensors: digests of weights and images, and a component's name,
+    arguments and version. So an entry is never out of date. Files are written whole or not at all, and a damaged entry
+    is made again. Two processes may make the same entry at the same time, which costs time and does no harm.
 
     Args:
-        folder: Where the entries lie, ``<kind>/<digest>.safetensors`` each.
+        folder: Folder of the entries, which are ``<kind>/<digest>.safetensors``.
 
     Attributes:
-        used: Names of the entries that were asked for, ``<kind>/<digest>``.
+        used: Names ``<kind>/<digest>`` of the entries that were requested.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.used = folder, set[str]()
 
     def get(self, kind: str, key: Mapping[str, Any], make: Make) -> dict[str, Tensor]:
-        """Return an entry, made where it is not there.
+        """Return an entry, which is made if it is missing.
 
         Args:
-            kind: What sort of result it is, a folder's name.
-            key: What made it, as JSON can hold it.
-            make: Returns the tensors.
+            kind: Kind of result, which is the name of its folder.
+            key: Everything that determines the tensors, as values that JSON can represent.
+            make: Function that returns the tensors.
         """
         digest = key_digest(kind, key)
         name = f"{kind}/{digest[:32]}"
@@ -59,17 +59,17 @@ class Store:
 
 
 def key_digest(kind: str, key: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a key.
+    """Return the SHA-256 of kind and key of an entry.
 
     Args:
-        kind: Kind of entry, the folder that it is stored in.
-        key: What the entry depends on, as plain values.
+        kind: Kind of result.
+        key: Everything that determines the tensors, as values that JSON can represent.
     """
     return sha256(json.dumps({"kind": kind, "key": key}, sort_keys=True))
 
 
 def content_digest(*tensors: Tensor) -> str:
-    """Return the SHA-256 of tensors' types, shapes and values."""
+    """Return the SHA-256 of the types, shapes and values of tensors."""
     parts: list[str | bytes] = []
     for tensor in tensors:
         parts += [f"{tensor.dtype}{tuple(tensor.shape)}", tensor.cpu().contiguous().numpy().tobytes()]

@@ -1,4 +1,4 @@
-"""Weights & Biases, where it is chosen: a W&B run for each run folder, its settings, curves, tables and figures."""
+"""Logging to Weights & Biases: a W&B run for each run folder, with its settings, curves, tables and figures."""
 
 import os
 import re
@@ -19,28 +19,29 @@ from fastshap_lab.runs.run import Run
 
 @contextmanager
 def tracked(run: Run) -> Iterator[None]:
-    """Keep a W&B run open as ``run.tracker`` while a stage is made, if ``logger=wandb``.
+    """Keep a W&B run open as ``run.tracker`` while a run is made, if ``logger=wandb``.
 
-    Its group is the pipeline, its job type the stage. Where W&B is online, the models that the stage builds on are its
+    Its group is the pipeline, its job type the stage. If W&B is online, the models that the stage builds on are its
     input artifacts.
 
     Raises:
-        UserError: W&B refuses the run, for example because nobody is logged in.
+        UserError: W&B refuses, for example without an account.
     """
     config = run.config.logger
-    # A trial of a sweep is a single W&B run, that of the stage which is swept; the agent has chosen its id.
+    # A trial of a sweep is one W&B run, that of the stage in `stage`; the agent has chosen its id.
     if config.name != "wandb" or (_sweeping() and run.stage.name != run.config.stage):
         yield
         return
-    import wandb  # takes a second
+    import wandb  # here, as the import takes a second
 
     folder = run.folder.resolve()
-    os.environ["WANDB_DATA_DIR"] = os.environ["WANDB_CACHE_DIR"] = str(folder / "wandb")  # else in the home directory
+    # By default W&B would write to the home directory.
+    os.environ["WANDB_DATA_DIR"] = os.environ["WANDB_CACHE_DIR"] = str(folder / "wandb")
     try:
         tracker = wandb.init(
             project=config.project,
             name=f"{run.stage.name}/{folder.name}",
-            group=f"{run.config.name or run.config.data.name}/{run.pipeline}"[:128],  # W&B takes no longer one
+            group=f"{run.config.name or run.config.data.name}/{run.pipeline}"[:128],  # W&B's limit
             job_type=run.stage.name,
             id=None if _sweeping() else run.record().get("id"),
             resume="allow",
@@ -52,23 +53,23 @@ def tracked(run: Run) -> Iterator[None]:
     except wandb.Error as error:
         raise UserError(f"logger=wandb: {str(error).splitlines()[0]}; logger.mode=offline needs no account") from None
     tracker.define_metric("*", step_metric="epoch")
-    with tracker:  # ends it, as failed if an exception passes
+    with tracker:  # closes the W&B run, and marks it as failed after an exception
         run.tracker = tracker
         if not tracker.offline:
             for parent in run.parents.values():
                 if parent.stage.trains:
-                    tracker.use_artifact(_artifact(parent))  # uploaded, unless it is there
+                    tracker.use_artifact(_artifact(parent))  # uploads it if W&B does not have it
         yield
     run.tracker = None
 
 
 def log_results(run: Run, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Path]) -> None:
-    """Send a stage's tables and figures to W&B, if a W&B run is open.
+    """Send tables and figures to W&B if a W&B run is open.
 
     Args:
-        run: The run that is being made.
+        run: Run that they belong to.
         tables: Tables by name.
-        figures: PNG files by name.
+        figures: Paths of the figures by name.
     """
     if run.tracker:
         import wandb
@@ -78,20 +79,23 @@ def log_results(run: Run, tables: Mapping[str, pd.DataFrame], figures: Mapping[s
 
 
 def log_outputs(run: Run) -> None:
-    """Send the measures and ``run.json`` of a finished run to W&B, if a W&B run is open.
+    """Send the measures and ``run.json`` of a finished run to W&B if a W&B run is open.
 
-    Where W&B is online, the model or the report becomes an artifact, too.
+    If W&B is online, the model or the report becomes an artifact, too.
     """
     if run.tracker:
         run.tracker.log(run.measures())
-        copied = shutil.copy(run.folder / RECORD, run.tracker.dir)  # of a file elsewhere W&B would print a warning
+        copied = shutil.copy(run.folder / RECORD, run.tracker.dir)  # W&B warns about files elsewhere
         run.tracker.save(copied, base_path=run.tracker.dir, policy="now")
         if not run.tracker.offline and (run.stage.trains or run.stage.reports):
             run.tracker.log_artifact(_artifact(run))
 
 
 def log_again(run: Run) -> None:
-    """Send a finished run's curves and measures to W&B if it is the trial of a sweep, which would miss a point else."""
+    """Send curves and measures of a run that was finished before to W&B if it is a trial of a sweep.
+
+    Without them, the sweep would miss the result of this trial.
+    """
     if _sweeping() and run.config.logger.name == "wandb" and run.stage.name == run.config.stage:
         with tracked(run):
             if (run.folder / METRICS_FILE).is_file():
@@ -101,7 +105,7 @@ def log_again(run: Run) -> None:
 
 
 def upload_command(config: Config) -> str | None:
-    """Return the command that uploads the W&B runs on disk; None where there are none."""
+    """Return the command that uploads the W&B runs on disk, or None if W&B does not write to disk."""
     offline = config.logger.name == "wandb" and config.logger.mode == "offline"
     return f"wandb sync {config.runs_dir}/*/*/wandb/offline-run-*" if offline else None
 
@@ -111,7 +115,7 @@ def _sweeping() -> bool:
 
 
 def _artifact(run: Run) -> Any:
-    """Return a run's model folder, or its report, as an artifact that W&B knows again by its content."""
+    """Return a run's model folder, or its report, as an artifact, which W&B identifies by its content."""
     import wandb
 
     name = re.sub(r"[^a-zA-Z0-9_.-]", "-", f"{run.stage.name}-{run.folder.name}")[-128:]

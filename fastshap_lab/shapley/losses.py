@@ -1,4 +1,4 @@
-"""What surrogates and explainers minimize."""
+"""Losses of surrogates and explainers."""
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +11,19 @@ from fastshap_lab.shapley.efficiency import efficiency_gap
 def surrogate_kl(
     classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return KL(classifier on the whole input ‖ surrogate on each coalition) (B, M), in nats.
+    """Return KL(classifier on the whole input ‖ surrogate on each coalition), in nats, for classes under softmax.
 
     Reference: Frye et al., ICLR 2021, arXiv:2006.01272; Jethani et al., arXiv:2107.07436, section 3.
 
     Args:
-        classifier_logits: Logits of the classifier (B, K).
-        surrogate_logits: Logits of the surrogate for each coalition (B, M, K).
+        classifier_logits: The classifier's logits for whole inputs.
+        surrogate_logits: The surrogate's logits for each coalition.
 
     Example:
-        >>> round(surrogate_kl(torch.tensor([[100.0, 0.0]]), torch.zeros(1, 1, 2)).item(), 4)  # log 2
-        0.6931
+        A surrogate that imitates its classifier has the divergence 0.
+
+        >>> surrogate_kl(torch.tensor([[0.0, 2.0]]), torch.tensor([[[1.0, 3.0], [0.0, 0.0]]]))
+        tensor([[0.0000, 0.3278]])
     """
     log_p = classifier_logits.log_softmax(dim=-1).unsqueeze(1)
     return (log_p.exp() * (log_p - surrogate_logits.log_softmax(dim=-1))).sum(dim=-1)
@@ -30,31 +32,37 @@ def surrogate_kl(
 def reverse_surrogate_kl(
     classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return KL(surrogate on each coalition ‖ classifier on the whole input) (B, M), in nats.
+    """Return KL(surrogate on each coalition ‖ classifier on the whole input), in nats, for classes under softmax.
 
-    Its minimum concentrates on one likely class, where the minimum of ``surrogate_kl`` covers every class that the
-    classifier considers.
+    Where several answers of the classifier are possible for a coalition, its minimum concentrates on a likely one; the
+    minimum of ``surrogate_kl`` is their mean.
 
     Args:
-        classifier_logits: Logits of the classifier (B, K).
-        surrogate_logits: Logits of the surrogate for each coalition (B, M, K).
+        classifier_logits: The classifier's logits for whole inputs.
+        surrogate_logits: The surrogate's logits for each coalition.
 
     Example:
-        >>> round(reverse_surrogate_kl(torch.zeros(1, 2), torch.tensor([[[100.0, 0.0]]])).item(), 4)  # log 2
-        0.6931
+        >>> reverse_surrogate_kl(torch.tensor([[0.0, 2.0]]), torch.tensor([[[1.0, 3.0], [0.0, 0.0]]]))
+        tensor([[0.0000, 0.4338]])
     """
     log_q = surrogate_logits.log_softmax(dim=-1)
     return (log_q.exp() * (log_q - classifier_logits.log_softmax(dim=-1).unsqueeze(1))).sum(dim=-1)
 
 
 def constant_kl(classifier_logits: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
-    """Return the KL divergence of the best answer that is the same for every image, their mean, in nats; float64.
+    """Return the mean KL divergence of the best constant answer from a classifier's answers, in nats, float64.
 
-    It says how much a classifier's answers differ: what a model that ignores the image misses of them.
+    The best constant answer is the mean of the classifier's probabilities. The divergence measures how much a
+    classifier's answers differ between images: a model that ignores the image cannot do better.
+
+    Args:
+        classifier_logits: The classifier's logits.
 
     Example:
-        >>> round(constant_kl(torch.tensor([[100.0, 0.0], [0.0, 100.0]])).item(), 4)  # log 2
-        0.6931
+        The mean of two certain answers that contradict each other is off by log 2.
+
+        >>> constant_kl(torch.tensor([[-100.0, 100.0], [100.0, -100.0]]))
+        tensor(0.6931, dtype=torch.float64)
     """
     p = classifier_logits.double().softmax(dim=-1)
     return torch.special.entr(p.mean(dim=0)).sum() - torch.special.entr(p).sum(dim=-1).mean()
@@ -63,15 +71,15 @@ def constant_kl(classifier_logits: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
 def bernoulli_kl(
     classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return the KL divergence of independent labels (B, M), a mean over the labels, in nats; see ``surrogate_kl``.
+    """Return ``surrogate_kl`` for labels that do not exclude each other: the mean over Bernoulli labels, in nats.
 
     Args:
-        classifier_logits: Logits of the classifier (B, K).
-        surrogate_logits: Logits of the surrogate for each coalition (B, M, K).
+        classifier_logits: The classifier's logits for whole inputs.
+        surrogate_logits: The surrogate's logits for each coalition.
 
     Example:
-        >>> round(bernoulli_kl(torch.tensor([[0.0]]), torch.tensor([[[0.0]]])).item(), 4)  # both say one half
-        0.0
+        >>> bernoulli_kl(torch.tensor([[2.0]]), torch.tensor([[[2.0], [0.0]]]))
+        tensor([[0.0000, 0.3278]])
     """
     return _bernoulli_kl(classifier_logits.unsqueeze(1), surrogate_logits)
 
@@ -79,35 +87,37 @@ def bernoulli_kl(
 def reverse_bernoulli_kl(
     classifier_logits: Float[Tensor, "B K"], surrogate_logits: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return the reverse KL divergence of independent labels (B, M), a mean over the labels, in nats.
-
-    For labels that exclude each other see ``reverse_surrogate_kl``.
+    """Return ``reverse_surrogate_kl`` for labels that do not exclude each other: the mean over labels, in nats.
 
     Args:
-        classifier_logits: Logits of the classifier (B, K).
-        surrogate_logits: Logits of the surrogate for each coalition (B, M, K).
+        classifier_logits: The classifier's logits for whole inputs.
+        surrogate_logits: The surrogate's logits for each coalition.
 
     Example:
-        >>> round(reverse_bernoulli_kl(torch.tensor([[0.0]]), torch.tensor([[[0.0]]])).item(), 4)
-        0.0
+        >>> reverse_bernoulli_kl(torch.tensor([[2.0]]), torch.tensor([[[2.0], [0.0]]]))
+        tensor([[0.0000, 0.4338]])
     """
     return _bernoulli_kl(surrogate_logits, classifier_logits.unsqueeze(1))
 
 
 def constant_bernoulli_kl(classifier_logits: Float[Tensor, "N K"]) -> Float[Tensor, ""]:
-    """Return ``constant_kl`` of labels that do not exclude each other, a mean over labels, in nats; float64.
+    """Return ``constant_kl`` for labels that do not exclude each other: the mean over labels, in nats, float64.
+
+    Args:
+        classifier_logits: The classifier's logits.
 
     Example:
-        >>> constant_bernoulli_kl(torch.tensor([[1.0, 2.0], [1.0, 2.0]])).abs().item() < 1e-9
-        True
+        >>> constant_bernoulli_kl(torch.tensor([[100.0], [-100.0]]))
+        tensor(0.6931, dtype=torch.float64)
     """
-    both = torch.stack([classifier_logits.double(), -classifier_logits.double()]).sigmoid()  # present, absent
+    # Probabilities that each label holds, and that it does not.
+    both = torch.stack([classifier_logits.double(), -classifier_logits.double()]).sigmoid()
     entropies = torch.special.entr(both.mean(dim=1)) - torch.special.entr(both).mean(dim=1)
     return entropies.sum(dim=0).mean()
 
 
 def _bernoulli_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-    """Return KL(p ‖ q), a mean over the last axis; from logits, so that no logarithm is taken of a rounded 1."""
+    """Return KL(p ‖ q), a mean over the last axis; computed from logits, so that rounded probabilities do no harm."""
     p = p_logits.sigmoid()
     present = F.logsigmoid(p_logits) - F.logsigmoid(q_logits)
     absent = F.logsigmoid(-p_logits) - F.logsigmoid(-q_logits)
@@ -117,15 +127,15 @@ def _bernoulli_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
 def imitation_error(
     classifier_answers: Float[Tensor, "B K"], surrogate_answers: Float[Tensor, "B M K"]
 ) -> Float[Tensor, "B M"]:
-    """Return the squared error of a regression's surrogate, a mean over targets.
+    """Return the squared difference of a surrogate's answers from its classifier's, a mean over a regression's targets.
 
     Args:
-        classifier_answers: On the whole image, in units of each target's spread.
-        surrogate_answers: On each coalition, in the same units.
+        classifier_answers: The classifier's answers to whole images, in units of each target's spread.
+        surrogate_answers: The surrogate's answers to each coalition, in the same units.
 
     Example:
-        >>> imitation_error(torch.tensor([[1.0]]), torch.tensor([[[3.0]]])).item()
-        4.0
+        >>> imitation_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[[1.0, 4.0]]]))
+        tensor([[2.]])
     """
     return (surrogate_answers - classifier_answers.unsqueeze(1)).square().mean(dim=-1)
 
@@ -136,18 +146,18 @@ def additive_residuals(
     values: Float[Tensor, "B M K"],
     null: Float[Tensor, "#B K"],
 ) -> Float[Tensor, "B M K"]:
-    """Return the value of each coalition minus the sum of its members' attributions and the null value (B, M, K).
+    """Return each coalition's value minus the null value and the sum of its members' attributions.
 
     Args:
-        phi: Attributions (B, P, K).
-        coalitions: Coalitions (B, M, P), True where a player is present.
-        values: Values of the coalitions (B, M, K).
-        null: Value of the empty coalition (B, K) or (1, K).
+        phi: Attributions.
+        coalitions: The coalitions of each input.
+        values: Value of each coalition.
+        null: Value of the null coalition; one row if it does not depend on the input.
 
     Example:
-        >>> phi, coalitions = torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[True, False], [True, True]]])
-        >>> additive_residuals(phi, coalitions, torch.tensor([[[1.5], [3.0]]]), torch.zeros(1, 1)).flatten().tolist()
-        [0.5, 0.0]
+        >>> phi, coalitions = torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[True, True]]])
+        >>> additive_residuals(phi, coalitions, values=torch.tensor([[[5.0]]]), null=torch.tensor([[1.0]]))
+        tensor([[[1.]]])
     """
     return values - null.unsqueeze(1) - coalitions.to(phi.dtype) @ phi
 
@@ -161,23 +171,26 @@ def shapley_regression_loss(
 ) -> Float[Tensor, ""]:
     """Return P times the weighted mean squared error of the additive approximation of the game.
 
-    Over coalitions from the Shapley kernel, efficient ``phi`` minimize it exactly at the Shapley values.
+    Among efficient ``phi``, its expectation over coalitions from the Shapley kernel is least for the Shapley values.
 
     Reference: Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436, equation 5. Differs from the paper: the factor P,
     as in its code, and a mean over all classes in place of one drawn class.
 
     Args:
-        phi: Attributions (B, P, K).
-        coalitions: Coalitions (B, M, P), True where a player is present.
-        values: Values of the coalitions (B, M, K).
-        null: Value of the empty coalition (B, K) or (1, K).
-        weights: Weights of the coalitions (B, M).
+        phi: Attributions.
+        coalitions: The coalitions of each input.
+        values: Value of each coalition.
+        null: Value of the null coalition; one row if it does not depend on the input.
+        weights: Importance weights of the coalitions.
 
     Example:
-        >>> phi, coalitions = torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[True, False]]])
-        >>> values = torch.tensor([[[2.0]]])  # 1 more than the members' attributions add up to
-        >>> shapley_regression_loss(phi, coalitions, values, torch.zeros(1, 1), torch.ones(1, 1)).item()
-        2.0
+        The residuals are 0 and 1, and there are two players.
+
+        >>> phi = torch.tensor([[[1.0], [2.0]]])
+        >>> coalitions = torch.tensor([[[True, False], [False, True]]])
+        >>> values, null = torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1)
+        >>> shapley_regression_loss(phi, coalitions, values, null, weights=torch.ones(1, 2))
+        tensor(1.)
     """
     squared = additive_residuals(phi, coalitions, values, null).square()
     return phi.shape[1] * (weights.unsqueeze(-1) * squared).mean()
@@ -189,20 +202,23 @@ def pair_regression_loss(
     differences: Float[Tensor, "B M K"],
     weights: Float[Tensor, "B M"],
 ) -> Float[Tensor, ""]:
-    """Return what of ``shapley_regression_loss`` depends on efficient ``phi``, for pairs of complements.
+    """Return the part of ``shapley_regression_loss`` that depends on efficient ``phi``, for pairs of complements.
 
-    A coalition's residual and its complement's have a fixed sum; their difference is what values can fit.
+    The residuals of a coalition and its complement have a sum that is the same for all efficient values. Only their
+    difference depends on ``phi``.
 
     Args:
         phi: Efficient values.
-        coalitions: One of each pair.
-        differences: Its value beyond that of its complement.
-        weights: Of the pairs, with mean 1.
+        coalitions: One coalition of each pair.
+        differences: Value of each of these coalitions minus the value of its complement.
+        weights: Weights of the pairs, with mean 1.
 
     Example:
+        The difference of 1 is 2 more than the attributions' difference of -1; the loss is 2/4 · 2².
+
         >>> phi, coalitions = torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[True, False]]])
-        >>> pair_regression_loss(phi, coalitions, torch.tensor([[[-1.0]]]), torch.ones(1, 1)).item()  # 1 - 2 = -1
-        0.0
+        >>> pair_regression_loss(phi, coalitions, differences=torch.tensor([[[1.0]]]), weights=torch.ones(1, 1))
+        tensor(2.)
     """
     signs = 2 * coalitions.to(phi.dtype) - 1
     squared = (differences - signs @ phi).square()
@@ -214,16 +230,18 @@ def efficiency_penalty(
 ) -> Float[Tensor, ""]:
     """Return P times the mean squared efficiency gap of the values before normalization.
 
-    Reference: Jethani et al., arXiv:2107.07436, section 3; their code's scale, in units of the regression loss.
+    Reference: Jethani et al., arXiv:2107.07436, section 3. The factor P is their code's, and gives the penalty the
+    units of the regression loss.
 
     Args:
-        raw: Values before normalization (B, P, K).
-        grand: Value of the coalition of all players (B, K).
-        null: Value of the empty coalition (B, K) or (1, K).
+        raw: Values before normalization.
+        grand: Value of the grand coalition of each input.
+        null: Value of the null coalition; one row if it does not depend on the input.
 
     Example:
-        >>> raw = torch.tensor([[[1.0], [3.0]]])
-        >>> efficiency_penalty(raw, torch.tensor([[6.0]]), torch.tensor([[0.0]])).item()  # a gap of 2 and two players
-        8.0
+        The gap of 7 - 1 - (2 + 3) is 1, and there are two players.
+
+        >>> efficiency_penalty(torch.tensor([[[2.0], [3.0]]]), torch.tensor([[7.0]]), torch.tensor([[1.0]]))
+        tensor(2.)
     """
     return raw.shape[1] * efficiency_gap(raw, grand, null).square().mean()

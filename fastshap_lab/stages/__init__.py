@@ -1,6 +1,14 @@
-"""One stage per file, which ends in its declaration."""
+"""The stages, each in a file of its own, which ends with the stage's declaration."""
 
-from fastshap_lab.stages import classifier, evaluate, explainer, labels, pretrain, surrogate
+from fastshap_lab.stages import classifier, evaluate, explain, explainer, labels, pretrain, surrogate
 
-# In the order in which they are made.
-STAGES = (pretrain.STAGE, classifier.STAGE, surrogate.STAGE, labels.STAGE, explainer.STAGE, evaluate.STAGE)
+# In the order in which runs are made.
+STAGES = (
+    pretrain.STAGE,
+    classifier.STAGE,
+    surrogate.STAGE,
+    labels.STAGE,
+    explainer.STAGE,
+    explain.STAGE,
+    evaluate.STAGE,
+)

@@ -1,4 +1,4 @@
-"""What declarations of stages share: their settings, their networks, their trainings."""
+"""Functions that several stages share: settings, descriptions of networks, trainings, and estimates of their cost."""
 
 import math
 import time
@@ -26,33 +26,35 @@ from fastshap_lab.stages.sources import with_sources
 from fastshap_lab.training.rehearsal import seconds_of_step
 from fastshap_lab.training.training import Loaders, Training, fit
 
-# The last checkpoint holds the weights and what an optimizer has of them, the best one and the model the weights alone.
+# Sizes of a run in units of its weights: the last checkpoint has 3 (weights and the optimizer's two moments), the best
+# checkpoint and the model have one each.
 _COPIES = 5
-_FORWARD = 1 / 3  # of a training step's time
-_SECONDS, _TIMES = 0.7, 10  # at most, of a measurement
+_FORWARD = 1 / 3  # time of a forward pass as a fraction of a training step
+_SECONDS, _TIMES = 0.7, 10  # limits of a measurement: seconds, and number of repetitions
 
 
 def settings_of(config: Config, settings: dict[str, Any], digest: str | None = None) -> dict[str, Any]:
-    """Return a stage's settings with what counts for every stage: the seed, and components' code.
+    """Return a stage's settings together with the seed and the code digests of components.
 
     Args:
         config: The whole configuration.
-        settings: The stage's own.
-        digest: Of the data, where the stage depends on them beside its parents; with it counts their code.
+        settings: Settings of the stage.
+        digest: Digest of the data, if the stage depends on them other than through its parents; the code of the data
+            set is then included, too.
     """
     given = settings if digest is None else settings | {"data": digest}
     return with_sources(given, *([] if digest is None else [config.data.name])) | {"seed": config.seed}
 
 
 def fit_run(run: Run, module: Training, settings: TrainingConfig, key: str, images: ImageSplit | None = None) -> None:
-    """Fit a module to a run's images, going on from the run's last checkpoint if there is one.
+    """Fit a training module to a run's images, from the run's last checkpoint if there is one.
 
     Args:
-        run: What is trained.
-        module: How.
-        settings: How long, and in which batches.
-        key: Of the settings in the configuration, for errors.
-        images: To train on, as they are; the data's training images, augmented, where none are given.
+        run: Run whose model is trained.
+        module: Training module, which contains the network and the loss.
+        settings: Number of epochs, batch size, optimizer and augmentation.
+        key: Key of the settings in the configuration, for error lines.
+        images: Training images, which are not augmented. None: the data's training images, augmented.
     """
     seed = run.config.seed
     if images is None:
@@ -70,17 +72,17 @@ def network_description(
     config: ComponentConfig,
     pixels: Mapping[str, Any] | None = None,
 ) -> NetworkSpec:
-    """Return what builds a network for the run's images: its table entry, and what follows from the data.
+    """Return the description that a network for the run's images is built from.
 
     Args:
-        run: Gives the data.
-        config: Table entry and arguments.
-        pixels: Holds ``mean`` and ``std`` to normalize with, and perhaps ``task``: the classifier's own, which those
-            that learn from it share. None is for networks that are only built to see whether they can be: then it is
-            the number of channels that counts.
+        run: Run, whose data determine image size, classes and task.
+        config: Name and arguments of the network.
+        pixels: ``mean`` and ``std`` of the pixel normalization, and perhaps ``task``; surrogate and explainer take
+            those of the classifier. None is for networks that are only built as a check, when any values with the right
+            number of channels do.
 
     Raises:
-        UserError: A library does not know the model.
+        UserError: The model library does not know the model.
     """
     if pixels is None:
         channels = len(known_pixels(run.config.classifier).get("mean", ["R", "G", "B"]))
@@ -97,23 +99,31 @@ def network_description(
 
 
 def network_params(config: ComponentConfig) -> dict[str, Any]:
-    """Return the arguments of a network's entry in ``CLASSIFIERS`` or ``EXPLAINERS``, a library's model in full."""
+    """Return the arguments of a network in ``CLASSIFIERS`` or ``EXPLAINERS``.
+
+    The arguments of a model from a library are completed, so that its description does not depend on the library's
+    defaults.
+
+    Raises:
+        UserError: ``pretrained`` is set for a surrogate, or the library does not know the model.
+    """
     if isinstance(config, ClassifierConfig) and config.name == IMPORT:
         return {"path": config.path}
     if isinstance(config, ExplainerConfig) or config.name not in LIBRARIES:
         return dict(config.params)
     if PRETRAINED in config.params and not isinstance(config, ClassifierConfig):
         raise UserError(
-            "surrogate.params.pretrained: a surrogate starts from its classifier's weights, surrogate.from_classifier"
+            "surrogate.params.pretrained: only a classifier can be pretrained; surrogate.from_classifier=true starts "
+            "the surrogate from its classifier's weights"
         )
     return LIBRARIES[config.name].arguments(config.params)
 
 
 def stated(config: ClassifierConfig) -> Stated | None:
-    """Return what a library says of the weights that a classifier starts from; None where there is nothing to say.
+    """Return what a library states about the weights that a classifier starts from, or None if it states nothing.
 
     Raises:
-        UserError: Its weights are wanted, and it has none.
+        UserError: ``pretrained`` is set, and the library has no weights for the model.
     """
     if config.name not in LIBRARIES:
         return None
@@ -123,12 +133,15 @@ def stated(config: ClassifierConfig) -> Stated | None:
         return None
     try:
         return LIBRARIES[config.name].stated(config.params)
-    except UserError:  # it has no weights for this model, or there is no such model, which is said elsewhere
+    except UserError:  # there are no such weights, or no such model, which `network_description` reports
         return None
 
 
 def known_pixels(config: ClassifierConfig) -> dict[str, list[float]]:
-    """Return of ``mean`` and ``std`` what is configured or, if neither is, what the model's library or author says."""
+    """Return ``mean`` and ``std`` as configured or, if neither is, as stated by the model's library or code.
+
+    A value that is not known is missing in the result.
+    """
     configured = {key: value for key, value in (("mean", config.mean), ("std", config.std)) if value is not None}
     if configured:
         return configured
@@ -139,15 +152,15 @@ def known_pixels(config: ClassifierConfig) -> dict[str, list[float]]:
 
 
 def check_images(network: nn.Module, stage: str, answer: tuple[int, ...], *inputs: Tensor) -> None:
-    """Raise a ``UserError`` where a network cannot take the data's images, or answers with something else than it must.
+    """Raise a ``UserError`` if a network does not accept the data's images, or its output has the wrong shape.
 
-    On the meta device this costs nothing.
+    On the meta device this takes almost no time and memory.
 
     Args:
-        network: Takes the inputs.
-        stage: Of the network, or its key in the configuration, for errors.
-        answer: Shape of its answer.
-        inputs: Images (B, 3, H, W), and what else it takes.
+        network: Network to call.
+        stage: Name of the stage or key in the configuration, for error lines.
+        answer: Shape that the output must have.
+        inputs: Arguments of the network: images (B, 3, H, W), then its other inputs.
     """
     height, width = inputs[0].shape[-2:]
     try:
@@ -155,11 +168,11 @@ def check_images(network: nn.Module, stage: str, answer: tuple[int, ...], *input
             found = network.eval()(*inputs)
     except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{stage}: its network does not take images of {height}×{width}: {reason}") from error
+        raise UserError(f"{stage}: its network does not accept images of {height}×{width} pixels: {reason}") from error
     what = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"of type {type(found).__name__}"
     if what != f"of shape {answer}":
         raise UserError(
-            f"{stage}: its network's answer to {len(inputs[0])} images is {what}: must be a tensor of shape {answer}"
+            f"{stage}: its network's output for {len(inputs[0])} images is {what}, must be a tensor of shape {answer}"
         )
 
 
@@ -174,17 +187,17 @@ def training_work(
     game: Callable[[], ModelGame] | None = None,
     more: Callable[[], int] = lambda: 0,
 ) -> Work:
-    """Return the work of a stage that trains.
+    """Return the work of a stage that trains a network.
 
     Args:
-        run: To be made.
-        settings: How long, and in which batches.
-        module: Returns the training, of networks with any weights, to time steps of.
-        images: Returns some to train on as they are; random ones, augmented, by default.
-        number: Of the images to train on; that of the training images by default.
-        passes: Of a game, beside the training.
-        game: Returns it.
-        more: Returns the bytes of what the result holds beside the trained network.
+        run: Run to estimate.
+        settings: Number of epochs, batch size, optimizer and augmentation.
+        module: Function that returns the training module, with any weights, to measure the time of its steps.
+        images: Function that returns images for these steps, which are not augmented. None: random images, augmented.
+        number: Number of training images. None: that of the data.
+        passes: Number of evaluations of the game, beside the training; one is one image under one coalition.
+        game: Function that returns the game.
+        more: Function that returns the bytes of the result beside the trained network.
     """
     train, val, test = (run.data.count(split) for split in SPLITS)
     number = number or train
@@ -197,7 +210,7 @@ def training_work(
         else:
             loader = ImageLoader(images(), size, training=True)
         seconds = seconds_of_step(training, loader, settings, run.config.trainer)
-        forward = _FORWARD * seconds / len(next(iter(loader))["image"])  # of an image
+        forward = _FORWARD * seconds / len(next(iter(loader))["image"])  # seconds for an image
         spent = settings.epochs * (max(1, number // size) * seconds + val * forward) + test * forward
         if game is not None:
             spent += passes * seconds_of_pass(game(), run)
@@ -208,13 +221,13 @@ def training_work(
 
 
 def kind_of(run: Run, *free: str) -> dict[str, Any]:
-    """Return what decides over the cost of a unit of a run's work: settings, its parents' too, images, device.
+    """Return what determines the cost of a unit of a run's work: settings, those of its parents, images and device.
 
-    Without what decides over what is learned alone: a sweep over learning rates is work of one kind.
+    Settings that only change what is learned are left out, so that a sweep over learning rates is work of one kind.
 
     Args:
-        run: To be made.
-        free: Settings that decide over the number of units.
+        run: Run to estimate.
+        free: Names of settings that determine the number of units, and are left out.
     """
     data = run.data
     return {
@@ -237,10 +250,10 @@ def _costly(run: Run, *free: str) -> dict[str, Any]:
 
 
 def random_images(run: Run, number: int) -> TensorImages:
-    """Return images of noise in the size of a run's images, with labels, on the run's device.
+    """Return random images of the size of a run's data, with labels, on the run's device.
 
     Args:
-        run: The run.
+        run: Run that the images are for.
         number: Number of images.
     """
     generator = torch.Generator().manual_seed(0)
@@ -249,11 +262,11 @@ def random_images(run: Run, number: int) -> TensorImages:
 
 
 def seconds_of_pass(game: ModelGame, run: Run) -> float:
-    """Return the duration of a pass of a game in seconds, measured for about a second.
+    """Return the seconds for the value of one coalition, measured for less than a second on growing batches.
 
     Args:
-        game: The game.
-        run: The run that plays it, whose images and batch size are taken.
+        game: Game to measure, which is moved to the run's device.
+        run: Run that the game is for.
     """
     game.to(run.data.device)
     seconds, rows = math.inf, 8

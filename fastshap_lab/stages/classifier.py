@@ -1,4 +1,4 @@
-"""The classifier stage: train the model that will be explained."""
+"""The classifier stage, which trains or takes over the model that is explained."""
 
 import hashlib
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ _CHECKPOINT = "checkpoint"
 
 
 def settings(config: Config, digest: str) -> dict[str, Any]:
-    """Return what can change the result. Models that are given count by their content, not by their path.
+    """Return everything that can change the result; models in files count by their content, not by their path.
 
     Args:
         config: The whole configuration.
@@ -55,10 +55,10 @@ def settings(config: Config, digest: str) -> dict[str, Any]:
 
 
 def _content(config: ClassifierConfig) -> dict[str, Any]:
-    plain = asdict(config) | {"pretrain": None}  # which the parent says
+    plain = asdict(config) | {"pretrain": None}  # the fingerprint of the parent covers it
     if not config.freeze:
         del plain["freeze"]
-    if (found := stated(config)) is not None:  # said by the library, and not by the data's own statistics
+    if (found := stated(config)) is not None:  # mean and std are the library's, not statistics of the data
         plain |= known_pixels(config)
         if config.params.get(PRETRAINED):
             plain["weights"] = found.weights
@@ -78,16 +78,19 @@ def _content(config: ClassifierConfig) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Raise a ``UserError`` where the network cannot be built, or given weights do not fit the data."""
+    """Raise a ``UserError`` if the network cannot be built, or weights from a file do not fit the data."""
     config = run.config.classifier
     check_optimizer(config.optim, "classifier")
     if not run.data.num_classes:
         raise UserError(
-            f"data: {run.config.data.name} does not say what images show; name a classifier that brings its classes "
-            "and is not trained: classifier.epochs=0, with classifier.params.pretrained=true or classifier.weights"
+            f"data: {run.config.data.name} has no labels here; choose a classifier that is used as it is and has "
+            "classes: classifier.epochs=0, with classifier.params.pretrained=true or classifier.weights"
         )
     if config.teacher is not None and (config.name == _CHECKPOINT or config.epochs == 0):
-        raise UserError(f"classifier.teacher={config.teacher}: nobody to teach, this classifier is not trained")
+        raise UserError(
+            f"classifier.teacher={config.teacher}: this classifier is not trained, so it cannot have a teacher; set "
+            "classifier.teacher=null"
+        )
     if config.name == _CHECKPOINT:
         if config.path is None:
             raise UserError("classifier.path: missing; classifier=checkpoint needs the model folder of a classifier")
@@ -97,23 +100,27 @@ def check(run: Run) -> None:
         _check_folder(run, "teacher", config.teacher)
     given, pretrained = config.weights or config.params.get(PRETRAINED), config.params.get(PRETRAINED, False)
     if not isinstance(pretrained, bool) or (pretrained and config.name not in LIBRARIES):
-        raise UserError(f"classifier.params.pretrained={pretrained}: true or false, of {', '.join(LIBRARIES)} alone")
+        raise UserError(
+            f"classifier.params.pretrained={pretrained}: must be true or false, and is for models of "
+            f"{', '.join(LIBRARIES)} only"
+        )
     if pretrained and config.weights is not None:
         raise UserError(
-            f"classifier.params.pretrained=true, classifier.weights={config.weights}: one of them is wanted"
+            f"classifier.params.pretrained=true, classifier.weights={config.weights}: only one of them can be set"
         )
     if config.epochs == 0 and not given and config.name != IMPORT:
         raise UserError(
-            "classifier.epochs=0: nothing to train from; name a file in classifier.weights, or set "
+            "classifier.epochs=0: an untrained classifier needs weights; name a file in classifier.weights, or set "
             "classifier.params.pretrained=true"
         )
     if config.name == IMPORT and config.epochs == 0 and known_pixels(config).keys() != {"mean", "std"}:
         raise UserError(
-            f"classifier.path={config.path}: how are pixels normalized for it? Set classifier.mean and classifier.std "
-            "(ImageNet's: classifier.mean=[0.485,0.456,0.406] classifier.std=[0.229,0.224,0.225]; if it takes [0, 1] "
-            "as it is: classifier.mean=[0,0,0] classifier.std=[1,1,1]), or let the module have timm's pretrained_cfg"
+            f"classifier.path={config.path}: its pixel normalization is not known; set classifier.mean and "
+            "classifier.std (ImageNet's: classifier.mean=[0.485,0.456,0.406] classifier.std=[0.229,0.224,0.225]; for "
+            "inputs in [0, 1]: classifier.mean=[0,0,0] classifier.std=[1,1,1]), or give the module timm's "
+            "pretrained_cfg"
         )
-    with torch.device("cpu" if config.name == IMPORT else "meta"):  # one's own code need not run without memory
+    with torch.device("cpu" if config.name == IMPORT else "meta"):  # a user's code may not work on the meta device
         network = network_description(run, config).build().eval()
         check_images(network, "classifier", (2, run.data.num_classes), torch.zeros(2, 3, *run.data.image_size))
     if config.weights is not None:
@@ -124,16 +131,16 @@ def check(run: Run) -> None:
         _check_head(config, found.weights, found.num_classes != run.data.num_classes)
     if config.freeze and not (given or config.name == IMPORT or config.pretrain):
         raise UserError(
-            "classifier.freeze=true: features that nobody has trained; name classifier.weights, or set "
+            "classifier.freeze=true: only trained features can be frozen; name classifier.weights, or set "
             "classifier.params.pretrained=true"
         )
     if config.freeze and (not config.epochs or not in_heads(network.network)):
-        reason = "it has no head" if config.epochs else "classifier.epochs=0"
-        raise UserError(f"classifier.freeze=true: {reason}, nothing would learn")
+        reason = "the network has no head" if config.epochs else "with classifier.epochs=0"
+        raise UserError(f"classifier.freeze=true: {reason} nothing is trained; set classifier.freeze=false")
 
 
 def make(run: Run) -> dict[str, float]:
-    """Train or take over, export, and return measures on the test images."""
+    """Train or take over the classifier, write its model folder, and return its measures on the test images."""
     config = run.config.classifier
     if config.name == _CHECKPOINT:
         network = load_classifier(str(config.path))
@@ -157,8 +164,8 @@ def make(run: Run) -> dict[str, float]:
         if config.epochs:
             if not bool(task.labelled(run.data.dataset("train").labels).all()):
                 raise UserError(
-                    f"classifier.epochs={config.epochs}: {run.config.data.name} does not say what images show; "
-                    "classifier.epochs=0 takes given weights (classifier.weights) as they are"
+                    f"classifier.epochs={config.epochs}: {run.config.data.name} has images without labels; "
+                    "classifier.epochs=0 uses weights (classifier.weights) as they are"
                 )
             teacher = None if config.teacher is None else load_classifier(config.teacher)
             fit_run(run, ClassifierTraining(network, config, run.config.seed, teacher), config, "classifier")
@@ -172,7 +179,7 @@ def make(run: Run) -> dict[str, float]:
 
 
 def work(run: Run) -> Work:
-    """Return what there is to do."""
+    """Return the work of a run."""
     config = run.config.classifier
 
     def module() -> ClassifierTraining:
@@ -183,7 +190,7 @@ def work(run: Run) -> Work:
 
 
 def untrained(run: Run) -> Classifier:
-    """Return the classifier of a run's configuration, with any weights."""
+    """Return the classifier of a run's configuration, without training it."""
     config = run.config.classifier
     if config.name == _CHECKPOINT:
         return load_classifier(str(config.path))
@@ -191,7 +198,7 @@ def untrained(run: Run) -> Classifier:
 
 
 def pixel_statistics(run: Run) -> dict[str, list[float]]:
-    """Return the pixel normalization: the configured one, or what the model's library states, or the images' own."""
+    """Return ``mean`` and ``std``, configured, stated by the model's library, or else those of the training images."""
     known = known_pixels(run.config.classifier)
     if known.keys() != {"mean", "std"}:
         mean, std = run.data.dataset("train").pixel_statistics()
@@ -200,14 +207,14 @@ def pixel_statistics(run: Run) -> dict[str, list[float]]:
 
 
 def own_classes(whole: Config, data: ImageDataModule) -> list[str] | None:
-    """Return the classes of a classifier that is explained as it is, or None where they are the data's.
+    """Return the class names of a classifier that is explained as it is, or None if they are the data's.
 
     Args:
         whole: The whole configuration.
-        data: The data.
+        data: The data set.
 
     Raises:
-        UserError: What it is made of cannot be read.
+        UserError: The classifier cannot be read.
     """
     config, names = whole.classifier, None
     if config.name == _CHECKPOINT:
@@ -239,10 +246,10 @@ def _outputs(head: nn.Module) -> int:
 
 
 def _have_head(config: ClassifierConfig, data: ImageDataModule, num_classes: int) -> bool:
-    """Return whether given weights have a head of so many classes."""
+    """Return whether the weights in a file have a head for ``num_classes`` classes."""
     try:
         given, params = read_state(_file(str(config.weights))), network_params(config)
-    except UserError:  # which is said where the run is checked
+    except UserError:  # `check` reports it
         return False
     pixels = {"mean": [0.5] * 3, "std": [0.5] * 3}
     with torch.device("meta"):
@@ -260,11 +267,14 @@ def _import_path(config: ClassifierConfig) -> str:
 
 def _check_head(config: ClassifierConfig, weights: str, replaced: bool) -> None:
     if replaced and config.epochs == 0:
-        raise UserError(f"classifier.epochs=0: {weights} was trained on other classes, and its new head needs training")
+        raise UserError(
+            f"classifier.epochs=0: {weights} was trained on other classes, so its head is new and needs training; set "
+            "classifier.epochs to at least 1"
+        )
 
 
 def _encoder(folder: Path) -> Classifier:
-    """Return what a pretraining has made: a network without a head."""
+    """Return the network that a pretraining has made, which has no head."""
     return load_model(folder, EncoderSpec, lambda spec: spec.network.build())
 
 
@@ -274,10 +284,13 @@ def _check_folder(run: Run, key: str, path: str) -> None:
     height, width = size
     if size != list(data.image_size):
         raise UserError(
-            f"classifier.{key}={path}: takes images of {height}×{width}, and the data has {data.image_size}"
+            f"classifier.{key}={path}: is for images of {height}×{width}, and those of the data have "
+            f"{data.image_size[0]}×{data.image_size[1]}; set data.params.image_size"
         )
     if (task := build_task(given.network.task, f"classifier.{key}={path}: task")).name != data.task.name:
-        raise UserError(f"classifier.{key}={path}: learned the task {task.name}, and the data's is {data.task.name}")
+        raise UserError(
+            f"classifier.{key}={path}: is for the task {task.name}, and that of the data is {data.task.name}"
+        )
     if names != data.class_names:
         raise UserError(
             f"classifier.{key}={path}: has {len(names)} classes {names}, and the data has {data.class_names}"
@@ -287,7 +300,7 @@ def _check_folder(run: Run, key: str, path: str) -> None:
 def _file(path: str) -> Path:
     if not Path(path).is_file():
         raise UserError(
-            f"classifier.weights={path}: no such file; a safetensors file or a PyTorch state dict is wanted"
+            f"classifier.weights={path}: no such file; it must be a safetensors file or a PyTorch state dict"
         )
     return Path(path)
 

@@ -1,9 +1,13 @@
-"""The evaluate stage: measure pipelines and other methods, set them side by side, draw their maps, write the report."""
+"""The evaluate stage, which measures pipelines and other methods, compares them, and writes the report."""
 
+import json
 import math
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from fastshap_lab.components import build, did_you_mean, lookup
@@ -19,6 +23,7 @@ from fastshap_lab.evaluation.report import Report
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.evaluation.sections import SECTIONS
 from fastshap_lab.evaluation.sections.errors import MAX_REFINED
+from fastshap_lab.evaluation.verdict import verdict
 from fastshap_lab.models import Task
 from fastshap_lab.records import REPORT
 from fastshap_lab.report import write_page
@@ -30,15 +35,15 @@ from fastshap_lab.stages.judgements import further_than_equal_split
 from fastshap_lab.stages.sources import with_sources
 from fastshap_lab.stages.surrogate import untrained_game
 
-# What a report takes beside references, roughly: seconds of the page and of each pipeline, and bytes of each.
+# Rough cost of a report beside references: seconds for the page, seconds for each pipeline, and bytes of each of them.
 _PAGE, _PIPELINE, _BYTES = 2.0, 5.0, 10**6
 
 
 def settings(config: Config, _: str) -> dict[str, Any]:
-    """Return what can change the result."""
+    """Return everything that can change the result; ``_`` is the digest of the data, which the parents cover."""
     plain = asdict(config.evaluate) | {"references": reference_settings(config, "test")}
     names = {name: one.classifier_name for name, one in config.evaluate.pipelines.items() if one.classifier_name}
-    del plain["pipelines"]  # beside these names, the parents say it
+    del plain["pipelines"]  # the parents' fingerprints cover the rest
     plain |= {"classifier_names": names} if names else {}
     if plain["sections"] is None:
         del plain["sections"]
@@ -46,27 +51,27 @@ def settings(config: Config, _: str) -> dict[str, Any]:
 
 
 def part(config: Config) -> str:
-    """Return what is evaluated, where it has no name."""
+    """Return the part of the folder's name that tells the components of a single pipeline."""
     chosen = config.classifier, config.surrogate, config.explainer
     return "" if config.evaluate.pipelines else "".join(f"-{one.name}" for one in chosen)
 
 
 def check(run: Run) -> None:
-    """Raise a ``UserError`` where something that is asked for is unknown."""
+    """Raise a ``UserError`` if a setting of the evaluation is wrong."""
     check_settings(run.config.evaluate, run.data.task)
     _classifier_names(run)
     for end in run.parents.values():
         if "surrogate" in end.parents:
-            # Each pipeline has players of its own; what there is to know about them is asked for by the evaluation.
+            # Pipelines may differ in their players; the settings of the references are those of the evaluation.
             check_references(replace(end.config, references=run.config.references), "test")
 
 
 def check_settings(settings: EvaluateConfig, task: Task) -> None:
-    """Raise a ``UserError`` where a method, metric, section or check is unknown or has wrong arguments.
+    """Raise a ``UserError`` if a method, metric, section or check is unknown, or has wrong arguments.
 
     Args:
         settings: Settings of the evaluation.
-        task: Task of the data.
+        task: Task of the classifiers.
     """
     check_methods(settings.methods)
     choose_metrics(settings.metrics, task)
@@ -76,11 +81,13 @@ def check_settings(settings: EvaluateConfig, task: Task) -> None:
     patterns = [pattern.format(name=name) for name, section in sections.items() for pattern in section.tables]
     for table in settings.published:
         if not any(fnmatchcase(table, pattern) for pattern in patterns):
-            raise UserError(f"evaluate.published.{table}: no table of this evaluation, {did_you_mean(table, patterns)}")
+            raise UserError(
+                f"evaluate.published.{table}: this evaluation has no such table, {did_you_mean(table, patterns)}"
+            )
 
 
 def evaluation_of(run: Run) -> Evaluation:
-    """Return the evaluation of a run, whose parents are finished, with its pipelines loaded and nothing measured."""
+    """Return the evaluation of a run whose parents are finished, with its pipelines loaded and nothing measured yet."""
     config, device = run.config, run.data.device
     called = _classifier_names(run)
     pipelines = [
@@ -94,7 +101,7 @@ def evaluation_of(run: Run) -> Evaluation:
 
 
 def work(run: Run) -> Work:
-    """Return what there is to do; how long methods and checks take is known from an earlier evaluation alone."""
+    """Return the work of a run; without an earlier evaluation, the cost of methods and checks cannot be estimated."""
     config, test = run.config, run.data.count("test")
     explained = [end for end in run.parents.values() if end.stage.name == "explainer"]
 
@@ -112,31 +119,58 @@ def work(run: Run) -> Work:
 
 
 def make(run: Run) -> dict[str, float]:
-    """Evaluate a run's pipelines, write its report, and return the main measures."""
+    """Evaluate the pipelines, write the report, and return the main measures."""
     evaluation = evaluation_of(run)
     report, pipelines = evaluation.report, evaluation.pipelines
     measures: dict[str, float] = {}
     for name, section in _sections(run.config.evaluate).items():
         measures |= section(evaluation, name) or {}
     report.check_published()
-    summary = {
-        "Data": f"{run.config.data.name}, {len(evaluation.test)} test images, {_outputs(run)}",
-        "Pipelines": ", ".join(pipeline.name for pipeline in pipelines),
-    }
     warnings = [*_warnings_of(pipelines), *_warnings(run, measures)]
-    write_page(run.folder / REPORT, f"Shapley explanations: {run.name}", summary, report.sections, warnings)
+    lines = verdict(evaluation, measures) | {"Warnings": f"{len(warnings) or 'none'}", "Made": _made(run)}
+    lines["Explained"] = f"{run.config.data.name}: {lines['Explained']}"
+    title, code = f"Shapley explanations: {run.name}", _code(run)
+    write_page(run.folder / REPORT, title, lines, report.sections, warnings, report.explorer, code)
     log_results(run, report.tables, report.figures)
     return measures
 
 
+def _made(run: Run) -> str:
+    """Return when, of what and on what the report was made."""
+    record = run.record()
+    versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
+    hardware, commit = record["hardware"], record["git"].get("commit")
+    machine = f"{hardware['machine']}, {hardware['threads']} threads, {', '.join(hardware['gpus']) or 'no GPU'}"
+    git = [f"commit {commit[:12]}{'' if record['git'].get('clean') else ', with changes'}"] if commit else []
+    parts = [record["updated"], f"seed {run.config.seed}", versions, *git, machine, f"run {run.fingerprint[:8]}"]
+    return "; ".join(parts)
+
+
+def _code(run: Run) -> str:
+    """Return lines that repeat the run, and that load each of its explainers."""
+    program, *words = sys.argv
+    lines = []
+    if started := {"train.py": ["python", "train.py"], "fastshap-lab": ["fastshap-lab"]}.get(Path(program).name):
+        lines.append(shlex.join([*started, *words]))
+    loading = []
+    for name, end in run.parents.items():
+        if end.stage.loading is not None:
+            place = json.dumps(end.folder.as_posix(), ensure_ascii=False)
+            loading.append(end.stage.loading.format(place=place) + (f"  # {name}" if len(run.parents) > 1 else ""))
+    if loading:
+        lines += ["import fastshap_lab as fsl", *loading]
+        lines.append('explainer.explain("picture.png").save("page.html")')
+    return "\n".join(lines)
+
+
 def _classifier_names(run: Run) -> dict[str, str]:
-    """Return what each pipeline's classifier is called: as is chosen, else as the first pipeline that has it.
+    """Return the name of each pipeline's classifier: the configured one, or the name of the first pipeline with it.
 
     Raises:
-        UserError: Two classifiers have one name.
+        UserError: Two classifiers have the same name.
     """
     first: dict[str, str] = {}  # names by fingerprint
-    owner: dict[str, str] = {}  # and fingerprints by name
+    owner: dict[str, str] = {}  # fingerprints by name
     found: dict[str, str] = {}
     for name, end in run.parents.items():
         fingerprint = end.parents.get("classifier", end).fingerprint
@@ -145,32 +179,27 @@ def _classifier_names(run: Run) -> dict[str, str]:
         first.setdefault(fingerprint, called)
         if owner.setdefault(called, fingerprint) != fingerprint:
             raise UserError(
-                f"evaluate.pipelines.{name}.classifier_name={called}: another classifier's; give it its own"
+                f"evaluate.pipelines.{name}.classifier_name={called}: another classifier has this name; choose another"
             )
         found[name] = called
     return found
 
 
-def _outputs(run: Run) -> str:
-    number = run.data.num_classes
-    return f"{number} {run.data.task.nouns[number != 1]}"
-
-
 def _sections(settings: EvaluateConfig) -> dict[str, Section]:
-    """Return the sections that were chosen, in the order of the page: checks before the appendix."""
+    """Return the chosen sections in the order of the page, with the checks before the appendix."""
     chosen = {name: lookup(SECTIONS, "evaluate.sections", name)() for name in settings.sections or SECTIONS}
     checks = {
         name: build(CHECKS, f"evaluate.checks.{name}", check.name, check.params)
         for name, check in settings.checks.items()
     }
     if taken := chosen.keys() & checks.keys():
-        raise UserError(f"evaluate.checks.{min(taken)}: a section of the report has this name; give the check another")
+        raise UserError(f"evaluate.checks.{min(taken)}: a section of the report has this name; choose another one")
     appendix = {name: section for name, section in chosen.items() if section.appendix}
     return {name: one for name, one in chosen.items() if not one.appendix} | checks | appendix
 
 
 def _warnings_of(pipelines: list[Pipeline]) -> list[str]:
-    """Return what there is to say about what is evaluated, once of each run."""
+    """Return the warnings about the runs of the pipelines, once for each run."""
     runs = {run.fingerprint: (pipeline, run) for pipeline in reversed(pipelines) for run in pipeline.runs.values()}
     found = [(pipeline, run.stage.warnings(run, run.measures())) for pipeline, run in runs.values()]
     return [f"{pipeline.name}: {line}" for pipeline, lines in found for line in lines]

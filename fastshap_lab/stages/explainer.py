@@ -1,4 +1,4 @@
-"""The explainer stage: train a network that predicts the Shapley values of a surrogate's game."""
+"""The explainer stage, which trains a network to predict the Shapley values of a surrogate's game."""
 
 import math
 from collections.abc import Mapping
@@ -46,31 +46,34 @@ from fastshap_lab.training.optim import check_optimizer
 
 
 def settings(config: Config, _: str) -> dict[str, Any]:
-    """Return what can change the result."""
+    """Return everything that can change the result; ``_`` is the digest of the data, which the parents cover."""
     plain = asdict(config.explainer)
     of_coalitions = ("sampler", "num_coalitions", "augment")
-    for key in ("labels", *(of_coalitions if config.explainer.loss == "labels" else ())):  # labels are a stage
+    # With labels, the settings of coalitions belong to the stage that makes the labels.
+    for key in ("labels", *(of_coalitions if config.explainer.loss == "labels" else ())):
         del plain[key]
     own = {"explainer": plain | {"references": reference_settings(config, "val")}}
     return settings_of(config, own | {"precision": config.trainer.precision})
 
 
 def check(run: Run) -> None:
-    """Raise a ``UserError`` where the explainer cannot be built or trained."""
+    """Raise a ``UserError`` if the explainer cannot be built or trained."""
     config = run.config.explainer
     check_optimizer(config.optim, "explainer")
     lookup(SAMPLERS, "explainer.sampler", config.sampler)
     run.data.task.check_link(config.link, "explainer.link")
     lookup(NORMALIZATIONS, "explainer.normalization", config.normalization)
     if config.num_coalitions % 2:
-        raise UserError(f"explainer.num_coalitions={config.num_coalitions}: must be even, coalitions come in pairs")
+        raise UserError(
+            f"explainer.num_coalitions={config.num_coalitions}: must be even, as coalitions are drawn in pairs"
+        )
     if (config.loss, config.normalization) == ("labels", "none") and not config.efficiency_penalty:
         raise UserError(
-            "explainer.normalization=none: labels do not say what the values add up to; set "
+            "explainer.normalization=none: labels do not determine the sum of the values; set "
             "explainer.efficiency_penalty or explainer.loss=fastshap"
         )
     if config.monitor == "shapley_error" and not run.config.references.val:
-        raise UserError("explainer.monitor=shapley_error: needs references.val of 1 or more")
+        raise UserError("explainer.monitor=shapley_error: references.val must be at least 1")
     check_references(run.config, "val")
     network = _describe(run, network_description(run, config)).build()
     answer = 2, network.grid.num_players, run.data.num_classes
@@ -78,7 +81,7 @@ def check(run: Run) -> None:
 
 
 def train(run: Run) -> tuple[AmortizedExplainer, ExplainerSpec]:
-    """Return the trained explainer of a run, whose parents are finished, and what describes it."""
+    """Return the trained explainer of a run whose parents are finished, and its description."""
     config, classifier, surrogate = run.config.explainer, run.parents["classifier"], run.parents["surrogate"]
     imitator = read_spec(surrogate.model, SurrogateSpec).surrogate
     spec = ExplainerSpec(
@@ -108,7 +111,7 @@ def train(run: Run) -> tuple[AmortizedExplainer, ExplainerSpec]:
 
 
 def _references(run: Run, game: ModelGame, task: Task) -> ValidationReferences | None:
-    """Return some validation images with their Shapley values in the task's units, if there are to be any."""
+    """Return some validation images with their Shapley values in the task's units, or None if none are configured."""
     config, images = run.config.references, run.data.dataset("val")
     indices = reference_order(len(images))[: config.val]
     if not len(indices):
@@ -124,24 +127,24 @@ def _references(run: Run, game: ModelGame, task: Task) -> ValidationReferences |
 def _calibrated(
     run: Run, explainer: AmortizedExplainer, game: ModelGame, references: ValidationReferences
 ) -> Refinement:
-    """Return how to refine the explainer's answers, from those to validation images."""
+    """Return the refinement of the explainer's predictions, calibrated on validation images."""
     image, model, task = references.image, explainer.classifier, explainer.task
     outputs = explainer.surrogate.game().extremes(image)[0] if model is None else model(image)
     target = task.foremost(task.predict(outputs))
-    # Fewer evaluations than the references had, and other ones: they take seeds 0 and 1.
+    # These are fewer evaluations than those of the references, and other ones: references use seeds 0 and 1.
     estimator, most = Kriging(game, image, seed=2), max(2, run.config.references.val_evaluations // 4)
     return calibrated_refinement(estimator, task.in_units(explainer(image)), references.estimate, target, most)
 
 
 def make(run: Run) -> dict[str, float]:
-    """Train, export, and return measures on the test images."""
+    """Train the explainer, write its model folder, and return its measures on the test images."""
     explainer, spec = train(run)
     save_model(run.model, explainer, spec.to_json())
     return error_measures(run, explainer)
 
 
 def work(run: Run) -> Work:
-    """Return what there is to do: to train, and passes of the game for references, validation and measures."""
+    """Return the work of a run: the training, and evaluations of the game for references, validation and measures."""
     config, references = run.config.explainer, run.config.references
     players, (val, test) = math.prod(run.config.data.grid), (run.data.count(split) for split in ("val", "test"))
     labelled = config.loss == "labels"
@@ -182,7 +185,10 @@ def work(run: Run) -> Work:
 
 
 def _describe(run: Run, network: NetworkSpec) -> ExplainerNetworkSpec:
-    """Return what builds the network, around the surrogate's own architecture where it needs one and names none."""
+    """Return the description of the explainer's network.
+
+    An explainer that needs a backbone, and for which none is configured, gets the surrogate's architecture.
+    """
     config, surrogate = run.config.explainer, run.config.surrogate
     params = dict(network.params)
     if takes_backbone(config.name) and "backbone" not in params:
@@ -192,13 +198,14 @@ def _describe(run: Run, network: NetworkSpec) -> ExplainerNetworkSpec:
 
 @torch.inference_mode()
 def error_measures(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
-    """Return an explainer's additive R², efficiency gap and variation of maps on the test images.
+    """Return measures of the explanations of test images, by name.
 
-    The variation is the share of the maps' mean square, beyond the equal split, that is variance over images. It is 0
-    where every image gets the same map.
+    ``additive_r2`` is the R² of the additive game that the values define. ``efficiency_gap`` is the mean absolute gap
+    before normalization. ``variation`` tells how much maps differ between images: after subtracting the equal split, it
+    is the fraction of their mean square that is variance over images, 0 if every image has the same map.
 
     Args:
-        run: The run of the explainer.
+        run: Run of the explainer.
         explainer: The trained explainer.
     """
     device = run.data.device
@@ -217,7 +224,9 @@ def error_measures(run: Run, explainer: AmortizedExplainer) -> dict[str, float]:
         beyond = (phi - phi.mean(dim=1, keepdim=True)).cpu().double()
         total, squares = total + beyond.sum(dim=0), squares + beyond.square().sum(dim=0)
     gap = torch.cat(gaps)
-    alike = (total.square().sum() / len(gap) / squares.sum()).nan_to_num(1)  # all zero is the same for every image
+    alike = (total.square().sum() / len(gap) / squares.sum()).nan_to_num(
+        1
+    )  # if all are zero, all images have the same map
     return {
         "test/additive_r2": additive_fit.compute().item(),
         "test/efficiency_gap": gap.mean().item(),

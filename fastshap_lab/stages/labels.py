@@ -1,4 +1,4 @@
-"""The labels stage: values of the game for every training image, asked for once, for explainers to learn from."""
+"""The labels stage, which evaluates the game of every training image once, for explainers to learn from."""
 
 import math
 from collections.abc import Iterator
@@ -26,38 +26,39 @@ from fastshap_lab.stages.base import kind_of, seconds_of_pass, settings_of
 from fastshap_lab.stages.surrogate import untrained_game
 from fastshap_lab.training.explainer import Labels
 
-# Images that share a design: it is drawn and kept once for them, and sizes that all rows share make full rectangles
-# where tokens are dropped. They are a random few, so that like images meet different designs.
+# Number of images that share a design of coalitions, which is drawn and stored once for them; with equal coalition
+# sizes in all rows, maskings that drop tokens need no padding. Blocks are random, so that similar images get different
+# designs.
 _BLOCK = 32
 _BLOCKS_PER_FILE = 16
 
 
 def wanted(config: Config) -> bool:
-    """Return whether the explainer learns from labels, or they are what is asked for."""
+    """Return whether the explainer learns from labels, or ``stage`` asks for them."""
     return STAGE.name in (config.stage, config.explainer.loss)
 
 
 def settings(config: Config, _: str) -> dict[str, Any]:
-    """Return what can change the result."""
+    """Return everything that can change the result; ``_`` is the digest of the data, which the parents cover."""
     return settings_of(config, {"labels": asdict(config.explainer.labels), "link": config.explainer.link})
 
 
 def check(run: Run) -> None:
-    """Raise a ``UserError`` where the labels cannot be made."""
+    """Raise a ``UserError`` if the labels cannot be made."""
     run.data.task.check_link(run.config.explainer.link, "explainer.link")
     evaluations = run.config.explainer.labels.evaluations
     if evaluations % 2:
-        raise UserError(f"explainer.labels.evaluations={evaluations}: must be even, coalitions come in pairs")
+        raise UserError(f"explainer.labels.evaluations={evaluations}: must be even, as coalitions are drawn in pairs")
 
 
 def make(run: Run) -> dict[str, float]:
-    """Ask for what is not there yet, file by file, and return how many passes of the surrogate all of it took.
+    """Evaluate the game for all files that are missing, and return the number of passes that all files together need.
 
-    Reference: after Covert et al., Stochastic amortization, NeurIPS 2024, arXiv:2401.15866, whose explainers learn from
-    cached noisy estimates. Differs from it: kept are the evaluations behind an estimate. An estimate is their
-    least-squares fit, and a squared error against it counts all directions alike; the evaluations count each as far as
-    they tell about it. Better where they tell much (R² 0.904 against 0.896 at 128 evaluations of 16 players), and more
-    so where they do not (0.74 against 0.70 with the best ridge at 256 of 64).
+    Reference: Covert et al., Stochastic amortization, NeurIPS 2024, arXiv:2401.15866, whose explainers learn from
+    cached noisy estimates. Differs from the paper: the evaluations are cached, not an estimate from them. An estimate
+    is their least-squares fit, and a squared error against it weights all directions equally, whereas the evaluations
+    weight each direction by their information about it. With many evaluations R² is 0.904 instead of 0.896 (128 of 16
+    players), with few 0.74 instead of 0.70 (256 of 64 players, with the best ridge).
     """
     for _ in _kept(run):
         pass
@@ -65,7 +66,7 @@ def make(run: Run) -> dict[str, float]:
 
 
 def work(run: Run) -> Work:
-    """Return what there is to do."""
+    """Return the work of a run, whose unit is the value of one coalition."""
     config, data = run.config.explainer, run.data
 
     def trial() -> Cost:
@@ -84,11 +85,11 @@ def _passes(run: Run) -> int:
 
 
 def load_labels(run: Run, device: torch.device) -> Labels:
-    """Return the labels of a finished run. Files that were damaged since are made again.
+    """Return the labels of a finished run; a file that is damaged is evaluated again.
 
     Args:
-        run: The run of the labels.
-        device: Device to load them to.
+        run: The finished run.
+        device: Device of the returned tensors.
     """
     files = list(_kept(run))
     sizes = torch.cat([file.pop("size") for file in files])
@@ -101,7 +102,7 @@ def load_labels(run: Run, device: torch.device) -> Labels:
 
 
 def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
-    """Yield the labels file by file, and ask for those that are not there."""
+    """Yield the labels file by file; files that are missing are evaluated and written."""
     config, train = run.config.explainer, run.data.dataset("train")
     augment = Augment(**asdict(config.labels.augment))
 
@@ -109,7 +110,7 @@ def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
     def game() -> ModelGame:
         surrogate = load_surrogate(run.parents["surrogate"].model)
         found = frozen_copy(surrogate).game(config.link, run.config.trainer.max_batch).to(run.data.device)
-        return found.in_units(surrogate.task.in_units)  # half precision, and a mean over classes, want like scales
+        return found.in_units(surrogate.task.in_units)  # half precision and a mean over classes need similar scales
 
     def make(copy: int, blocks: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
         parts = [_labelled(run, game(), train, augment, copy, *block) for block in blocks]
@@ -121,7 +122,7 @@ def _kept(run: Run) -> Iterator[dict[str, Tensor]]:
 
 
 def _files(run: Run, number: int) -> Iterator[tuple[str, int, list[tuple[int, Tensor]]]]:
-    """Yield each file's name, which copy of the images it holds, and its blocks' numbers and image indices."""
+    """Yield the name of each file, the number of its copy of the images, and its blocks (number, image indices)."""
     order = torch.randperm(number, generator=torch.Generator().manual_seed(derive_seed(run.config.seed, "labels")))
     blocks = list(enumerate(order.split(_BLOCK)))
     for copy in range(1 + run.config.explainer.labels.copies):
@@ -132,12 +133,12 @@ def _files(run: Run, number: int) -> Iterator[tuple[str, int, list[tuple[int, Te
 def _labelled(
     run: Run, game: ModelGame, train: ImageSplit, augment: Augment, copy: int, block: int, indices: Tensor
 ) -> dict[str, Tensor]:
-    """Return a block of ``Labels``; the first copy of the images is the original."""
+    """Return the tensors of a block of ``Labels``; copy 0 are the original images, other copies are augmented."""
     config, seed = run.config.explainer.labels, run.config.seed
     images = train.images_at(indices)
     if copy:
         generator = torch.Generator().manual_seed(derive_seed(seed, "labels-augment", copy, block))
-        # Rounded before it is asked about: the explainer will learn from what is kept.
+        # Images are rounded before they are evaluated, since the explainer learns from the stored uint8 images.
         images = augment(images.float() / 255, generator).mul(255).round().byte()
     design = pair_design(game.num_players, config.evaluations // 2, "kernel", derive_seed(seed, "labels", copy, block))
     asked = torch.cat([design.coalitions, ~design.coalitions]).to(images.device).expand(len(images), -1, -1)

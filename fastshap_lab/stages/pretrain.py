@@ -1,4 +1,4 @@
-"""The pretrain stage: teach a vision transformer to complete images, before it sees a label."""
+"""The pretrain stage, which trains a vision transformer to complete masked images, without labels."""
 
 import math
 from dataclasses import asdict, replace
@@ -22,22 +22,22 @@ from fastshap_lab.stages.classifier import pixel_statistics
 from fastshap_lab.training.optim import check_optimizer
 from fastshap_lab.training.pretrain import PretrainTraining
 
-_SHOWN = 8  # images in the figure
+_SHOWN = 8  # number of images in the figure
 
 
 def wanted(config: Config) -> bool:
     """Return whether the classifier is pretrained.
 
     Raises:
-        UserError: It is not, and this stage is asked for.
+        UserError: It is not, and ``stage`` asks for a pretraining.
     """
     if config.classifier.pretrain is None and config.stage == STAGE.name:
-        raise UserError("stage=pretrain: this classifier is not pretrained; classifier=mae_vit is")
+        raise UserError("stage=pretrain: this classifier has no pretraining; classifier=mae_vit has one")
     return config.classifier.pretrain is not None
 
 
 def settings(config: Config, digest: str) -> dict[str, Any]:
-    """Return what can change the result; the classifier's later training cannot.
+    """Return everything that can change the result, which settings of the classifier's training cannot.
 
     Args:
         config: The whole configuration.
@@ -50,11 +50,11 @@ def settings(config: Config, digest: str) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Raise a ``UserError`` where the autoencoder cannot be built, or what it learns would be of no use."""
+    """Raise a ``UserError`` if the autoencoder cannot be built, or other weights would replace the ones it learns."""
     check_optimizer(run.config.classifier.pretrain.optim, "classifier.pretrain")
     if run.config.classifier.weights is not None:
         raise UserError(
-            f"classifier.weights={run.config.classifier.weights}: would replace what classifier.pretrain learns; "
+            f"classifier.weights={run.config.classifier.weights}: would replace the weights of classifier.pretrain; "
             "set one of them to null"
         )
     network = _autoencoder(run, _describe(run))
@@ -64,7 +64,7 @@ def check(run: Run) -> None:
 
 
 def make(run: Run) -> dict[str, float]:
-    """Train, export the encoder, and return measures on the test images."""
+    """Train the autoencoder, write its encoder to the model folder, and return its loss on the test images."""
     description, config = _describe(run, pixel_statistics(run)), run.config.classifier.pretrain
     network = _autoencoder(run, description)
     fit_run(run, PretrainTraining(network, config, run.config.seed), config, "classifier.pretrain")
@@ -73,7 +73,7 @@ def make(run: Run) -> dict[str, float]:
 
 
 def work(run: Run) -> Work:
-    """Return what there is to do."""
+    """Return the work of a run."""
     config = run.config.classifier.pretrain
     return training_work(
         run, config, lambda: PretrainTraining(_autoencoder(run, _describe(run)), config, run.config.seed)
@@ -81,7 +81,7 @@ def work(run: Run) -> Work:
 
 
 def _describe(run: Run, *pixels: dict[str, list[float]]) -> NetworkSpec:
-    """Return the description of the classifier's network, without its head, and so without its task."""
+    """Return the description of the classifier's network without its head, and so without a task."""
     return replace(network_description(run, run.config.classifier, *pixels), num_classes=0, task=None)
 
 
@@ -92,7 +92,7 @@ def _autoencoder(run: Run, description: NetworkSpec) -> MaskedAutoencoder:
 
 @torch.inference_mode()
 def _measure(run: Run, network: MaskedAutoencoder) -> dict[str, float]:
-    """Return the error on the test images, under masks that are always the same; draw some of them."""
+    """Return the loss on the test images with reproducible masks, and draw the reconstructions of the first images."""
     network, generator = network.to(run.data.device), torch.Generator().manual_seed(0)
     losses: list[Tensor] = []
     for image, _ in run.data.batches("test"):
@@ -104,7 +104,7 @@ def _measure(run: Run, network: MaskedAutoencoder) -> dict[str, float]:
     rows = {"Image": shown, "Seen by the encoder": masked, "Reconstruction": completed}
     pictures = {name: images.permute(0, 2, 3, 1).cpu().numpy() for name, images in rows.items()}
     path = run.folder / "figures" / "reconstructions.png"
-    key = "Test images, patches hidden at random. Reconstructed patches have their true mean and contrast."
+    key = "Test images with random patches masked. Reconstructed patches are shown with their true mean and contrast."
     save_figure(image_rows(pictures, key), path)
     log_results(run, {}, {"reconstructions": path})
     return {"test/loss": torch.cat(losses).mean().item()}

@@ -1,4 +1,4 @@
-"""The code of components from outside of the package: a setting like any other, for it can change a result."""
+"""Code digests of components, which are part of a stage's settings, since code can change a result."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -35,16 +35,17 @@ _TABLES: dict[str, Mapping[str, Any]] = {
 
 
 def with_sources(settings: dict[str, Any], *further: str) -> dict[str, Any]:
-    """Return settings with the code of the components that they name, where these are from outside of the package.
+    """Return settings with the code digests or versions of the components that they name.
 
-    A name counts for every table that has it. Settings that name the package's own components alone stay as they are.
+    A word in the settings counts as a name in every table that contains it. Settings stay as they are if all components
+    are the package's own and in their first version.
 
     Args:
         settings: Plain values.
-        further: Names of components that the settings do not hold.
+        further: Names of components that are not in the settings.
 
     Raises:
-        UserError: The source of a component cannot be read, and it states no version.
+        UserError: A component from outside of the package has no ``version``, and its source cannot be read.
     """
     names = {*_words(settings), *further}
     sources = {

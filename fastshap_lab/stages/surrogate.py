@@ -1,4 +1,4 @@
-"""The surrogate stage: train a model that imitates the classifier when players are absent."""
+"""The surrogate stage, which trains a model to imitate the classifier on images with absent players."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -33,13 +33,16 @@ from fastshap_lab.training.surrogate import SurrogateTraining
 
 
 def settings(config: Config, _: str) -> dict[str, Any]:
-    """Return what can change the result."""
+    """Return everything that can change the result; ``_`` is the digest of the data, which the parents cover."""
     own = {"surrogate": _content(config.surrogate), "grid": config.data.grid, "precision": config.trainer.precision}
     return settings_of(config, own)
 
 
 def _content(config: SurrogateConfig) -> dict[str, Any]:
-    """Return what a configuration says about the result: a library's model in full, one's own by its content."""
+    """Return the settings of the surrogate, with completed arguments of its network.
+
+    A network of the user's own code counts by its content.
+    """
     plain = asdict(config) | {"params": network_params(config)}
     if config.name == IMPORT:
         plain["params"] = identity(str(config.params.get("path")), "surrogate.params.path")
@@ -47,14 +50,15 @@ def _content(config: SurrogateConfig) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Raise a ``UserError`` where the surrogate cannot be built, or its loss is another task's."""
+    """Raise a ``UserError`` if the surrogate cannot be built, or its loss is not one of the task."""
     task, loss = run.data.task, run.config.surrogate.loss
     if loss not in task.surrogate_losses:
         raise UserError(
-            f"surrogate.loss={loss}: not a loss of the task {task.name}; known: {', '.join(task.surrogate_losses)}"
+            f"surrogate.loss={loss}: is no loss for the task {task.name}, must be one of "
+            f"{', '.join(task.surrogate_losses)}"
         )
     check_optimizer(run.config.surrogate.optim, "surrogate")
-    with torch.device("cpu" if run.config.surrogate.name == IMPORT else "meta"):  # one's own code may need memory
+    with torch.device("cpu" if run.config.surrogate.name == IMPORT else "meta"):  # a user's code may not work on "meta"
         surrogate = untrained_surrogate(run).eval()
         nobody = torch.zeros(2, 1, surrogate.grid.num_players, dtype=torch.bool)
         image = torch.zeros(2, 3, *run.data.image_size)
@@ -62,7 +66,7 @@ def check(run: Run) -> None:
 
 
 def make(run: Run) -> dict[str, float]:
-    """Train, export, and return measures on the test images."""
+    """Train the surrogate, write its model folder, and return its measures on the test images."""
     config, parent = run.config.surrogate, run.parents["classifier"].model
     pixels = vars(read_spec(parent, ClassifierSpec).network)
     spec = SurrogateSpec(_describe(run, network_description(run, config, pixels)), run.data.class_names)
@@ -75,7 +79,7 @@ def make(run: Run) -> dict[str, float]:
 
 
 def work(run: Run) -> Work:
-    """Return what there is to do."""
+    """Return the work of a run."""
     config = run.config.surrogate
     passes = 5 * run.data.count("test")
 
@@ -86,16 +90,16 @@ def work(run: Run) -> Work:
 
 
 def untrained_surrogate(run: Run) -> Surrogate:
-    """Return the surrogate of a run's configuration, with any weights."""
+    """Return the surrogate of a run's configuration, without training it."""
     return _describe(run, network_description(run, run.config.surrogate)).build()
 
 
 def untrained_game(run: Run, link: str) -> ModelGame:
-    """Return the game of an untrained surrogate, for measurements of cost.
+    """Return the game of an untrained surrogate.
 
     Args:
-        run: The run of the surrogate, or of a stage that builds on it.
-        link: Entry of ``LINKS``.
+        run: Run whose configuration describes the surrogate.
+        link: Link of the game, a name in ``LINKS``.
     """
     return frozen_copy(untrained_surrogate(run)).game(link, run.config.trainer.max_batch)
 
@@ -106,9 +110,9 @@ def _describe(run: Run, network: NetworkSpec) -> SurrogateNetworkSpec:
 
 @torch.inference_mode()
 def _measure(run: Run, classifier: Classifier, surrogate: Surrogate) -> dict[str, float]:
-    """Return the task's measures and divergence on whole and on masked test images; coalitions are always the same.
+    """Return the task's measures and divergence on whole and on masked test images, with reproducible coalitions.
 
-    Beside them the divergence of an answer that is the same for all images, by which the others can be judged.
+    The result includes the divergence of the best answer that is the same for all images, as a scale for the others.
     """
     task, device, targets = surrogate.task, run.data.device, []
     whole, masked = Imitation(task), Imitation(task)

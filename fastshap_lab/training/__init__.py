@@ -1,3 +1,3 @@
-"""Lightning trainings that resume to the bit: modules, trainer, callbacks, optimizers."""
+"""Lightning trainings that resume bit by bit: modules, trainer, callbacks, optimizers."""
 
 from fastshap_lab import _timm  # noqa: F401 - before timm, torchvision and Lightning

@@ -1,4 +1,4 @@
-"""What happens around the steps of a training: checkpoints, early stopping, curves, a progress bar."""
+"""Callbacks of a training: checkpoints, early stopping, curves, a progress bar."""
 
 import math
 import signal
@@ -19,29 +19,29 @@ from fastshap_lab.progress import Progress
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints appear under their name only when complete and on disk, and are read only if unchanged."""
+    """Checkpoint files that appear only when they are complete and on disk, and are read only if unchanged."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside, fsync, rename."""
+        """Write a temporary file, flush it to disk, and rename it."""
         write_checkpoint(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read to the CPU, tensors and plain values alone."""
+        """Return a checkpoint on the CPU; it may hold tensors and plain values alone."""
         return read_checkpoint(Path(path))
 
 
 class Checkpoints(Checkpoint):
-    """Keep the weights of the best epoch, and all that it takes to go on after the last one.
+    """Saves the weights of the best epoch, and the state from which a training continues after the last epoch.
 
-    SIGINT and SIGTERM end a training after the step that is being made, with a checkpoint inside the epoch. A signal
-    that comes after an epoch's last step waits for its validation. The second signal ends it at once.
+    SIGINT and SIGTERM end a training after the current step, with a checkpoint inside the epoch. A signal that comes
+    after an epoch's last step waits for the validation. A second signal ends the training at once.
 
-    Lightning's ModelCheckpoint remembers absolute paths, and forgets the best epoch where a run folder was moved.
+    Lightning's ModelCheckpoint stores absolute paths, and forgets the best epoch when a run folder is moved.
 
     Args:
         folder: Folder of the checkpoints.
         monitor: Validation measure that chooses the best epoch, lower is better.
-        stage: Name of the stage, for those who interrupt it.
+        stage: Name of the stage, for the message after an interruption.
     """
 
     def __init__(self, folder: Path, monitor: str, stage: str) -> None:
@@ -50,22 +50,22 @@ class Checkpoints(Checkpoint):
         self.stage, self.batch, self.signal = stage, 0, 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to go on without the best epoch, which no later one can bring back.
+        """Refuse to continue if the best epoch so far is lost.
 
         Raises:
-            UserError: Its file is missing, or was changed.
+            UserError: The file of the best epoch is missing, or was changed.
         """
         if math.isfinite(self.best_value) and not is_intact(self.best):
             raise UserError(
-                f"{self.best}: missing, or changed since it was written, and with it the weights of the best epoch; "
+                f"{self.best}: missing, or changed since it was written, so the weights of the best epoch are lost; "
                 f"delete {self.best.parent} to train anew"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin where a checkpoint inside an epoch ended, and from now on let a signal wait for the end of a step.
+        """Continue at the step of a checkpoint inside an epoch, and let signals wait for the end of a step from now on.
 
-        Lightning makes its iterator, which has read nothing yet, before it reads the checkpoint. When it ends, it puts
-        back the handlers that were there before it.
+        Lightning creates its iterator before it reads the checkpoint, but has not read a batch yet. After the training
+        it restores the earlier signal handlers.
         """
         trainer.train_dataloader.load_state_dict({"batch": self.batch})
         if threading.current_thread() is threading.main_thread():
@@ -75,14 +75,14 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write and end where a signal came, unless the epoch ends here, too."""
+        """Write a checkpoint and end the training after a signal, unless the epoch ends at this step."""
         self.batch = (batch_idx + 1) % int(trainer.num_training_batches)
         if self.signal and self.batch:
             trainer.save_checkpoint(self.last)
             self.end_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, after validation. A run killed between the two files repeats the epoch, and writes the same ones."""
+        """Write the checkpoints after validation. A run killed between the two files repeats the epoch identically."""
         value = trainer.callback_metrics[self.monitor].item()
         if value < self.best_value:
             self.best_value = value
@@ -91,7 +91,7 @@ class Checkpoints(Checkpoint):
         self.end_if_asked(trainer)
 
     def end_if_asked(self, trainer: Trainer) -> None:
-        """Raise ``Interrupted`` where a signal came; the last checkpoint holds everything."""
+        """Raise ``Interrupted`` after a signal; the last checkpoint holds the whole state."""
         if self.signal:
             raise Interrupted(self.signal, f"step {trainer.global_step} of the {self.stage}")
 
@@ -101,89 +101,93 @@ class Checkpoints(Checkpoint):
         self.signal = number
 
     def state_dict(self) -> dict[str, Any]:
-        """Go with the checkpoint."""
+        """Return the state that a checkpoint stores."""
         return {"best_value": self.best_value, "batch": self.batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Come back with it."""
+        """Restore the state that a checkpoint has stored."""
         self.best_value, self.batch = state_dict["best_value"], state_dict["batch"]
 
 
 class Patience(EarlyStopping):
-    """Early stopping that also holds when its checkpoint is resumed after the stop."""
+    """Early stopping that also holds if a training is resumed after it was stopped."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop at once where an earlier run had already stopped."""
+        """Stop at once if the training was stopped before."""
         trainer.should_stop = self.wait_count >= self.patience
 
 
 class FiniteLoss(Callback):
-    """Stop a training whose loss is not a finite number, before a checkpoint of it is written.
+    """Stops a training whose loss is not finite, before a checkpoint of it is written.
 
-    The first bad step is kept on the device and read once per epoch there, so that a GPU is never waited for in a step;
-    on a CPU it is read at once.
+    The number of the first such step is stored on the device. On a GPU it is read once per epoch, so that no step waits
+    for the GPU; on a CPU it is read after every step.
 
     Args:
-        key: Of the training's settings, which the error names.
+        key: Configuration key of the training's settings, for the error line.
     """
 
     def __init__(self, key: str) -> None:
         self.key = key
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start without a bad step."""
+        """Reset the number of the first step whose loss was not finite."""
         self._bad = torch.full((), math.inf, device=pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Remember the first step whose loss was not finite."""
+        """Update the number of the first step whose loss was not finite."""
         step = torch.full_like(self._bad, trainer.global_step)
         self._bad = torch.where(outputs["loss"].detach().isfinite(), self._bad, torch.minimum(self._bad, step))
         if self._bad.device.type == "cpu":
             self._check(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look before validation."""
+        """Check the losses of the epoch before its validation."""
         self._check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look before a checkpoint inside an epoch."""
+        """Check the losses before a checkpoint inside an epoch."""
         self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:
         if self._bad.isfinite():
-            kept = "the checkpoint of the epoch before is kept; " if trainer.current_epoch else ""
+            remains = "the checkpoint of the epoch before is kept; " if trainer.current_epoch else ""
             raise UserError(
                 f"{self.key}: the loss is not a finite number at step {int(self._bad)}, epoch "
-                f"{trainer.current_epoch + 1}; {kept}lower {self.key}.optim.lr or set {self.key}.optim.clip_norm"
+                f"{trainer.current_epoch + 1}; {remains}lower {self.key}.optim.lr or set {self.key}.optim.clip_norm"
             )
 
 
 class History(Callback):
-    """One row of measures per epoch in a CSV file; a resumed run keeps the rows it had."""
+    """Writes one row of measures per epoch to a CSV file; a resumed run keeps its earlier rows.
+
+    Args:
+        path: CSV file to write.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write again what a resumed run had: it may be resumed because the file is gone."""
+        """Write the rows of a resumed run again, since its file may be missing."""
         if self.rows:
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the epoch: its validation is over, and its checkpoint comes after all callbacks of this kind."""
+        """Add the row of the epoch; its validation is over, and its checkpoint is written after this callback."""
         values = {name: value.item() for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows.append({"epoch": len(self.rows), "lr": rate, **dict(sorted(values.items()))})
         self._write(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Go with the checkpoint."""
+        """Return the state that a checkpoint stores."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Come back with it."""
+        """Restore the state that a checkpoint has stored."""
         self.rows = state_dict["rows"]
 
     def _write(self, trainer: Trainer) -> None:
@@ -193,36 +197,36 @@ class History(Callback):
 
 
 class EpochBar(Callback):
-    """The progress of the whole training.
+    """Shows the progress of the whole training.
 
     Args:
-        stage: Name of the stage, printed before the progress.
-        monitor: Validation measure that is printed after every epoch.
+        stage: Name of the stage, shown before the progress.
+        monitor: Validation measure that is shown after every epoch.
     """
 
     def __init__(self, stage: str, monitor: str) -> None:
         self.stage, self.monitor, self.shown = stage, monitor, ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start at the epoch a resumed run is at."""
+        """Start the progress at the step at which a resumed run continues."""
         steps = (trainer.max_epochs or 0) * int(trainer.num_training_batches)
         self.progress = self.shown.enter_context(Progress(self.stage, steps, trainer.global_step))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance."""
+        """Count the step."""
         self.progress.advance()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how good it is."""
+        """Show the number of the epoch and its validation measure."""
         value = trainer.callback_metrics[self.monitor].item()
         self.progress.say(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {self.monitor} {value:.4f}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave no trace."""
+        """Remove the progress from the terminal."""
         self.shown.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no trace."""
+        """Remove the progress from the terminal."""
         self.shown.close()

@@ -11,9 +11,9 @@ from fastshap_lab.training.training import Training
 
 
 class ClassifierTraining(Training):
-    """Fit a classifier to labels and, if it has a teacher, to that one's answers.
+    """Trains a classifier on labels and, if there is a teacher, on the teacher's predictions.
 
-    Batches hold ``image`` (B, C, H, W) and ``label`` (B,) or (B, K), as the classifier's task has them.
+    Batches hold ``image`` (B, C, H, W) and ``label``, which is (B,) or (B, K), depending on the classifier's task.
 
     Reference: Touvron et al., Training data-efficient image transformers & distillation through attention, ICML 2021,
     arXiv:2012.12877, section 4, on hard-label distillation.
@@ -22,7 +22,7 @@ class ClassifierTraining(Training):
         network: Classifier to train.
         config: Settings of the stage.
         seed: Seed of the run.
-        teacher: Classifier whose predictions are a distilled network's second labels; None without distillation.
+        teacher: Classifier whose decisions are used as further labels; None without distillation.
     """
 
     network: Classifier
@@ -32,32 +32,33 @@ class ClassifierTraining(Training):
     ) -> None:
         super().__init__(network, config.optim, seed, monitor=f"val/{network.task.minimized}")
         self.label_smoothing = config.label_smoothing
-        self._teacher = [] if teacher is None else [frozen_copy(teacher)]  # neither trained nor saved with this module
+        # A list, so that the teacher is neither trained nor saved with this module.
+        self._teacher = [] if teacher is None else [frozen_copy(teacher)]
         self.two_heads = teacher is not None and hasattr(network.network, "set_distilled_training")
         self.freeze = config.freeze
         if config.freeze:
             freeze_features(network.network)
         if self.two_heads:
-            network.network.set_distilled_training(True)  # two answers while it trains, their mean otherwise
+            network.network.set_distilled_training(True)  # two outputs in training mode, else their mean
 
         self.train()
 
     def train(self, mode: bool = True) -> "ClassifierTraining":
-        """Set the mode; of a frozen network the features stay as they are explained."""
+        """Set the mode; if all layers but the heads are frozen, they stay in evaluation mode."""
         super().train(mode)
         if self.freeze:
             keep_features_still(self.network.network)
         return self
 
     def on_fit_start(self) -> None:
-        """Bring the teacher along."""
+        """Move the teacher to the training device."""
         for teacher in self._teacher:
             teacher.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the task's loss against smoothed labels, or the mean of it and of that against the teacher's labels.
+        """Return the task's loss against smoothed labels; with a teacher, its mean with the loss against the decisions.
 
-        A network with two heads learns the one in the first and the other in the second.
+        In a network with two heads the first learns the labels, and the second the teacher's decisions.
         """
         image, label, task = batch["image"], batch["label"], self.network.task
         if self.two_heads:
@@ -73,7 +74,7 @@ class ClassifierTraining(Training):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the loss against the labels as they are, and the share of right answers."""
+        """Log the loss against the labels without smoothing, and the share of right predictions."""
         logits, label = self.network(batch["image"]), batch["label"]
         logged = {self.monitor: self.network.task.loss(logits, label), **self._right("val", logits, label)}
         self.log_epoch(logged, len(logits))

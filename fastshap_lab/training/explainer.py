@@ -22,25 +22,27 @@ from fastshap_lab.shapley import (
 )
 from fastshap_lab.training.training import Training
 
-# Coalitions per image of the validation loss: always the same, so that all trainings' losses can be compared.
+# Number of coalitions per image in the validation loss; a constant, so that the losses of all trainings are comparable.
 _VALIDATED = 32
-_KEPT = 2**28  # bytes of these and their values, which are game_values for once, instead of after every epoch
+_KEPT = 2**28  # largest size in bytes of the validation's values, which are then computed once instead of every epoch
 
 GameValues = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Coalitions (B, M, P), their weights (B, M), values (B, M, K), grand and null."""
+"""Coalitions (B, M, P), their weights (B, M), their values (B, M, K), grand values (B, K), null values (B, K)."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What explainers learn from.
+    """Values of the game for all training images, which explainers learn from.
+
+    Images share a few designs of coalitions, the blocks.
 
     Attributes:
-        images: N images, augmented copies among them.
-        differences: What one coalition of each pair is worth beyond its complement, half precision (N, M, K).
-        total: What the values add up to (N, K).
-        coalitions: One of each pair, bool (blocks, M, P).
-        weights: Of the pairs, with mean 1 (blocks, M).
-        block: Whose coalitions are each image's (N,).
+        images: N images, which include augmented copies.
+        differences: Value of one coalition of each pair minus that of its complement, float16 (N, M, K).
+        total: Value of the grand coalition minus that of the null coalition (N, K).
+        coalitions: One coalition of each pair, bool (blocks, M, P).
+        weights: Weights of the pairs, with mean 1 (blocks, M).
+        block: Index into ``coalitions`` of the design that image n was evaluated with, int64 (N,).
     """
 
     images: TensorImages
@@ -53,28 +55,33 @@ class Labels:
 
 @dataclass
 class ValidationReferences:
-    """Validation images whose Shapley values are known, and how well."""
+    """Validation images with reference values.
+
+    Attributes:
+        image: Images (B, C, H, W).
+        estimate: Their Shapley values with standard errors.
+    """
 
     image: Tensor
     estimate: Estimate
 
 
 class ExplainerTraining(Training):
-    """Fit an explainer to the game of a frozen surrogate, or to labels that were estimated from it.
+    """Trains an explainer on the game of a frozen surrogate, or on labels: values of the game evaluated beforehand.
 
-    Batches hold ``image`` (B, C, H, W) and, of labels, ``index`` (B,).
+    Batches hold ``image`` (B, C, H, W) and, for labels, ``index`` (B,).
 
-    Reference: Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436; normalized while training, as in Covert et al.,
+    Reference: Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436; normalization during training as in Covert et al.,
     ICLR 2023, arXiv:2206.05282; on labels: Covert et al., NeurIPS 2024, arXiv:2401.15866.
 
     Args:
-        network: What is trained.
-        game: What it explains, in units in which all classes count alike (``Task.in_units``).
-        config: Of the stage.
-        seed: Of the run.
-        labels: To learn from, by index; none for the FastSHAP loss. In the same units.
-        references: Of some validation images, if any. In the same units.
-        task: Gives the units; ``multiclass`` if None, which leaves values as they are.
+        network: Explainer to train.
+        game: Game to explain, in units in which classes are comparable (``Task.in_units``).
+        config: Settings of the stage.
+        seed: Seed of the run.
+        labels: Labels to learn from, in the same units; None for the FastSHAP loss.
+        references: Validation images with reference values in the same units, or None.
+        task: Task that defines the units; ``Multiclass`` if None, which leaves values unchanged.
     """
 
     network: Explainer
@@ -99,11 +106,11 @@ class ExplainerTraining(Training):
         self._validated: dict[int, GameValues] = {}
 
     def on_fit_start(self) -> None:
-        """Bring the game along."""
+        """Move the game to the training device."""
         self.game.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss against the labels, or of each image under fresh coalitions."""
+        """Return the loss against the labels or, without labels, the FastSHAP loss over new coalitions."""
         if self.labels is None:
             game_values = self._evaluate_game(
                 batch["image"], self.sampler, self.num_coalitions, self.step_generator(batch_idx)
@@ -119,7 +126,7 @@ class ExplainerTraining(Training):
         return self._logged("train", loss, raw, total, nothing)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the loss over pairs of coalitions that are the same every epoch, so that epochs can be compared."""
+        """Log the loss over pairs of coalitions; they are the same in every epoch, so that epochs are comparable."""
         image, game_values = batch["image"], self._validated.get(batch_idx)
         if game_values is None:
             generator = torch.Generator(self.device).manual_seed(batch_idx)
@@ -130,7 +137,7 @@ class ExplainerTraining(Training):
         self._step("val", image, game_values)
 
     def on_validation_epoch_end(self) -> None:
-        """Log how far the values are from true ones."""
+        """Log R² and the relative squared error against the reference values."""
         if self.references is not None:
             image, truth = self.references.image, self.references.estimate.phi
             phi = self.normalize(self._raw(image), self.game.grand(image), self.game.null(image)).cpu().double()
@@ -158,7 +165,7 @@ class ExplainerTraining(Training):
         return self._logged(split, loss, raw, grand, null)
 
     def _logged(self, split: str, loss: Tensor, raw: Tensor, grand: Tensor, null: Tensor) -> Tensor:
-        """Return the loss with the penalty, logged."""
+        """Add the penalty to the loss, log it with the efficiency gap, and return it."""
         if self.penalty:
             loss = loss + self.penalty * efficiency_penalty(raw, grand, null)
         gap = efficiency_gap(raw, grand, null).abs().mean()

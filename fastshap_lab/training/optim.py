@@ -21,11 +21,14 @@ SCHEDULES = ("one_cycle", "cosine", "plateau", "constant")
 
 
 def check_optimizer(config: OptimConfig, key: str) -> None:
-    """Raise a ``UserError`` where an optimizer or a schedule is unknown.
+    """Check the names of an optimizer and a schedule.
 
     Args:
-        config: Their names.
-        key: Of the training's settings, for errors.
+        config: Settings with these names.
+        key: Configuration key of the training's settings, for error lines.
+
+    Raises:
+        UserError: The optimizer or the schedule is unknown.
     """
     lookup(OPTIMIZERS, f"{key}.optim.name", config.name)
     lookup(dict.fromkeys(SCHEDULES), f"{key}.optim.schedule", config.schedule)
@@ -34,21 +37,23 @@ def check_optimizer(config: OptimConfig, key: str) -> None:
 def build_optimizer(
     module: nn.Module, config: OptimConfig, num_steps: int, monitor: str, mixed_precision: bool = False
 ) -> dict[str, Any]:
-    """Return what Lightning's ``configure_optimizers`` returns.
+    """Return the optimizer and its schedule in the form that Lightning's ``configure_optimizers`` returns.
 
     Args:
-        module: Its trainable parameters; biases and norms are not decayed.
-        config: ``name``, ``lr`` (the peak), ``weight_decay``, ``schedule``, ``warmup`` (the share of steps that rise).
-        num_steps: Steps of the whole training.
-        monitor: The validation measure that the plateau schedule follows, lower is better.
-        mixed_precision: Whether Lightning trains in it, where it does not clip gradients of fused optimizers.
+        module: Module whose trainable parameters are optimized; biases and norms have no weight decay.
+        config: Settings: ``name``, ``lr`` (the peak of the schedule), ``weight_decay``, ``schedule``, ``warmup`` (the
+            share of steps in which the rate rises).
+        num_steps: Number of steps of the whole training.
+        monitor: Validation measure that the plateau schedule follows, lower is better.
+        mixed_precision: Whether the training uses mixed precision, in which Lightning cannot clip the gradients of
+            fused optimizers.
     """
     groups = param_groups_weight_decay(module, config.weight_decay)
     fused = not (mixed_precision and config.clip_norm)
     optimizer = OPTIMIZERS[config.name](groups, lr=config.lr, fused=fused)
     scheduler: LRScheduler | ReduceLROnPlateau
     if config.schedule == "one_cycle":
-        rise = config.warmup if config.warmup * num_steps > 1 else 0.0  # PyTorch divides by zero where it is one step
+        rise = config.warmup if config.warmup * num_steps > 1 else 0.0  # PyTorch divides by zero for a single step
         scheduler = OneCycleLR(optimizer, config.lr, total_steps=num_steps, pct_start=rise)
     elif config.schedule == "plateau":
         scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=5, min_lr=1e-5)

@@ -1,4 +1,4 @@
-"""Training of autoencoders."""
+"""Pretraining of classifiers as masked autoencoders."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from fastshap_lab.training.training import Training
 
 
 class PretrainTraining(Training):
-    """Train a masked autoencoder. Batches hold ``image`` (B, C, H, W).
+    """Trains a masked autoencoder. Batches hold ``image`` (B, C, H, W).
 
     Args:
         network: Autoencoder to train.
@@ -23,11 +23,11 @@ class PretrainTraining(Training):
         super().__init__(network, config.optim, seed, monitor="val/loss")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the reconstruction error, each image under fresh masks."""
+        """Return the reconstruction error, in which each image has a newly drawn set of hidden patches."""
         return self._step("train", batch["image"], self.step_generator(batch_idx))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the same under masks that are the same every epoch."""
+        """Log the reconstruction error with hidden patches that are the same in every epoch."""
         self._step("val", batch["image"], torch.Generator(self.device).manual_seed(batch_idx))
 
     def _step(self, split: str, image: Tensor, generator: torch.Generator) -> Tensor:

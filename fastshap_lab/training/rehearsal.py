@@ -1,4 +1,4 @@
-"""A few steps of a training, timed: what all of it will take."""
+"""Rehearsals: a few timed steps of a training, from which its duration is estimated."""
 
 import time
 import warnings
@@ -12,20 +12,20 @@ from fastshap_lab.models.foreign import is_foreign
 from fastshap_lab.training.trainer import build_trainer
 from fastshap_lab.training.training import Training
 
-_PROBED = 8  # images of the first two steps, which say whether there is time for whole batches
-_LONG = 8.0  # seconds: where a step seems to take longer, which small batches exaggerate, it is not tried
-_SECONDS, _STEPS, _MIN_STEPS = 0.7, 10, 3  # of the steps with whole batches
+_PROBED = 8  # number of images in the first two steps, which tell whether there is time for whole batches
+_LONG = 8.0  # seconds; if a whole batch seems to take longer (small batches overestimate it), it is not tried
+_SECONDS, _STEPS, _MIN_STEPS = 0.7, 10, 3  # time limit, largest and smallest number of steps with whole batches
 
 
 class _Enough(Exception):
-    """The steps are timed."""
+    """Signal that enough steps are timed."""
 
 
 class _Timed:
-    """Batches of a loader until the time is over; what lies between two of them is a step.
+    """Yields batches of a loader until the time is over; a step is timed from one batch to the next.
 
     Attributes:
-        seconds: Of a step with a whole batch.
+        seconds: Duration of a step with a whole batch.
     """
 
     batch_sampler = sampler = None
@@ -34,12 +34,12 @@ class _Timed:
         self.loader, self.seconds = loader, 0.0
 
     def __len__(self) -> int:
-        return 1_000_000  # steps, more than there is time for
+        return 1_000_000  # more steps than there is time for
 
     def __iter__(self) -> Iterator[Batch]:
         whole = len(next(iter(self.loader))["image"])
         probe = ImageLoader(self.loader.data, min(_PROBED, whole), training=True, augment=self.loader.augment)
-        for _ in range(2):  # the first also builds what later ones use again
+        for _ in range(2):  # the first step is slower, since it allocates and compiles
             start = _now()
             yield next(iter(probe))
             self.seconds = (_now() - start) * whole / min(_PROBED, whole)
@@ -49,18 +49,18 @@ class _Timed:
             yield next(iter(self.loader))
             steps.append(_now() - start)
         if steps:
-            self.seconds = min(steps)  # what else the machine does only adds to it
+            self.seconds = min(steps)  # other work on the machine only makes steps slower
         raise _Enough
 
 
 def seconds_of_step(module: Training, loader: ImageLoader, settings: TrainingConfig, trainer: TrainerConfig) -> float:
-    """Return how long a step of a training takes, from a second's worth of them.
+    """Return the duration of a training step in seconds, measured in about a second.
 
     Args:
-        module: The training, which is of no use afterwards.
-        loader: Batches of its size; the images may be random.
-        settings: With which optimizer.
-        trainer: The hardware, and the number format.
+        module: Training to measure, which must not be used afterwards.
+        loader: Loader with batches of the training's size; the images may be random.
+        settings: Settings of the training.
+        trainer: Hardware and number format.
     """
     if not is_foreign(module.network):
         module.to(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ from fastshap_lab.training.training import Training
 
 
 class SurrogateTraining(Training):
-    """Train a surrogate to imitate a classifier under random coalitions. Batches hold ``image`` (B, C, H, W).
+    """Trains a surrogate to imitate a classifier under random coalitions. Batches hold ``image`` (B, C, H, W).
 
     Args:
         network: Surrogate to train.
@@ -26,21 +26,21 @@ class SurrogateTraining(Training):
         task, imitation = network.task, network.task.surrogate_losses[0]
         super().__init__(network, config.optim, seed, monitor=f"val/{task.imitation}")
         self.num_coalitions = config.num_coalitions
-        # The first is logged whatever is minimized, so that runs can be compared.
+        # The first divergence is logged whatever the loss is, so that runs are comparable.
         self.divergence, self.loss = task.divergence(imitation), task.divergence(config.loss or imitation)
         self.sampler = UniformSizeSampler(network.grid.num_players)
-        self._classifier = [frozen_copy(classifier)]  # in a list: neither trained nor saved with this module
+        self._classifier = [frozen_copy(classifier)]  # a list, so that it is neither trained nor saved with this module
 
     def on_fit_start(self) -> None:
-        """Bring the classifier along."""
+        """Move the classifier to the training device."""
         self._classifier[0].to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the divergence of classifier and surrogate, each image under fresh coalitions."""
+        """Return the loss of the surrogate under newly drawn coalitions."""
         return self._step("train", batch["image"], self.step_generator(batch_idx))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log it over coalitions that are the same every epoch."""
+        """Log the divergence under coalitions that are the same in every epoch."""
         self._step("val", batch["image"], torch.Generator(self.device).manual_seed(batch_idx))
 
     def _step(self, split: str, image: Tensor, generator: torch.Generator) -> Tensor:

@@ -24,11 +24,11 @@ def build_trainer(config: TrainerConfig, logger: Logger | bool = False, **argume
         arguments: Further arguments of ``lightning.pytorch.Trainer``.
 
     Raises:
-        UserError: Lightning refuses a setting, or several processes are asked for.
+        UserError: Lightning refuses a setting, or the settings need several processes.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for message in (
-        ".*does not have many workers.*",  # batches come from a tensor on the device
+        ".*does not have many workers.*",  # batches are parts of a tensor on the device, without workers
         ".*GPU available but not used.*",
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 on PyTorch 2.9 and later
         ".*module.s. in eval mode at the start of training.*",  # frozen features
@@ -46,8 +46,8 @@ def build_trainer(config: TrainerConfig, logger: Logger | bool = False, **argume
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=1,  # nothing is logged by steps, but fewer of them than this would be warned of
-            use_distributed_sampler=False,  # the loaders slice by rank themselves
+            log_every_n_steps=1,  # nothing is logged per step; Lightning warns if an epoch has fewer steps than this
+            use_distributed_sampler=False,  # the loaders take each rank's part themselves
             plugins=[WholeCheckpoints()],
             **arguments,
         )
@@ -57,11 +57,15 @@ def build_trainer(config: TrainerConfig, logger: Logger | bool = False, **argume
     if trainer.world_size > 1:
         raise UserError(
             f"trainer.devices={config.devices}, trainer.num_nodes={config.num_nodes}: a stage runs in one process "
-            "so far, on one device"
+            "on one device so far; set both to 1"
         )
     return trainer
 
 
 def device_of(config: TrainerConfig) -> torch.device:
-    """Return the device that trainings run on, where images and models belong; errors as for ``build_trainer``."""
+    """Return the device that trainings run on, to which images and models are moved.
+
+    Raises:
+        UserError: Lightning refuses a setting, or the settings need several processes.
+    """
     return build_trainer(config).strategy.root_device

@@ -1,4 +1,4 @@
-"""What trainings share: random draws that a resumed one repeats, and going through one from start to end."""
+"""The base of all trainings, whose random draws a resumed one repeats, and ``fit``, which runs a training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,12 @@ from fastshap_lab.training.trainer import build_trainer
 
 
 class Training(LightningModule):
-    """Base of the training stages: every random draw follows from (seed, epoch, batch, rank) alone.
+    """The base of all trainings: every random draw depends on (seed, epoch, batch, rank) alone.
 
     Args:
-        network: What is trained.
-        optim: Optimizer and schedule.
-        seed: Of the run.
+        network: Network to train.
+        optim: Settings of the optimizer and its schedule.
+        seed: Seed of the run.
         monitor: Validation measure that chooses the best epoch, lower is better.
     """
 
@@ -38,11 +38,11 @@ class Training(LightningModule):
         self.sums: dict[str, tuple[Tensor, int]] = {}
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
-        """Return a generator on the training device for what a training step draws."""
+        """Return the generator, on the training device, for the random draws of a training step."""
         return torch.Generator(self.device).manual_seed(self._step_seed("step", batch_idx))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed what draws from PyTorch's global generators: dropout and its kin."""
+        """Seed PyTorch's global generators, which dropout and similar layers draw from."""
         torch.manual_seed(self._step_seed("network", batch_idx))
 
     def _step_seed(self, purpose: str, batch_idx: int) -> int:
@@ -51,8 +51,8 @@ class Training(LightningModule):
     def log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
         """Log means over an epoch.
 
-        Those of the training are summed here and logged with the validation's: Lightning would lose what it had summed
-        before a checkpoint inside the epoch.
+        Measures of the training are summed here and logged together with the validation's. If Lightning summed them, a
+        checkpoint inside the epoch would lose the sums.
 
         Args:
             values: Measures of the batch, by name.
@@ -71,17 +71,17 @@ class Training(LightningModule):
         return build_optimizer(self.network, self.optim, steps, self.monitor, mixed)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Give what an epoch has summed so far."""
+        """Store the sums of the current epoch in the checkpoint."""
         checkpoint["sums"] = self.sums
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the sums of the current epoch from the checkpoint."""
         self.sums = checkpoint["sums"]
 
     def on_validation_epoch_end(self) -> None:
-        """Log the training's means, and let a plateau schedule see the epoch.
+        """Log the training's means, and step a plateau schedule.
 
-        Lightning would step it after the checkpoint, and a resume miss it.
+        Lightning would step it after the checkpoint, so that a resumed training would miss the step.
         """
         self.log_dict({name: total / count for name, (total, count) in self.sums.items()}, sync_dist=True)
         self.sums = {}
@@ -90,18 +90,18 @@ class Training(LightningModule):
             scheduler.step(self.trainer.callback_metrics[self.monitor])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step the other schedules, where Lightning does."""
+        """Step all schedules but a plateau schedule, which is stepped after validation."""
         if not isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step()
 
 
 @dataclass
 class Loaders:
-    """Batches of a training.
+    """The loaders of a training.
 
     Attributes:
-        train: To learn from, on the device of the training.
-        val: To choose the best epoch by.
+        train: Loader of the training images, on the training device.
+        val: Loader of the validation images, which choose the best epoch.
     """
 
     train: ImageLoader
@@ -120,28 +120,28 @@ def fit(
     tracker: Any = None,
     quiet: bool = False,
 ) -> None:
-    """Train, going on from the last checkpoint if there is one, and leave the best epoch's weights in the module.
+    """Run a training, from the last checkpoint if there is one, and load the best epoch's weights into the module.
 
     Args:
-        module: The training.
-        loaders: Its batches.
-        settings: How long, and with which optimizer.
-        folder: Where checkpoints and curves are kept.
-        trainer: The hardware, and the number format.
-        title: Of the training, for its bar and for those who interrupt it.
-        key: Of the settings in the configuration, for errors; by default the title.
-        tracker: A W&B run for the curves, if one is open.
-        quiet: Show no bar, for a training that is a step of longer work.
+        module: Training to run.
+        loaders: Loaders of its batches.
+        settings: Number of epochs, optimizer and further settings.
+        folder: Folder for checkpoints and curves.
+        trainer: Hardware and number format.
+        title: Name of the training, for its progress and for the message after an interruption.
+        key: Configuration key of the settings, for error lines; the title if None.
+        tracker: Open W&B run for the curves, or None.
+        quiet: Whether to show no progress, for a training that is a step of longer work.
 
     Raises:
         UserError: The loss stopped being finite.
-        Interrupted: A signal came; the last checkpoint holds everything up to then.
+        Interrupted: A signal came; the last checkpoint holds the whole state.
     """
     if not is_foreign(module.network):
-        module.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPUs and GPUs
+        module.to(memory_format=torch.channels_last)  # this layout makes convolutions faster, on CPUs and GPUs
     key = key or title
     checkpoints = Checkpoints(folder / "checkpoints", module.monitor, title)
-    if not is_intact(checkpoints.last):  # which alone says what the best one is of
+    if not is_intact(checkpoints.last):  # the best checkpoint is useless without the last, which has its measure
         for path in (checkpoints.last, checkpoints.best):
             path.unlink(missing_ok=True)
     callbacks: list[Callback] = [FiniteLoss(key), History(folder / METRICS_FILE)]
@@ -156,13 +156,13 @@ def fit(
         gradient_clip_val=settings.optim.clip_norm,
         logger=WandbLogger(experiment=tracker) if tracker else False,
     )
-    compiled = lightning.strategy.root_device.type == "cuda"  # on CPUs it takes longer than it saves
+    compiled = lightning.strategy.root_device.type == "cuda"  # on CPUs, compiling takes longer than it saves
     if compiled:
         module.network.forward = torch.compile(module.network.forward)
     last = checkpoints.last if checkpoints.last.is_file() else None
     try:
         lightning.fit(module, loaders.train, loaders.val, ckpt_path=last, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C
+    except SystemExit:  # Lightning raises it after Ctrl-C
         raise KeyboardInterrupt from None
     if compiled:
         del module.network.forward
@@ -170,6 +170,6 @@ def fit(
     if not checkpoints.best.is_file():
         raise UserError(f"{key}: {module.monitor} was never a finite number; lower {key}.optim.lr")
     if tracker:
-        tracker.summary[module.monitor] = checkpoints.best_value  # the exported weights', and what a sweep compares
+        tracker.summary[module.monitor] = checkpoints.best_value  # of the exported weights; sweeps compare it
     module.load_state_dict(read_checkpoint(checkpoints.best)["state_dict"])
-    module.to(memory_format=torch.contiguous_format).eval()  # as a loaded model is, which must agree to the bit
+    module.to(memory_format=torch.contiguous_format).eval()  # the layout of a loaded model, for bitwise equal outputs

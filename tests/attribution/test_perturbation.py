@@ -379,7 +379,7 @@ def test_a_classifier_is_explained_as_its_network_on_normalized_pixels(name):
         (
             "leave_one_out",
             {"players": torch.tensor([[0, 1]])},
-            "players: of an image of 1×2 pixels",
+            "players: are for images of 1×2 pixels",
         ),
         ("occlusion", {"baseline": [0.0]}, "must have 3 numbers"),
     ],

@@ -55,8 +55,16 @@ def test_columns_choose_a_task_or_are_read_as_the_one_that_is_wanted(columns, ta
         ({"age": [3.0, float("inf")]}, None, "row 1: age is inf, must be a finite number"),
         ({"age": ["3", ""]}, None, "row 1: age is empty; every image needs a value"),
         ({"age": [None, 1.0]}, None, "row 0: age is empty"),
-        ({"age": ["3", "4.5"]}, "multiclass", "row 1: age is 4.5, no class; data.task=regression takes any numbers"),
-        ({"a": ["x", "y"], "b": ["1", "2"]}, None, "data.task=multiclass: takes one column of labels, not a, b"),
+        (
+            {"age": ["3", "4.5"]},
+            "multiclass",
+            "row 1: age is 4.5, which is no class; data.task=regression reads any numbers",
+        ),
+        (
+            {"a": ["x", "y"], "b": ["1", "2"]},
+            None,
+            "data.task=multiclass: there must be one column of labels, found a, b",
+        ),
         ({"a": ["1", "2"], "b": ["1", "0"]}, "multilabel", r"row 1: a is 2.0, must be 0 or 1 \(data.task=multilabel\)"),
         ({"kind": ["1", "ape"]}, "regression", r"row 1: kind is ape, must be a number \(data.task=regression\)"),
         ({"kind": ["a", "b", "c"]}, "binary", "data.task=binary: kind has 3 different values, must have 2"),
@@ -118,22 +126,22 @@ def test_a_table_may_say_the_split(tmp_path):
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ("image,age\n0.png,1\n", "its first line must name the columns, file and others: image, age"),
-        ("", "its first line must name the columns, file and others: empty"),
-        ("file,age\n", "names no images"),
-        ("file,split\n0.png,train\n", "has no column of labels beside file and split"),
+        ("image,age\n0.png,1\n", "its first line must name the columns, each once, among them file; it is image, age"),
+        ("", "among them file; it is empty"),
+        ("file,age\n", "lists no images"),
+        ("file,split\n0.png,train\n", "needs a column of labels beside file and split"),
         ("file,age\n0.png,1\nnosuch.png,2\n", "line 3: no such image in this folder: nosuch.png"),
         ("file,age\n../elsewhere.png,1\n", r"line 2: no such image in this folder: \.\./elsewhere.png"),
         ("file,age\n0.png,1\n\n1.png,2,3\n", "line 4: has 3 values for 2 columns"),
-        ("file,age\n0.png,1\n0.png,2\n", "0.png stands in 2 lines"),
+        ("file,age\n0.png,1\n0.png,2\n", "0.png is in 2 lines"),
         ("file,age\n0.png,1\n1.png,nan\n", "line 3: age is nan, must be a finite number"),
         ("file,age,split\n0.png,1,train\n1.png,2,tset\n", "line 3: split is tset, must be train, val, test"),
         (
             "file,age,split\n0.png,1,train\n1.png,2,val\n",
             "its column split names train, val; train and test are needed",
         ),
-        ('file,age\n"0.png,1\n', "not a table of comma-separated values"),
-        ("file,kind\n0.png,cat\n1.png,cat\n", r"needs two classes or more, has \['cat'\]"),
+        ('file,age\n"0.png,1\n', "must be a table of comma-separated values"),
+        ("file,kind\n0.png,cat\n1.png,cat\n", r"has the classes \['cat'\]; a classifier needs two or more"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_one_line(table, said, tmp_path):
@@ -243,7 +251,7 @@ def test_a_hubs_column_chooses_the_task(kind, tmp_path):
 @pytest.mark.parametrize(
     ("values", "feature", "task", "said"),
     [
-        (lambda i: i / 4, datasets.Value("float32"), "multiclass", "image 1 of split train: label is 0.25, no class"),
+        (lambda i: i / 4, datasets.Value("float32"), "multiclass", "image 1 of split train: label is 0.25, which is"),
         (lambda i: float("nan"), datasets.Value("float32"), None, "image 0 of split train: label is nan"),
         (lambda i: None if i == 50 else 1.0, datasets.Value("float32"), None, "image 2 of split test: label is empty"),
         (
@@ -252,7 +260,7 @@ def test_a_hubs_column_chooses_the_task(kind, tmp_path):
             None,
             "label has lists of 1 to 2 num",
         ),
-        (lambda i: [], datasets.List(datasets.ClassLabel(names=NAMES)), None, "all lists of label are empty"),
+        (lambda i: [], datasets.List(datasets.ClassLabel(names=NAMES)), None, "all lists in label are empty"),
         (
             lambda i: None,
             datasets.List(datasets.ClassLabel(names=NAMES)),

@@ -137,7 +137,7 @@ def test_images_are_stretched_cropped_or_padded(tmp_path):
     assert image[1, 4, [0, 1, 2, 7, 8, 9]].tolist() == [0] * 6
     notices = [folder(tmp_path, resize=resize, **options).notice() for resize in ("stretch", "crop", "pad")]
     assert notices == [
-        f"10×40 pictures are {done} to 10×10 (data.params.resize)" for done in ("stretched", "cropped", "padded")
+        f"10×40 images are {done} to 10×10 (data.params.resize)" for done in ("stretched", "cropped", "padded")
     ]
     assert folder(tmp_path, **options | {"image_size": (5, 20)}).notice() is None  # smaller, and nothing else
     small = folder(tmp_path, resize="crop", **options | {"image_size": (4, 8)}).dataset("test").images[0]
@@ -169,7 +169,10 @@ def test_the_digest_follows_paths_and_contents_within_the_folder(photos, tmp_pat
             lambda root: [shutil.rmtree(root / name) for name in ("test", "train")],
             r"set: needs a folder .* has none; data.params.classes=none reads",
         ),
-        (lambda root: shutil.rmtree(root / "test"), r"has train, but neither test nor val; data.params.path=.*/train "),
+        (
+            lambda root: shutil.rmtree(root / "test"),
+            r"contains train, but neither test nor val; data.params.path=.*/train ",
+        ),
         (
             lambda root: shutil.rmtree(root / "train" / "dog"),
             r"train: needs a folder .* two classes or more, has \['cat",
@@ -182,7 +185,7 @@ def test_the_digest_follows_paths_and_contents_within_the_folder(photos, tmp_pat
         (lambda root: [path.unlink() for path in (root / "test" / "cat").iterdir()], r"test/cat: no image in it"),
         (
             lambda root: [shutil.rmtree(root / "test" / name) for name in ("cat", "dog")],
-            r"test: needs a folder of .* none",
+            r"test: contains no folder; it needs a folder",
         ),
     ],
 )

@@ -145,14 +145,16 @@ def test_an_empty_size_is_named(root):
     data = imagenet(root)
     for path in (root / "boxes" / "val").iterdir():
         path.write_text(xml((0, 0), [], first_pixel=0))
-    with pytest.raises(UserError, match=r"\.xml: cannot be read as an annotation: its picture has 0×0 pixels$"):
+    with pytest.raises(
+        UserError, match=r"\.xml: cannot be read as an annotation: its size is 0×0 pixels, must be at least 1×1$"
+    ):
         data.dataset("test").regions_at(torch.arange(1))
 
 
 @pytest.mark.parametrize("option", ["test_fraction", "val_fraction"])
 @pytest.mark.parametrize("fraction", [0.0, 0.01, 1.0, -1.0])
 def test_a_wrong_fraction_is_named(root, option, fraction):
-    with pytest.raises(UserError, match=rf"^data.params.{option}={fraction}: .* needs some on either side$"):
+    with pytest.raises(UserError, match=rf"^data.params.{option}={fraction}: .* must leave at least one on each side$"):
         imagenet(root, **{option: fraction})
 
 

@@ -62,5 +62,5 @@ def test_the_digest_follows_the_arguments():
 
 
 def test_more_classes_than_shapes_are_a_mistake():
-    with pytest.raises(UserError, match="num_classes=9: there are 8 shapes"):
+    with pytest.raises(UserError, match="num_classes=9: must be from 2 to 8"):
         Synthetic(num_classes=9)

@@ -177,17 +177,17 @@ def rewrite(path, text):
         (
             "segmentation",
             rewrite("SegmentationClass/2008_000003.png", "text"),
-            r"000003.png: labels of pixels: cannot be read as an image: cannot identify its format",
+            r"000003.png: the segmentation mask cannot be read as an image: cannot identify its format",
         ),
         (
             "segmentation",
             lambda folder: picture(3).save(folder / "SegmentationClass/2008_000003.png"),
-            r"000003.png: labels of pixels: cannot be read as an image: its mode is RGB, not P$",
+            r"000003.png: the segmentation mask cannot be read as an image: its mode is RGB, must be P or L$",
         ),
         (
             "segmentation",
             lambda folder: Image.new("L", (40, 32), 21).save(folder / "SegmentationClass/2008_000003.png"),
-            r"000003.png: its objects are of classes \[21\], must be within 1 to 20$",
+            r"000003.png: its objects are of classes \[21\], must be from 1 to 20$",
         ),
         (
             "segmentation",
@@ -226,12 +226,12 @@ def rewrite(path, text):
                 "Annotations/2008_000003.xml",
                 "<annotation><size><width>4</width><height>4</height></size></annotation>",
             ),
-            r"000003.xml: its objects are \[\], must be of aeroplane, ",
+            r"000003.xml: its objects are \[\], must be at least one of aeroplane, ",
         ),
         (
             "boxes",
             rewrite("Annotations/2008_000003.xml", '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'),
-            r"annotation: has a document type$",
+            r"annotation: it has a document type, which is not allowed$",
         ),
         (
             "boxes",

@@ -62,7 +62,7 @@ def test_what_does_not_apply_is_said(tables, runs):
     assert "ResNet has no attention" in refused["A", "rollout"]
     assert "budget=2: too small" in refused["A", "kernel_shap"]  # which comes out when it is asked
     assert refused["B", "explainer"] == "no explainer was trained"
-    assert "B: not applicable: no surrogate" in (runs[-1].folder / "report.html").read_text(encoding="utf-8")
+    assert "Not applicable to B: it has no surrogate" in (runs[-1].folder / "report.html").read_text(encoding="utf-8")
     assert set(tables["methods-pointing_game"]["model"]) == {"A", "B"}
 
 
@@ -82,11 +82,11 @@ def test_what_has_a_unit_is_measured_in_it_and_nothing_else(tables):
 
 def test_the_report_says_what_was_measured_and_how(runs, tables):
     page = (runs[-1].folder / "report.html").read_text(encoding="utf-8")
-    assert "With step=1, units=players, removal=surrogate." in page
-    assert "With step=1, units=players, removal=blur (width=2)." in page
+    assert "Settings: step=1, units=players, removal=surrogate." in page
+    assert "Settings: step=1, units=players, removal=blur (width=2)." in page
     assert set(tables["methods-blurred"]["model"]) == {"A", "B"}  # the latter has no surrogate, and needs none
-    assert "With confidence=0, threshold=None." in page
-    assert "With link=softmax." in page
+    assert "Settings: confidence=0, threshold=None." in page
+    assert "Settings: link=softmax." in page
     assert "It covers images whose most probable class is their label, and images without a label." in page
     assert tables["methods"].set_index(["model", "method"]).loc[("A", "rise"), "settings"] == "num_masks=10"
 
@@ -185,7 +185,7 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs,
             "evaluate.methods.mine.params.a: unknown to explainer",
         ),
         ("evaluate.metrics={mine: {name: delition}}", "evaluate.metrics.mine.name=delition: unknown"),
-        ("evaluate.metrics={mine: {name: deletion, params: {units: pixels}}}", "a surrogate knows players only"),
+        ("evaluate.metrics={mine: {name: deletion, params: {units: pixels}}}", "a surrogate can remove players only"),
         ("evaluate.metrics={mine: {name: deletion, params: {removal: black}}}", "mine.params.removal=black: unknown"),
         ("evaluate.metrics={mine: {name: deletion, params: {removal: token_drop}}}", "removal=token_drop: unknown"),
         (
@@ -197,7 +197,7 @@ def test_an_interrupted_comparison_repeats_only_what_is_missing_or_changed(runs,
         ("evaluate.metrics={mine: {name: shapley_distance, params: {link: logits}}}", "choose centred_logits"),
         ("evaluate.checks={mine: {name: overdetermined, params: {removal: white}}}", "params.removal=white: unknown"),
         ("evaluate.checks={mine: {name: vit_cx_settings, params: {insertion: no}}}", "params.insertion"),
-        ("evaluate.methods={a: {name: random}, b: {name: random, params: {seed: 1}}}", "a and b both know nothing"),
+        ("evaluate.methods={a: {name: random}, b: {name: random, params: {seed: 1}}}", "a and b are both uninformed"),
         ("evaluate.sections=[models,map]", "evaluate.sections=map: unknown, did you mean maps?"),
         ("evaluate.checks={mine: {name: nothing}}", "evaluate.checks.mine.name=nothing: unknown"),
     ],

@@ -81,14 +81,20 @@ def counted(monkeypatch) -> Counter:
     return counts
 
 
+SHOWN = [
+    "evaluate.bootstrap=20",
+    "evaluate.images_shown=3",
+    r"evaluate.published={methods-deletion: {A\, grad_cam: {probability: 0.25}}}",
+    "evaluate.checks={overlay: {name: segmentation_overlay}}",
+    "evaluate.sections=[models,methods]",
+]
+
+
 @pytest.mark.parametrize(
     ("more", "new"),
     [
-        (asked("evaluate.bootstrap=20"), {}),
-        (asked("evaluate.images_shown=3"), {}),
-        (asked(r"evaluate.published={methods-deletion: {A\, grad_cam: {probability: 0.25}}}"), {}),
-        (asked("evaluate.checks={overlay: {name: segmentation_overlay}}"), {}),
-        (asked("evaluate.sections=[models,methods]"), {}),
+        (asked(*SHOWN), {}),
+        *(pytest.param(asked(word), {}, marks=pytest.mark.extended) for word in SHOWN),
         (
             asked(metrics=f"{METRICS_CHOSEN},insertion"),
             {f"insertion of {name} on A" for name in ("explainer", "random", "grad_cam", "leave_one_out")},
@@ -106,7 +112,7 @@ def counted(monkeypatch) -> Counter:
             f"shapley_correlation of {name} on A" for name in ("explainer", "random", "grad_cam", "leave_one_out")
         }),
     ],
-    ids=["bootstrap", "images_shown", "published", "figure", "sections", "metric", "method", "references"],
+    ids=["shown", "bootstrap", "images_shown", "published", "figure", "sections", "metric", "method", "references"],
 )  # fmt: skip
 def test_only_what_is_new_is_computed(folder, counted, more, new):
     before = planned(f"runs_dir={folder}", *asked(), base=BASE)
@@ -129,7 +135,7 @@ def test_another_pipeline_leaves_the_first_as_it_is(folder, counted):
 
 
 def test_a_damaged_entry_is_made_again(folder, counted):
-    for path in sorted((folder / "store" / "references").iterdir())[:1]:
+    for path in (folder / "store" / "references").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     executed(f"runs_dir={folder}", *asked("evaluate.bootstrap=30"), base=BASE)
     assert counted == {"references": 1}

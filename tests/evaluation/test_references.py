@@ -48,7 +48,7 @@ def surrogate(tmp_path_factory):
     ("tolerance", "kind"),
     [
         (None, "estimated by KernelSHAP with 400 evaluations"),
-        (0.5, "of 3 images kriged from two designs that agree to 50%"),
+        (0.5, "estimated by kriging for 3 images, where two designs agree to 50%"),
         (1e-6, "estimated by KernelSHAP with 400 evaluations"),
     ],
 )
@@ -72,7 +72,7 @@ def test_errors_that_are_unknown_make_no_reference(surrogate):
 
     given, model = ReferencesConfig(test_evaluations=200), frozen_copy(load_surrogate(surrogate.model))
     image, flat = surrogate.data.dataset("test").images_at(torch.tensor([2])), Flat(model.classifier, model.masking)
-    with pytest.raises(UserError, match=r"references of test image 1 of 1: 200 evaluations do not say how far"):
+    with pytest.raises(UserError, match=r"references of test image 1 of 1: 200 evaluations do not determine"):
         reference_values(surrogate.store, "flat", flat, image, "test", "flat", given)
 
 
@@ -85,7 +85,7 @@ def test_errors_that_are_unknown_make_no_reference(surrogate):
         ),
         (
             ["references.val_evaluations=59"],
-            r"references.val_evaluations=59: .* 60 or more will do, 65536 make them exact",
+            r"references.val_evaluations=59: .* must be at least 60, and 65536 give exact values",
         ),
         (
             ["references.val_evaluations=100", "references.kriging_tolerance=0.1"],
@@ -93,7 +93,7 @@ def test_errors_that_are_unknown_make_no_reference(surrogate):
         ),
         (
             ["data.params.image_size=[16,16]", "data.grid=[16,16]", "references.val_evaluations=256"],
-            r"references.val_evaluations=256: too few for the Shapley values of 256 players; 1020 or more will do$",
+            r"references.val_evaluations=256: too few for the Shapley values of 256 players; must be at least 1020$",
         ),
     ],
 )

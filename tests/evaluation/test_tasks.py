@@ -131,7 +131,7 @@ def test_every_method_that_can_explains_it_and_removal_is_measured_in_its_terms(
     assert distances[["explainer", "leave_one_out"]].notna().all()
     pointing = "methods-pointing_game" in evaluated.tables
     assert pointing == (evaluated.task != "regression")
-    refusal = "not applicable: objects are of classes, which a regression does not name"
+    refusal = "regions are of objects, and the outputs of a regression are no classes of objects"
     assert (refusal in evaluated.page) != pointing
 
 

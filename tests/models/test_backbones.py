@@ -125,7 +125,7 @@ def test_the_default_swin_is_swin_tiny_but_for_its_patches_and_windows():
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"depths": (2, 2), "num_heads": (2,)}, "one for each of 2 stages wanted"),
+        ({"depths": (2, 2), "num_heads": (2,)}, "must have one number for each of 2 stages"),
         ({"depths": (2, 2), "num_heads": (2, 5), "width": 8}, "5 does not divide the width 16"),
         (
             {"depths": (1, 1, 1), "num_heads": (1, 1, 1), "patch_size": 3},

@@ -158,7 +158,7 @@ def test_maskings_of_pixels_serve_modules_that_take_channels_first_alone(masking
 
 def test_a_colour_has_a_number_for_each_channel_and_a_mask_channel_needs_a_network_that_knows_it():
     model, grid = nn.Flatten(), PlayerGrid((8, 12), (2, 3))
-    with pytest.raises(UserError, match="colour: 3 numbers wanted, one per channel, not 2"):
+    with pytest.raises(UserError, match="colour: has 2 numbers; must have 3, one per channel"):
         ModelGame(model, MASKINGS["constant"](model, grid, [0.5, 0.5])).null(IMAGE)
     with pytest.raises(UserError, match="mask_channel: only a surrogate's network has a channel for the mask"):
         MASKINGS["mask_channel"](model, grid)

@@ -52,9 +52,7 @@ def test_a_torchvision_network_is_torchvisions_own():
     image = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(ours(image), theirs((image - 0.5) / 0.5))
     torch.testing.assert_close(frozen_copy(ours)(image), ours(image), atol=1e-5, rtol=1e-4)
-    with pytest.raises(
-        UserError, match=r"classifier.params.model=vit_b_16: takes square images, and these are of 32×48"
-    ):
+    with pytest.raises(UserError, match=r"classifier.params.model=vit_b_16: takes square images, and these have 32×48"):
         torchvision_model("vit_b_16", (32, 48))
 
 
@@ -94,9 +92,9 @@ def test_surrogates_explainers_and_methods_work_on_networks_of_other_channels(ch
 
 
 def test_other_numbers_of_channels_are_refused():
-    with pytest.raises(UserError, match=r"^classifier.mean=\[0.5, 0.5\], .*: as many numbers each are wanted"):
+    with pytest.raises(UserError, match=r"^classifier.mean=\[0.5, 0.5\], .*: each must have one number per channel"):
         build_classifier(**small.network("resnet") | {"mean": [0.5] * 2, "std": [0.5] * 2})
-    with pytest.raises(UserError, match=r"as many numbers each are wanted"):
+    with pytest.raises(UserError, match=r"each must have one number per channel"):
         build_classifier(**small.network("resnet") | {"mean": [0.5], "std": [0.5] * 3})
 
 
@@ -130,7 +128,7 @@ def test_maskings_at_the_pixels_serve_foreign_networks(masking):
     everybody = torch.ones(2, 1, 6, dtype=torch.bool)
     expected = strange(surrogate.classifier.normalize(image)).logits
     torch.testing.assert_close(surrogate(image, everybody)[:, 0], expected)
-    with pytest.raises(UserError, match=r"^surrogate: one's own network has no channel for the mask"):
+    with pytest.raises(UserError, match=r"^surrogate: your own network has no channel for the mask"):
         build_surrogate(network, "mask_channel", (2, 3), module=strange)
 
 

@@ -75,7 +75,7 @@ def test_classes_are_chosen_by_name_or_number(chosen, expected):
     ("chosen", "line"),
     [
         ("dgo", "class dgo: unknown, did you mean dog? known: 1, cat, dog, cat"),
-        ("cat", "class cat: classes 1, 3 are called so; give the number"),
+        ("cat", "class cat: classes 1, 3 have this name; give the number"),
         (4, "target=4: classes are numbered 0 to 3"),
         ("4", "target=4: classes are numbered 0 to 3"),
         ([1.5], "target of type float32: must be whole numbers"),

@@ -150,11 +150,11 @@ def test_a_task_comes_back_from_its_description(name):
 @pytest.mark.parametrize(
     ("name", "link", "said"),
     [
-        ("multiclass", "logits", "free up to a constant"),
+        ("multiclass", "logits", "only up to a constant"),
         ("multiclass", "sigmoid", "is for the tasks multilabel and binary"),
         ("multiclass", "nosuch", "unknown to the task multiclass"),
         ("multilabel", "softmax", "unknown to the task multilabel"),
-        ("binary", "log_odds", "of the task binary they are the logits; choose logits"),
+        ("binary", "log_odds", "the log-odds of the task binary are its logits; choose logits"),
         ("binary", "identity", "unknown to the task binary"),
         ("regression", "softmax", "a regression's values have its targets' units; choose identity"),
     ],
@@ -168,7 +168,7 @@ def test_other_tasks_links_are_refused(name, link, said):
     ("component", "said"),
     [
         ("multilable", r"task=multilable: unknown, did you mean multilabel"),
-        ({"name": "regression", "params": {"mean": [1.0], "spread": []}}, "a finite number each for every target"),
+        ({"name": "regression", "params": {"mean": [1.0], "spread": []}}, "each must have a finite number per target"),
         ({"name": "regression", "params": {"mean": [1.0], "spread": [0.0]}}, "must be greater than 0"),
         ({"name": "regression", "params": {"mean": [math.nan], "spread": [1.0]}}, "finite"),
         ({"name": "binary", "params": {"tolerance": 1}}, "task.params.tolerance: unknown to binary"),
@@ -227,7 +227,7 @@ def test_a_network_answers_in_units_of_the_targets_wherever_it_is_asked(name):
 def test_a_network_without_a_linear_head_has_no_units():
     with pytest.raises(UserError, match="task=regression: Identity has no linear head"):
         Regression().prepare(torch.nn.Identity(), 2)
-    with pytest.raises(UserError, match="task: mean and spread of 2 targets, where there are 3"):
+    with pytest.raises(UserError, match="task: has mean and spread of 2 targets, but there are 3"):
         Regression(MEAN, SPREAD).prepare(small.classifier("resnet").network, 3)
 
 

@@ -4,7 +4,15 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from fastshap_lab.report import method_curves, relations, save_figure, scatter, training_curves
+from fastshap_lab.report import (
+    budget_curves,
+    drawn_curves,
+    method_curves,
+    relations,
+    save_figure,
+    scatter,
+    training_curves,
+)
 
 NAN = float("nan")
 
@@ -99,3 +107,19 @@ def test_the_names_of_many_runs_stand_beside_the_panels(tmp_path):
     assert len({line.get_color() for line in axes.lines}) == 14
     figure.savefig(tmp_path / "curves.png")  # a warning, where there is no room, is an error
     assert axes.get_position().width > 0.4
+
+
+def test_a_page_gets_the_curves_of_a_figure_that_holds_nothing_else():
+    spent = pd.Series([0.5, float("nan"), 0.987654321], index=[16, 32, 64])
+    (panel,) = drawn_curves(budget_curves({"alone": pd.Series([0.4], index=[0]), "$refined$": spent}, "one"))
+    assert panel["logarithmic"]
+    assert (panel["title"], panel["x"], panel["y"]) == ("one", "evaluations of the game per image", "R²")
+    alone, refined = panel["lines"]
+    assert alone["level"]
+    assert {height for _, height in alone["points"]} == {0.4}
+    assert refined == {"name": "$refined$", "level": False, "points": [(16, 0.5), (64, 0.987654)]}
+    history = pd.DataFrame({"epoch": [0, 1], "a": [2.0, 1.0], "b": [float("nan"), 3.0]})
+    panels = drawn_curves(training_curves({"run": history}, {"A": ["a"], "B": ["b"]}))
+    assert [panel["title"] for panel in panels] == ["A", "B"]
+    assert panels[1]["lines"] == [{"name": "b", "level": False, "points": [(1, 3)]}]
+    assert drawn_curves(scatter(np.arange(5.0), np.arange(5.0), "points")) == []

@@ -187,7 +187,7 @@ def test_the_suffix_says_the_format(tmp_path, name, start):
 
 
 def test_a_suffix_that_is_no_figures_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"a\.txt: figures are written as \.png, \.svg"):
+    with pytest.raises(UserError, match=r"a\.txt: the suffix must be one of \.png, \.svg"):
         save_figure(Figure(), tmp_path / "a.txt")
 
 

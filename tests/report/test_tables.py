@@ -1,10 +1,11 @@
 import csv
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fastshap_lab.report import render_html, write_table
+from fastshap_lab.report import Table, render_html, write_table
 
 NAN = float("nan")
 RESULTS = pd.DataFrame(
@@ -44,22 +45,64 @@ def test_markdown_folds_intervals_and_aligns_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (0.853, "0.853"),
-        (1 / 3, "0.3333"),
-        (1.5e-7, "1.5e-07"),
-        (12345.6, "12346"),
-        (-0.02, "-0.02"),
-        (np.inf, "inf"),
-        (3.0, "3"),
+        (0.8535, "0.854"),
+        (1 / 3, "0.333"),
+        (0.9, "0.900"),
+        (12345.6, "12,346"),
+        (-0.02, "−0.0200"),
+        (np.inf, "∞"),
+        (3.0, "3.00"),
+        (0.0, "0"),
+        (NAN, "–"),
     ],
 )
-def test_numbers_have_four_significant_digits(value, shown):
-    assert f'<td class="number">{shown}</td>' in render_html(pd.DataFrame({"x": [value]}))
+def test_numbers_have_three_significant_digits(value, shown):
+    cells = [cell for _, cell in cells_of(Table(pd.DataFrame({"x": [value, 1.0]})))]
+    assert cells == [shown, "1.00"]
+
+
+def test_small_numbers_share_a_power_of_ten_which_stands_in_the_head():
+    html = render_html(pd.DataFrame({"mse": [4.765e-5, 0.0001234], "mse_low": [4e-5, NAN], "mse_high": [5e-5, NAN]}))
+    assert ">MSE · 10⁴</th>" in html
+    assert '0.476 <span class="interval">[0.400, 0.500]</span></td>' in html
+    assert 'data-value="4.765e-05"' in html  # what is sorted and copied
+    assert "1.23</td>" in html
+
+
+def test_p_values_stay_as_they_are_and_words_are_never_the_best():
+    table = Table(pd.DataFrame({"p (minus the best)": [0.000999, 0.0042]}))
+    assert [text for _, text in cells_of(table)] == ["0.000999", "0.00420"]
+    words = Table(pd.DataFrame({"method": ["a", "b"], "hit": [1.0, 2.0]}), {"method": False, "hit": False})
+    assert [kind for kind, _ in cells_of(words)] == ["plain", "number best", "plain", "number"]
+
+
+def test_heads_say_what_columns_mean_and_which_direction_is_better():
+    html = render_html(pd.DataFrame({"r2": [0.5], "masked KL": [1.0], "own_column": ["a"]}))
+    assert re.search(r'data-name="r2" title="Share of the true values[^"]+ Higher is better.">R²</th>', html)
+    assert re.search(r'data-name="masked KL" title="[^"]+ Of masked images. Lower is better.">masked KL</th>', html)
+    assert '<th scope="col" data-name="own_column" title="">own column</th>' in html
+
+
+def test_the_best_is_bold_and_so_is_what_a_test_cannot_tell_from_it():
+    frame = pd.DataFrame({"model": list("aaabb"), "r2": [0.5, 0.7, 0.69, 0.2, 0.1], "mse": [3.0, 2.0, 1.0, NAN, 5.0]})
+    marks = [
+        kind for kind, _ in cells_of(Table(frame, within=("model",), ties={"r2": [False, False, True, False, False]}))
+    ]
+    assert [mark.split()[-1] == "best" for mark in marks[1::3]] == [False, True, True, True, False]
+    assert [mark.split()[-1] == "best" for mark in marks[2::3]] == [False, False, True, False, False]
+    turned = Table(frame, {"r2": False, "mse": None})
+    assert [mark.split()[-1] == "best" for mark, _ in cells_of(turned)].index(True) == 13  # the last row's R², alone
+
+
+def cells_of(table):
+    """Return the class and the text of each cell."""
+    found = re.findall(r'<td(?: class="([^"]*)")?(?: data-value="[^"]*")?>(.*?)</td>', render_html(table))
+    return [(kind or "plain", text) for kind, text in found]
 
 
 def test_a_named_index_is_a_column_and_an_unnamed_one_is_not(tmp_path):
     frame = pd.DataFrame({"r2": [0.5]})
-    assert "<th>method</th>" in render_html(frame.set_index(pd.Index(["unet"], name="method")))
+    assert ">method</th>" in render_html(frame.set_index(pd.Index(["unet"], name="method")))
     write_table(frame, tmp_path / "plain")
     assert (tmp_path / "plain.csv").read_text() == "r2\n0.5\n"
 

@@ -76,7 +76,7 @@ def test_what_an_unfinished_run_may_have_made_stays(runs_dir, status):
     young, old = kept(store, "maps/young.safetensors", 4), kept(store, "maps/old.safetensors", 6)
     lines = said(runs_dir)
     assert (young.exists(), old.exists()) == (True, False)
-    assert f"1 more than runs list, kept for {unfinished}" in " ".join(lines)
+    assert f"of which no run lists 1; they stay for the unfinished {unfinished}" in " ".join(lines)
     assert (unfinished / "run.json").exists()
     record(unfinished, status="finished", uses=[]) if status != "damaged" else (unfinished / "run.json").unlink()
     said(runs_dir)

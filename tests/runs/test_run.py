@@ -23,6 +23,7 @@ from fastshap_lab.runs.plan import runs_of, show
 from fastshap_lab.runs.run import Run
 from fastshap_lab.stages import STAGES
 from fastshap_lab.training.training import Training
+from tests.parts import first
 from tests.small_runs import configured, executed, planned
 
 CONFIGS = {loss: configured(f"explainer.loss={loss}") for loss in ("labels", "fastshap")}
@@ -44,6 +45,7 @@ COUNTS_FOR = {
     "surrogate": ALL - {"classifier"},
     "explainer": {"explainer", "evaluate"},
     "explainer.link": {"labels", "explainer", "evaluate"},
+    "explain": NONE,  # a stage that is there only where it is asked for
     "references": {"evaluate"},
     "references.val": {"explainer", "evaluate"},
     "references.val_evaluations": {"explainer", "evaluate"},
@@ -94,6 +96,11 @@ OTHER = {
     "explainer.loss": None,  # with it a stage comes or goes
     "explainer.sampler": "kernel",
     "explainer.monitor": "shapley_error",
+    "explain.images": "pictures",
+    "explain.split": "test",
+    "explain.image_column": "image",
+    "explain.top": 2,
+    "explain.tolerance": 0.1,
     "evaluate.pipelines": None,  # counts by the explainers
     "evaluate.methods": {"mine": ComponentConfig("rise")},
     "evaluate.metrics": {"mine": ComponentConfig("deletion")},
@@ -247,7 +254,7 @@ def test_the_second_process_waits_says_so_and_reuses(tmp_path, capsys):
     run.stage = dataclasses.replace(run.stage, make=lambda run: pytest.fail("it was there"))
     execute([run], Console(width=80))
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"classifier  waiting for another process that makes {run.folder}"
+    assert said[0] == f"classifier  waiting for another process, which makes {run.folder}"
     assert said[1].split()[:2] == ["classifier", "reused"]
 
 
@@ -301,20 +308,23 @@ def damage(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "name", "how"),
-    [
-        ("classifier", "run.json", "empty"),
-        ("classifier", "run.json", "cut short"),
-        ("classifier", "metrics.json", "missing"),
-        ("classifier", "metrics.json", "other"),
-        ("classifier", "metrics.csv", "empty"),
-        ("classifier", "metrics.csv", "other"),
-        ("classifier", "model/config.json", "other"),
-        ("classifier", "model/config.json", "a folder"),
-        ("classifier", "model/model.safetensors", "missing"),
-        ("labels", "labels/000-00000.safetensors", "missing"),
-        ("evaluate", "report.html", "missing"),
-        ("evaluate", "metrics.json", "cut short"),
-    ],
+    first(
+        6,
+        [
+            ("classifier", "run.json", "cut short"),
+            ("classifier", "metrics.json", "other"),
+            ("classifier", "metrics.csv", "empty"),
+            ("classifier", "model/config.json", "a folder"),
+            ("classifier", "model/model.safetensors", "missing"),
+            ("evaluate", "report.html", "missing"),
+            ("classifier", "run.json", "empty"),
+            ("classifier", "metrics.json", "missing"),
+            ("classifier", "metrics.csv", "other"),
+            ("classifier", "model/config.json", "other"),
+            ("labels", "labels/000-00000.safetensors", "missing"),
+            ("evaluate", "metrics.json", "cut short"),
+        ],
+    ),
 )
 def test_what_is_gone_or_changed_is_said_and_made_again(whole, tmp_path, capsys, stage, name, how):
     runs = copied(whole, tmp_path / "runs")
@@ -338,7 +348,9 @@ def test_a_folder_in_the_place_of_a_file_is_named_before_anything_starts(whole, 
     (run.folder / "run.json").unlink()  # so that it is not finished
     (run.folder / name).unlink(missing_ok=True)
     (run.folder / name).mkdir()
-    with pytest.raises(UserError, match=f"{run.folder / name}: a folder, and a file belongs in its place; move it"):
+    with pytest.raises(
+        UserError, match=f"{run.folder / name}: is a folder, and a file must be written in its place; move it"
+    ):
         show([run], Console(quiet=True))
 
 
@@ -369,7 +381,7 @@ def test_a_run_is_known_by_its_whole_fingerprint(whole, tmp_path):
     assert run.folder == others
     for folder in (others, run.folder.with_name(f"{run.name}-{run.fingerprint[:16]}")):
         (folder / "run.json").write_text(json.dumps(record | {"fingerprint": "another"}))
-    with pytest.raises(UserError, match=r"run.json: of another run; move its folder away"):
+    with pytest.raises(UserError, match=r"run.json: belongs to another run; move its folder away"):
         _ = run.action
 
 
@@ -383,13 +395,17 @@ def test_what_a_later_stage_builds_on_must_not_vanish_or_change(whole, tmp_path)
         return {"test/kl": 0.0, "test/masked_kl": 0.0, "test/accuracy": 1.0}
 
     second.stage = dataclasses.replace(second.stage, make=make)
-    line = f"^{first.model / 'config.json'}: missing; the .* builds on it: the same command makes it again$"
+    line = (
+        f"^{first.model / 'config.json'}: missing; the stage .* needs it: run the same command again, which makes it$"
+    )
     with pytest.raises(UserError, match=line):
         execute(runs, Console(quiet=True))
     shutil.copytree(whole[0].model, first.model)
     (first.model / "config.json").write_text((first.model / "config.json").read_text().replace("[", " ["))
-    with pytest.raises(UserError, match=r"model/config.json: changed since it was written; the surrogate builds on it"):
+    with pytest.raises(
+        UserError, match=r"model/config.json: changed since it was written; the stage surrogate needs it"
+    ):
         execute([second], Console(quiet=True))
     shutil.rmtree(first.folder)
-    with pytest.raises(UserError, match=f"^{first.folder}: not finished; the surrogate builds on it"):
+    with pytest.raises(UserError, match=f"^{first.folder}: not finished; the stage surrogate needs it"):
         execute([second], Console(quiet=True))

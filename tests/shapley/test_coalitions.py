@@ -146,7 +146,7 @@ def test_pairs_of_an_odd_number_of_coalitions_are_refused(name: str):
     if name == "kernel":
         assert sampler(1, 3, torch.Generator(), CPU)[0].shape == (1, 3, 4)
     else:
-        with pytest.raises(ValueError, match="pairs need an even number of coalitions, got 3"):
+        with pytest.raises(ValueError, match="num_coalitions=3: must be even"):
             sampler(1, 3, torch.Generator(), CPU)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from fastshap_lab.shapley.designs import ALLOCATIONS, num_pairs, pair_design, unrank
 from tests.oracles import kernel_weight
+from tests.parts import pairwise
 
 BUDGETS = [1, 2, 3, 7, 31, 200]
 
@@ -49,8 +50,7 @@ def test_all_pairs_weigh_what_the_shapley_kernel_gives_them(num_players, allocat
     assert design.remaining == pytest.approx(0)
 
 
-@pytest.mark.parametrize("allocation", ALLOCATIONS)
-@pytest.mark.parametrize("pairs", [3, 12, 40])
+@pytest.mark.parametrize(("pairs", "allocation"), pairwise([3, 12, 40], list(ALLOCATIONS)))
 def test_weighted_sums_are_right_on_average(pairs, allocation):
     num_players = 8
     every = pair_design(num_players, num_pairs(num_players), allocation, seed=0)

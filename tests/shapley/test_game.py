@@ -63,7 +63,7 @@ ALONE = oracles.TableGame(torch.zeros(1, 2, 1, dtype=torch.float64))
     ],
 )
 def test_a_single_player_has_nobody_to_share_with(make):
-    with pytest.raises(UserError, match=r"^players=1: nothing is left to share out; 2 or more are needed$"):
+    with pytest.raises(UserError, match=r"^players=1: a game needs 2 or more players to share its value$"):
         make()
 
 

@@ -67,7 +67,7 @@ def test_maps_of_other_sizes_are_pooled_where_the_grid_divides_them_and_refused_
     assert GRID.pool(torch.arange(24.0).view(1, 1, 4, 6))[0, :, 0].tolist() == [3.5, 5.5, 7.5, 15.5, 17.5, 19.5]
     with pytest.raises(ValueError, match="2×3 players do not divide a map of 4×4"):
         GRID.pool(torch.zeros(1, 1, 4, 4))
-    with pytest.raises(ValueError, match=r"maps of \(4, 6\): must have the size of the label map, \(6, 12\)"):
+    with pytest.raises(ValueError, match=r"maps of size \(4, 6\): must have the size of the label map, \(6, 12\)"):
         Segments(OF_GRID).pool(torch.zeros(1, 1, 4, 6))
 
 
@@ -88,24 +88,27 @@ def test_a_grid_of_segments_need_not_divide_the_image():
         assert (labels.diff(dim=0) >= 0).all()
     assert torch.equal(Segments.grid((6, 12), (2, 3)).labels, OF_GRID)
     for shape in [(8, 4), (3, 12), (0, 4)]:
-        with pytest.raises(UserError, match="on an image of 7×11 pixels: 1 to 7 rows and 1 to 11 columns are possible"):
+        with pytest.raises(UserError, match="on an image of 7×11 pixels: must have 1 to 7 rows and 1 to 11 columns"):
             Segments.grid((7, 11), shape)
 
 
 @pytest.mark.parametrize(
     ("labels", "line"),
     [
-        (np.zeros((2, 3, 4), dtype=int), r"a label map of shape \(2, 3, 4\): must be \(H, W\), a number per pixel"),
+        (np.zeros((2, 3, 4), dtype=int), r"a label map of shape \(2, 3, 4\): must be \(H, W\), one number per pixel"),
         (np.zeros((0, 3), dtype=int), r"a label map of shape \(0, 3\): must be"),
-        (np.zeros((2, 3)), r"a label map of type float64: must be whole numbers \(H, W\)"),
-        (torch.zeros(2, 3, dtype=torch.bool), "a label map of type bool: must be whole numbers"),
-        (torch.tensor([[0, 1], [-2, 1]]), "a label map with -2: segments are numbered from 0"),
-        (torch.tensor([[0, 1], [3, 1]]), "a label map from 0 to 3 without 2: segments are numbered 0 to P - 1; numpy"),
+        (np.zeros((2, 3)), r"a label map of type float64: must be an array or tensor of integers"),
+        (torch.zeros(2, 3, dtype=torch.bool), "a label map of type bool: must be an array or tensor of integers"),
+        (torch.tensor([[0, 1], [-2, 1]]), "a label map with the number -2: segments are numbered from 0"),
+        (
+            torch.tensor([[0, 1], [3, 1]]),
+            "a label map from 0 to 3 without 2: segments are numbered 0 to P - 1, as by numpy",
+        ),
         (torch.tensor([[1, 1], [2, 3]]), "a label map from 1 to 3 without 0: .*start_label=0"),
-        (torch.zeros(2, 3, dtype=torch.int), "players=1: nothing is left to share out; 2 or more are needed"),
-        ([2, 3, 4], r"players of type list: rows and columns are wanted, or a label map \(H, W\)"),
-        (OF_GRID.T.contiguous(), "players: of an image of 12×6 pixels, and this one has 6×12"),
-        (PlayerGrid((6, 6), (2, 3)), "players: of an image of 6×6 pixels, and this one has 6×12"),
+        (torch.zeros(2, 3, dtype=torch.int), "players=1: a game needs 2 or more players to share its value"),
+        ([2, 3, 4], r"players of type list: must be rows and columns, or a label map \(H, W\)"),
+        (OF_GRID.T.contiguous(), "players: are for images of 12×6 pixels, but these images have 6×12"),
+        (PlayerGrid((6, 6), (2, 3)), "players: are for images of 6×6 pixels, but these images have 6×12"),
         ((4, 3), "4×3 players do not divide an image of 6×12 pixels"),
     ],
 )
@@ -142,5 +145,5 @@ def test_grid_that_does_not_divide_the_image_names_those_that_do(shape: tuple[in
 
 
 def test_single_player_is_refused():
-    with pytest.raises(UserError, match="players=1: nothing is left to share out; 2 or more are needed"):
+    with pytest.raises(UserError, match="players=1: a game needs 2 or more players to share its value"):
         PlayerGrid(image_size=(6, 12), shape=(1, 1))

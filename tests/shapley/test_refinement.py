@@ -31,7 +31,7 @@ def test_it_is_as_good_as_its_better_part_and_its_intervals_hold():
     known, new = games()
     target = torch.zeros(48, dtype=torch.long)
     refine = calibrated_refinement(
-        Kriging(known, known.image, seed=1), prior_of(known, 0.3), reference(known), target, most=512
+        Kriging(known, known.image, seed=1), prior_of(known, 0.3), reference(known), target, max_evaluations=512
     )
     assert list(refine.evaluations) == [2**power for power in range(1, 10)]
     assert refine.error[0] < refine.error[-1]
@@ -52,7 +52,7 @@ def test_of_a_single_class_there_are_no_others_to_calibrate():
     game = TableGame.random(6, 4, 1)
     exact = subset_shapley_values(game.table)
     truth, target = Estimate(exact, torch.zeros_like(exact), 16), torch.zeros(6, dtype=torch.long)
-    found = calibrated_refinement(Kriging(game, game.image), exact + 0.1, truth, target, most=8)
+    found = calibrated_refinement(Kriging(game, game.image), exact + 0.1, truth, target, max_evaluations=8)
     assert set(found.others_factor) == {1.0}
 
 
@@ -80,7 +80,7 @@ def test_the_noise_of_references_is_not_the_refinements():
     )
     prior = prior_of(known, 0.3)
     exact, rough = (
-        calibrated_refinement(Kriging(known, known.image, seed=1), prior, one, target, most=64)
+        calibrated_refinement(Kriging(known, known.image, seed=1), prior, one, target, max_evaluations=64)
         for one in (reference(known), noisy)
     )
     estimator = Kriging(known, known.image, seed=2)

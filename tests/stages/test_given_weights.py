@@ -63,7 +63,7 @@ def test_the_head_alone_is_replaced_where_classes_differ_and_then_wants_training
     path = tmp_path / "other_classes.safetensors"
     head = {"fc.weight": torch.zeros(7, 8), "fc.bias": torch.zeros(7)}
     save_file(state | head, path)
-    with pytest.raises(UserError, match=r"classifier.epochs=0: .*other classes, and its new head needs training"):
+    with pytest.raises(UserError, match=r"classifier.epochs=0: .*other classes, so its head is new"):
         planned(*CLASSIFIER, f"classifier.weights={path}", "classifier.epochs=0")
     found = exported(tmp_path, f"classifier.weights={path}", "classifier.epochs=1", "classifier.optim.lr=1e-9")
     assert found["network.fc.weight"].shape == (3, 8)
@@ -84,7 +84,7 @@ def test_what_is_not_this_networks_weights_is_refused_before_anything_runs(state
         "missing.pt": ({name: state[name] for name in state if name != "conv1.weight"}, "conv1.weight is missing"),
         "shape.pt": (
             state | {"conv1.weight": torch.zeros(1)},
-            r"conv1.weight has shape \(1,\), must be \(4, 3, 3, 3\)",
+            r"conv1.weight has shape \(1,\), must be \(8, 3, 3, 3\)",
         ),
         "unknown.pt": (state | {"neck.weight": torch.zeros(1)}, "it has no neck.weight"),
     }
@@ -97,7 +97,7 @@ def test_what_is_not_this_networks_weights_is_refused_before_anything_runs(state
         planned(*CLASSIFIER, f"classifier.weights={tmp_path / 'cut.safetensors'}")
     with pytest.raises(UserError, match=r"classifier.weights=nowhere.pt: no such file"):
         planned(*CLASSIFIER, "classifier.weights=nowhere.pt")
-    with pytest.raises(UserError, match=r"classifier.epochs=0: nothing to train from"):
+    with pytest.raises(UserError, match=r"classifier.epochs=0: an untrained classifier needs weights"):
         planned(*CLASSIFIER, "classifier.epochs=0")
 
 
@@ -113,7 +113,7 @@ def test_a_model_folder_stands_where_a_classifier_would_be_trained(trained, tmp_
     evaluation = executed(*given, base=base)[-1]
     assert (evaluation.folder / "report.html").is_file()
     assert not (evaluation.folder / "figures" / "curves-classifier.png").exists()
-    with pytest.raises(UserError, match=r"classifier.path=.*: takes images of 16×16"):
+    with pytest.raises(UserError, match=r"classifier.path=.*: is for images of 16×16"):
         planned(*given, "data.params.image_size=32", base=base)
     with pytest.raises(UserError, match=r"classifier.path=.*: has 3 classes"):
         planned(*given, "data.params.num_classes=4", base=base)
@@ -132,5 +132,5 @@ def test_nothing_is_trained_on_images_without_labels(tmp_path):
         "data.grid=[2,2]",
     ]
     run = planned(*data, f"runs_dir={tmp_path}", "stage=classifier", "classifier.epochs=1", base=[])[-1]
-    with pytest.raises(UserError, match=r"^classifier.epochs=1: voc does not say what images show; "):
+    with pytest.raises(UserError, match=r"^classifier.epochs=1: voc has images without labels; "):
         classifier.make(run)

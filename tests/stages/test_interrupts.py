@@ -29,6 +29,7 @@ from tests.interruptions import (
     signal_at,
     take_over,
 )
+from tests.parts import first, pairwise
 from tests.small_runs import executed, planned, pretend_cross_entropies
 
 STEPS = 3  # per epoch, of which there are three
@@ -54,16 +55,18 @@ def step_of(run: Run) -> int:
 
 
 @pytest.mark.parametrize(
-    ("point", "call", "steps"),
-    [
-        ("training_step", 1, 1),
-        ("training_step", 5, 5),
-        ("training_step", 6, 6),  # an epoch's last step: its validation belongs to it
-        ("validation_step", 3, 6),
-        ("training_step", 9, 9),
-    ],
+    ("stage", "point", "call", "steps"),
+    pairwise(
+        list(STAGES),
+        [
+            ("training_step", 1, 1),
+            ("training_step", 5, 5),
+            ("training_step", 6, 6),  # an epoch's last step: its validation belongs to it
+            ("validation_step", 3, 6),
+            ("training_step", 9, 9),
+        ],
+    ),
 )
-@pytest.mark.parametrize("stage", STAGES)
 def test_an_interrupted_stage_goes_on_from_its_step_to_the_same_end(
     tmp_path, monkeypatch, uninterrupted, stage, point, call, steps
 ):
@@ -90,7 +93,7 @@ def test_an_interrupted_stage_goes_on_from_its_step_to_the_same_end(
 
 @pytest.mark.parametrize(
     "schedule",
-    ["one_cycle", "plateau", *(pytest.param(one, marks=pytest.mark.extended) for one in ("cosine", "constant"))],
+    first(1, ["one_cycle", "plateau", "cosine", "constant"]),
 )
 def test_a_training_interrupted_at_every_step_ends_the_same(tmp_path, monkeypatch, schedule):
     settings = ["stage=classifier", f"classifier.optim.schedule={schedule}"]
@@ -103,7 +106,7 @@ def test_a_training_interrupted_at_every_step_ends_the_same(tmp_path, monkeypatc
     assert_same_result(uninterrupted, executed(*settings, f"runs_dir={tmp_path / 'b'}")[-1].folder)
 
 
-@pytest.mark.parametrize("call", [1, 4, 6, 7, 12])
+@pytest.mark.parametrize("call", first(2, [6, 12, 1, 4, 7]))
 def test_an_interrupted_early_stopping_goes_on(tmp_path, monkeypatch, call):
     pretend_cross_entropies(monkeypatch, 3.0, 1.0, 2.0, 4.0)  # never asked for more
     settings = ["stage=classifier", "classifier.patience=2", "classifier.epochs=30"]
@@ -184,7 +187,7 @@ def test_a_signal_ends_the_wait_for_another_process(tmp_path, monkeypatch, capsy
         signal_at(patch, time, "sleep", 3, signal.SIGTERM)  # how the lock waits
         ended, out, said = command(patch, capsys, *words)
     assert ended == 143
-    assert out.splitlines()[-1] == f"classifier  waiting for another process that makes {run.folder}"
+    assert out.splitlines()[-1] == f"classifier  waiting for another process, which makes {run.folder}"
     assert said == "interrupted; the same command goes on from what is saved\n"
     assert not run.folder.exists()
 

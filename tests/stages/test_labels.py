@@ -15,6 +15,7 @@ from fastshap_lab.runs.execute import execute
 from fastshap_lab.shapley import Refinement, exact_shapley_values, pair_regression_loss
 from fastshap_lab.stages.labels import load_labels
 from tests.interruptions import Killed, kill_at
+from tests.parts import first
 from tests.small_runs import executed, planned
 
 CPU = torch.device("cpu")
@@ -70,7 +71,7 @@ def test_all_coalitions_make_the_exact_values_the_best(tmp_path):
     assert gradient.norm() < 0.02 * scale.norm()
 
 
-@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("call", first(1, [2, 1, 3]))
 def test_interrupted_they_go_on_where_they_stopped(tmp_path, monkeypatch, call):
     settings = ["stage=labels", *COPIES]
     whole = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1]
@@ -99,7 +100,7 @@ def test_a_damaged_file_is_made_again(tmp_path):
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("damage", ["flipped", "another's", "cut short"])
+@pytest.mark.parametrize("damage", first(1, ["flipped", "another's", "cut short"]))
 def test_labels_that_were_changed_since_are_asked_for_again(tmp_path, damage):
     settings = [*COPIES, "explainer.epochs=1", f"runs_dir={tmp_path}"]
     *_, run, explainer = executed("stage=explainer", *settings)
@@ -146,7 +147,7 @@ def test_an_explainer_learns_and_knows_how_well(tmp_path, loss):
 
 
 def test_without_references_nothing_is_calibrated(tmp_path):
-    with pytest.raises(UserError, match=r"explainer.monitor=shapley_error: needs references.val"):
+    with pytest.raises(UserError, match=r"explainer.monitor=shapley_error: references.val must be at least 1"):
         planned("stage=explainer", "references.val=0", "explainer.monitor=shapley_error")
     run = executed("stage=explainer", "references.val=0", f"runs_dir={tmp_path}")[-1]
     assert "val/shapley_r2" not in pd.read_csv(run.folder / "metrics.csv")
@@ -156,7 +157,7 @@ def test_without_references_nothing_is_calibrated(tmp_path):
 
 
 def test_labels_do_not_tell_what_values_add_up_to():
-    with pytest.raises(UserError, match=r"explainer.normalization=none: labels do not say"):
+    with pytest.raises(UserError, match=r"explainer.normalization=none: labels do not determine the sum"):
         planned("stage=explainer", "explainer.normalization=none")
     planned("stage=explainer", "explainer.normalization=none", "explainer.efficiency_penalty=0.1")
     planned("stage=explainer", "explainer.normalization=none", "explainer.loss=fastshap")

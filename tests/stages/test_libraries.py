@@ -85,7 +85,7 @@ def test_a_pretrained_network_is_explained_as_it_is(source, tmp_path, monkeypatc
     assert labels == {1, 285, -100} | ({517, 134} & labels)
     assert math.isnan(run.measures()["test/accuracy"])
     (same,) = planned(*data, "stage=classifier", f"runs_dir={tmp_path / 'runs'}", base=words)
-    assert same.plan == "reuse"
+    assert same.action == "reuse"
 
 
 def test_weights_have_the_pixels_of_their_library_unless_told_otherwise(tmp_path):
@@ -109,7 +109,7 @@ def test_pictures_without_labels_take_the_classes_of_a_pretrained_network(tmp_pa
     (run,) = planned(*data, f"classifier.weights={tmp_path / 'given.safetensors'}", base=words)
     assert run.data.num_classes == 1000
     assert set(run.data.dataset("test").labels.tolist()) == {-100}
-    with pytest.raises(UserError, match=r"^data: folder does not say what images show; name a classifier that brings"):
+    with pytest.raises(UserError, match=r"^data: folder has no labels here; choose a classifier that is used as it is"):
         planned(*data, "classifier.epochs=1", base=words)
 
 
@@ -124,9 +124,9 @@ def test_frozen_features_stay_as_they_are_and_the_head_learns(tmp_path):
     found = load_file(run.model / "model.safetensors")
     changed = {name for name, value in state.items() if not torch.equal(found[f"network.{name}"], value)}
     assert changed == {"fc.weight", "fc.bias"}  # neither weights before them nor the statistics of BatchNorm
-    with pytest.raises(UserError, match=r"^classifier.freeze=true: features that nobody has trained"):
+    with pytest.raises(UserError, match=r"^classifier.freeze=true: only trained features can be frozen"):
         planned("classifier.weights=null", base=words)
-    with pytest.raises(UserError, match=r"^classifier.freeze=true: classifier.epochs=0, nothing would learn"):
+    with pytest.raises(UserError, match=r"^classifier.freeze=true: with classifier.epochs=0 nothing is trained"):
         planned("classifier.epochs=0", base=words)
 
 
@@ -135,7 +135,7 @@ def test_a_backbone_without_a_head_gets_one_and_its_positions_are_resampled(tmp_
     save_file({name: value.half() for name, value in backbone.state_dict().items()}, tmp_path / "b.safetensors")
     given = [f"classifier.weights={tmp_path / 'b.safetensors'}", "classifier.freeze=true", "stage=classifier"]
     words = [*TINY, "classifier=timm", "classifier.params.model=test_vit", *given]
-    with pytest.raises(UserError, match=r"b.safetensors was trained on other classes, and its new head needs training"):
+    with pytest.raises(UserError, match=r"b.safetensors was trained on other classes, so its head"):
         planned("classifier.epochs=0", "classifier.freeze=false", base=words)
     (run,) = executed("classifier.epochs=1", f"runs_dir={tmp_path}", base=words)
     found = load_file(run.model / "model.safetensors")
@@ -154,16 +154,16 @@ def test_a_backbone_without_a_head_gets_one_and_its_positions_are_resampled(tmp_
         ),
         ("classifier=torchvision classifier.params.model=resnet81", "no model of torchvision .* did you mean resnet18"),
         ("classifier=torchvision classifier.params.model=resnet18 classifier.params.pretrained=1", "true or false"),
-        ("classifier.params.pretrained=true", "classifier.params.pretrained=True: true or false, of timm, torchvision"),
-        ("surrogate=timm surrogate.params.model=test_vit surrogate.params.pretrained=true", "a surrogate starts from"),
+        ("classifier.params.pretrained=true", "classifier.params.pretrained=True: must be true or false"),
+        ("surrogate=timm surrogate.params.model=test_vit surrogate.params.pretrained=true", "only a classifier can be"),
         (
             "classifier=torchvision classifier.params.model=resnet18 classifier.epochs=0",
-            "nothing to train from; name a",
+            "an untrained classifier needs weights; name a",
         ),
-        ("classifier=import classifier.path=nowhere", "classifier.path=nowhere: package.module:factory is wanted"),
+        ("classifier=import classifier.path=nowhere", "classifier.path=nowhere: must have the form"),
         ("classifier=import classifier.path=nowhere:make", "classifier.path=nowhere:make: ModuleNotFoundError: No mod"),
         ("classifier=import classifier.path=math:sqrt", "classifier.path=math:sqrt: TypeError: "),
-        ("classifier=import classifier.path=torch:Generator", "returns a Generator, and a torch.nn.Module is wanted"),
+        ("classifier=import classifier.path=torch:Generator", "returns a Generator, must return a torch.nn.Module"),
     ],
 )
 def test_what_cannot_be_is_one_line_before_anything_is_made(words, line):
@@ -231,14 +231,16 @@ def test_ones_own_code_is_explained_and_its_explainer_loads_without_it(own, tmp_
     module = sys.modules[own].make()
     given = load_explainer(folders["explainer"], classifier=module).explain(image)
     assert given.source == "classifier"
-    with pytest.raises(UserError, match=r"config.json: its network is of one's own code, own_.*:make, which nothing"):
+    with pytest.raises(
+        UserError, match=r"config.json: its network is your own code, own_.*:make, which is not imported"
+    ):
         load_classifier(folders["classifier"])
     classifier = load_classifier(folders["classifier"], module=module)
     torch.testing.assert_close(classifier(image).softmax(dim=-1), given.probabilities)
     assert not torch.equal(classifier.network.model.head.weight, module.head.weight)  # the caller's stays as it is
     with pytest.raises(UserError, match=r"does not fit the model in config.json"):
         load_classifier(folders["classifier"], module=nn.Linear(2, 2))
-    with pytest.raises(UserError, match=r"a module was handed over, and the network is built here: resnet"):
+    with pytest.raises(UserError, match=r"the network is an entry of the package, resnet, and built here"):
         load_surrogate(folders["surrogate"], module=module)
 
 
@@ -261,7 +263,7 @@ def test_a_surrogate_of_ones_own_code_loads_with_the_callers(own, tmp_path, monk
 
     monkeypatch.setattr(foreign, "_handed_over", {})
     folder = next(Path("runs", "explainer").glob("[!.]*"))
-    with pytest.raises(UserError, match=r"its network is of one's own code, .*load_explainer\(folder, surrogate=…\)"):
+    with pytest.raises(UserError, match=r"its network is your own code, .*load_explainer\(folder, surrogate=…\)"):
         load_explainer(folder)
     explainer = load_explainer(folder, surrogate=sys.modules[own].make())
     assert explainer.explain(torch.rand(1, 3, 16, 16)).values.shape == (1, 3, 2, 2)
@@ -285,7 +287,7 @@ def test_code_is_imported_for_who_names_it_on_the_command_line_alone(own, place,
         monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     assert in_process(monkeypatch, *words) == 2
     said = capsys.readouterr().err
-    expected = "not for a sweep" if place == "a sweep" else "stands in a file, and code is imported where the command"
+    expected = "a sweep must not import" if place == "a sweep" else "code is imported only if the command line names it"
     assert f"error: classifier.path={path}: " in said
     assert expected in said
 

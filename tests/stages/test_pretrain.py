@@ -124,8 +124,8 @@ def test_an_infinite_loss_names_the_key_to_change(tmp_path, monkeypatch):
         (["classifier.pretrain.name=mea"], r"classifier.pretrain.name=mea: unknown, did you mean mae\?"),
         (["classifier.pretrain.params.decoder_depth=0"], "classifier.pretrain.params.decoder_depth=0: must be greater"),
         (["classifier.pretrain.optim.name=lion"], "classifier.pretrain.optim.name=lion: unknown"),
-        (["classifier.pretrain=null"], "stage=pretrain: this classifier is not pretrained"),
-        (["classifier.weights=pyproject.toml"], "classifier.weights=pyproject.toml: would replace what"),
+        (["classifier.pretrain=null"], "stage=pretrain: this classifier has no pretraining"),
+        (["classifier.weights=pyproject.toml"], "classifier.weights=pyproject.toml: would replace the weights"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_the_plan(overrides, line):

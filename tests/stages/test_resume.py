@@ -12,14 +12,17 @@ from fastshap_lab.runs.execute import execute
 from fastshap_lab.runs.plan import show
 from fastshap_lab.stages import classifier
 from tests.interruptions import BASE, STAGES, Killed, assert_same_result, kill_at, stop_and_go_on, take_over
+from tests.parts import first, pairwise
 from tests.small_runs import executed, planned, pretend_cross_entropies
 
 
 @pytest.mark.parametrize(
-    ("point", "call"),
-    [("training_step", 1), ("training_step", 5), ("validation_step", 3), ("best", 2), ("last", 2), ("export", 1)],
+    ("stage", "point", "call"),
+    pairwise(
+        list(STAGES),
+        [("training_step", 1), ("training_step", 5), ("validation_step", 3), ("best", 2), ("last", 2), ("export", 1)],
+    ),
 )
-@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_killed_anywhere_goes_on_to_the_same_end(tmp_path, monkeypatch, uninterrupted, stage, point, call):
     folder, runs = uninterrupted
     take_over(runs[: list(STAGES).index(stage)], folder, tmp_path)
@@ -35,7 +38,7 @@ def test_a_stage_killed_anywhere_goes_on_to_the_same_end(tmp_path, monkeypatch, 
     assert_same_result(folder / resumed.relative_to(tmp_path), resumed)
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "plateau", "constant"])
+@pytest.mark.parametrize("schedule", first(2, ["one_cycle", "plateau", "cosine", "constant"]))
 def test_every_schedule_goes_on(tmp_path, monkeypatch, schedule):
     settings = ["stage=classifier", f"classifier.optim.schedule={schedule}"]
     uninterrupted = executed(*settings, f"runs_dir={tmp_path / 'a'}")[-1].folder
@@ -98,7 +101,7 @@ def test_with_its_last_checkpoint_damaged_a_training_starts_over_and_says_so(tmp
     said = capsys.readouterr().out.splitlines()
     assert said[0].split()[:2] == ["classifier", "train"]
     assert said[1:-1] == [
-        f"classifier  again:   {last}: changed since it was written, or damaged; the training starts over"
+        f"classifier  again:   {last}: changed since it was written, or damaged; the training starts again"
     ]
     execute([run], Console(quiet=True))
     assert_same_result(interrupted[1], run.folder)

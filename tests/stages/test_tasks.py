@@ -198,7 +198,7 @@ def test_a_teacher_and_given_weights_serve_a_regression(tmp_path):
     with torch.no_grad():
         expected = (ours(image) - torch.tensor(task.mean)) / torch.tensor(task.spread)  # as a plain head answers
         torch.testing.assert_close(load_classifier(given.model)(image), expected, rtol=1e-3, atol=1e-3)
-    with pytest.raises(UserError, match="learned the task regression, and the data's is multiclass"):
+    with pytest.raises(UserError, match="is for the task regression, and that of the data is multiclass"):
         planned("stage=classifier", "classifier=checkpoint", f"classifier.path={first.model}", base=TINY)
     (again,) = executed(*settings, "classifier=checkpoint", f"classifier.path={first.model}", base=TINY)
     assert again.measures() == first.measures()
@@ -210,10 +210,10 @@ def test_a_teacher_and_given_weights_serve_a_regression(tmp_path):
         (["data.task=multilabel", "explainer.link=softmax"], "explainer.link=softmax: unknown to the task multilabel"),
         (["data.task=regression", "explainer.link=softmax"], "explainer.link=softmax: a regression's values have"),
         (["explainer.link=sigmoid"], "explainer.link=sigmoid: is for the tasks multilabel and binary"),
-        (["data.task=regression", "surrogate.loss=kl"], "surrogate.loss=kl: not a loss of the task regression; known"),
+        (["data.task=regression", "surrogate.loss=kl"], "surrogate.loss=kl: is no loss for"),
         (
             ["data.task=binary", "surrogate.loss=squared_error"],
-            "surrogate.loss=squared_error: not a loss of the task bi",
+            "surrogate.loss=squared_error: is no loss for the task bi",
         ),
         (
             ["data=digits", "data.params={}", "data.task=binary"],

@@ -111,10 +111,10 @@ def test_a_teacher_changes_what_is_learned(tmp_path):
     ("side", "override", "line"),
     [
         (16, "classifier.teacher=nowhere", "nowhere: no model folder"),
-        (8, "classifier.teacher={}", r"classifier.teacher=.*: takes images of 8×8, and the data has"),
+        (8, "classifier.teacher={}", r"classifier.teacher=.*: is for images of 8×8, and those of the data have"),
         (16, "classifier.teacher={} data.params.num_classes=4", r"classifier.teacher=.*: has 3 classes"),
-        (16, "classifier.teacher={0} classifier=checkpoint classifier.path={0}", "classifier.teacher=.*: nobody to"),
-        (16, "classifier.teacher={0} classifier.epochs=0", "classifier.teacher=.*: nobody to teach"),
+        (16, "classifier.teacher={0} classifier=checkpoint classifier.path={0}", "classifier.teacher=.*: this"),
+        (16, "classifier.teacher={0} classifier.epochs=0", "classifier.teacher=.*: this classifier is not"),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused_in_the_plan(tmp_path, side, override, line):

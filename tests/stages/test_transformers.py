@@ -91,7 +91,7 @@ def test_what_cannot_be_is_one_line(saved, tmp_path, monkeypatch):
     weights = saved / "model.safetensors"
     torch.save(load_file(weights), saved / "pytorch_model.bin")  # which is not opened instead
     weights.unlink()
-    with pytest.raises(UserError, match=r"no image classifier as save_pretrained leaves it"):
+    with pytest.raises(UserError, match=r"not an image classifier as save_pretrained writes it"):
         executed("stage=classifier", f"runs_dir={tmp_path}", base=words(saved))
     (saved / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UserError, match=r"model_type=bert: not supported, "):

@@ -110,7 +110,7 @@ def test_a_measure_that_is_never_a_number_is_an_error(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("of", "line"),
     [
-        (lambda logits: logits[:, :1], r"classifier: its network's answer to 2 images is of shape \(2, 1\): must be"),
+        (lambda logits: logits[:, :1], r"classifier: its network's output for 2 images is of shape \(2, 1\), must be"),
         (
             lambda logits: SimpleNamespace(logits=logits),
             r"network('s answer to 2 images is of type Simple| does not take .* Type-check)",

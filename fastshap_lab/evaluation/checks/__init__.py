@@ -1,4 +1,4 @@
-"""Checks of the evaluation, one per file: sections that perturb, randomize or retrain networks, or look into them."""
+"""Table of the checks: sections of the report that perturb images, or randomize, retrain or inspect networks."""
 
 from fastshap_lab.evaluation.checks.attention_layers import AttentionLayers
 from fastshap_lab.evaluation.checks.coverage import Coverage

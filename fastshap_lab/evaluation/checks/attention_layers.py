@@ -1,4 +1,4 @@
-"""What the class token attends to, block by block, in every model."""
+"""Attention of the class token in each block of the models."""
 
 from fastshap_lab.attribution.raw_attention import RawAttention
 from fastshap_lab.attribution.rollout import GradientRollout, Rollout
@@ -13,12 +13,12 @@ _FINAL = {ScoreMatrix: "score_matrix", Rollout: "rollout", GradientRollout: "gra
 
 
 class AttentionLayers(Section):
-    """Maps of attention, a row per model and a column per block, and what methods make of all blocks beneath.
+    """Attention maps, with a row for each model and a column for each block; maps of methods that use it are below.
 
     Reference: Hebbar, Okafor, Banerjee, Interpreting vision transformers, section 3.3.
 
     Args:
-        images: Figures, one per evaluated image.
+        images: Number of evaluated images, with a figure for each.
     """
 
     kind = "attention_layers"
@@ -27,7 +27,7 @@ class AttentionLayers(Section):
         self.images = images
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
-        """Add a figure per image."""
+        """Add a figure for each image."""
         indices = evaluation.evaluated[: self.images]
         image, refused = evaluation.images(indices), []
         layers, final = {}, {kind: {} for kind in _FINAL}
@@ -54,8 +54,8 @@ class AttentionLayers(Section):
                 picture, of_image, {title: found for title, found in made.items() if found}
             )
         text = (
-            "The class token's attention to patches in each block, averaged over heads. Beneath: the score matrix, "
-            "which unless chosen otherwise is of the last block; and of all blocks together, rollout, and rollout "
-            "weighted by gradients, of the predicted class."
+            "Each map shows the class token's attention to patches in a block, averaged over heads. Below are the "
+            "score matrix (of the last block, if its settings do not choose another), rollout, and rollout weighted "
+            "by gradients for the predicted class, which combine all blocks."
         )
         evaluation.report.add(self.titled("Attention by block", name), "\n\n".join([text, *refused]), figures=figures)

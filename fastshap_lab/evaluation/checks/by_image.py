@@ -1,4 +1,4 @@
-"""What checks share that look at one image after another: ViT-CX, and results that are kept."""
+"""Functions for checks that process one image after another: ViT-CX, and results that are cached."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,7 +15,7 @@ from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.runs.sources import identity
 
-_PART = 8  # images whose results are kept together
+_PART = 8  # number of images whose results are one entry of the store
 
 
 def vit_cx(evaluation: Evaluation, module: nn.Module, **changes: Any) -> ViTCX:
@@ -31,7 +31,7 @@ def vit_cx(evaluation: Evaluation, module: nn.Module, **changes: Any) -> ViTCX:
 
 
 def vit_cx_params(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the arguments of the first method that is ViT-CX; none where none is."""
+    """Return the arguments of the first chosen method that is ViT-CX, empty if none is."""
     chosen = [one.params for one in evaluation.settings.methods.values() if METHODS[one.name] is ViTCX]
     return dict(chosen[0]) if chosen else {}
 
@@ -47,7 +47,7 @@ def vit_cx_key(evaluation: Evaluation, **changes: Any) -> dict[str, Any]:
 
 
 def with_vit_cx(evaluation: Evaluation) -> tuple[list[Pipeline], list[str]]:
-    """Return the pipelines that ViT-CX applies to, and for each of the others a sentence that says why it does not."""
+    """Return the pipelines that ViT-CX applies to, and for each of the others a sentence with the reason."""
     reasons = [(pipeline, ViTCX.supports(pipeline.classifier)) for pipeline in evaluation.pipelines]
     refused = [f"Not applicable to {pipeline.name}: {reason}." for pipeline, reason in reasons if reason is not None]
     return [pipeline for pipeline, reason in reasons if reason is None], refused
@@ -61,15 +61,15 @@ def of_images(
     key: Mapping[str, Any],
     make: Callable[[slice], Mapping[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """Return what is made of the first evaluated images, some at a time, each time kept.
+    """Return tensors about the first evaluated images, computed in parts that are cached.
 
     Args:
-        section: Keeps it.
-        evaluation: Gives the images.
-        pipeline: Whose models are asked.
-        number: Most images.
-        key: What it depends on beside the section, the classifier and the images.
-        make: Takes places among the evaluated images and returns tensors, the first axis of which are these.
+        section: Section that the results belong to.
+        evaluation: Evaluation, which has the images and the store.
+        pipeline: Pipeline whose models are used.
+        number: Maximum number of images.
+        key: What the results depend on beside section, classifier and images.
+        make: Function from positions among the evaluated images to tensors, whose first axis are these images.
     """
     number = min(number, len(evaluation.evaluated))
     parts = []

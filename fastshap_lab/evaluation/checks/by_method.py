@@ -1,4 +1,4 @@
-"""What checks of one method after another share: order, and tests."""
+"""Functions for checks that compare methods: rankings, order of the rows, and tests."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -8,7 +8,10 @@ from torch import Tensor
 
 from fastshap_lab.metrics.bootstrap import paired_test
 
-INTERVALS = "Intervals: 95 %, from resampling images; p: sign flips of the differences from Random on the same images."
+INTERVALS = (
+    "Intervals are 95 % bootstrap intervals over images; p-values are of sign-flip tests of the differences from "
+    "Random on the same images."
+)
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -25,7 +28,7 @@ def removed_first(values: Tensor, number: int) -> Tensor:
 
 
 def lowest_first(values: Mapping[str, Tensor]) -> list[str]:
-    """Return the methods in the order of their means over images, those last whose mean is undefined."""
+    """Return the methods in the order of their means over images; those with an undefined mean come last."""
     means = {name: value.nanmean().item() for name, value in values.items()}
     return sorted(means, key=lambda name: (means[name] != means[name], means[name]))
 

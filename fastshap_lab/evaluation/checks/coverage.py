@@ -1,4 +1,4 @@
-"""What the masks of ViT-CX let through of each pixel, and what dividing by it does to the map."""
+"""Coverage of pixels by the masks of ViT-CX, and its effect on the map."""
 
 import torch
 
@@ -9,7 +9,7 @@ from fastshap_lab.report import gallery
 
 
 class Coverage(Section):
-    """Sum of ViT-CX's masks, beside its map before and after it is divided by this sum.
+    """Sum of ViT-CX's masks, and its maps before and after division by this sum.
 
     Reference: Xie et al., ViT-CX, IJCAI 2023, arXiv:2211.03064, figure 6 and equation 5.
     """
@@ -17,7 +17,7 @@ class Coverage(Section):
     kind = "coverage"
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
-        """Add a figure per pipeline that ViT-CX applies to."""
+        """Add a figure for each pipeline that ViT-CX applies to."""
         indices = evaluation.evaluated[: evaluation.settings.images_shown]
         figures, (applicable, refused) = {}, with_vit_cx(evaluation)
         for pipeline in applicable:
@@ -27,10 +27,10 @@ class Coverage(Section):
             seen = torch.stack([each.sum(dim=0) for each in masks])
             after = method.attribute(images, targets)
             number = torch.tensor([len(each) for each in masks], device=seen.device)[:, None, None]
-            before = after * seen / number  # as ``coverage=False`` gives it, without its passes
+            before = after * seen / number  # equals the map with ``coverage=False``, and needs no further passes
             columns = {"sum of masks": seen, "map before": before, "map after": after}
             texts = [
-                f"{len(each)} masks, together {total.amin():.3g} to {total.amax():.3g}\n"
+                f"{len(each)} masks, sum {total.amin():.3g} to {total.amax():.3g}\n"
                 f"explained: {evaluation.class_names[target]}"
                 for each, total, target in zip(masks, seen, targets.tolist(), strict=True)
             ]
@@ -40,8 +40,8 @@ class Coverage(Section):
                 texts,
             )
         text = (
-            "What the masks of ViT-CX let through of each pixel, added up; and its map before and after it is divided "
-            "by that, without which pixels that many masks let through look important."
+            "The figures show the sum of ViT-CX's masks, which is the coverage of each pixel, and the map before and "
+            "after division by it. Without the division, pixels that many masks cover look important."
         )
         evaluation.report.add(
             self.titled("Coverage of ViT-CX's masks", name), "\n\n".join([text, *refused]), figures=figures

@@ -1,4 +1,4 @@
-"""How alike the masks are that features make."""
+"""Similarity of the masks that ViT-CX makes from features."""
 
 import numpy as np
 import pandas as pd
@@ -20,22 +20,22 @@ BINS = 50
 
 
 def similarities(masks: Tensor) -> Tensor:
-    """Return the cosine similarities in [0, 1] of all pairs of masks (M, H, W), none of them all zero."""
+    """Return the cosine similarities in [0, 1] of all pairs of masks (M, H, W); no mask may be zero everywhere."""
     unit = nn.functional.normalize(masks.flatten(1).double(), dim=1)
     first, second = torch.triu_indices(len(masks), len(masks), offset=1)
     return (unit @ unit.T)[first, second].clamp(0, 1)
 
 
 class MaskSimilarity(Section):
-    """Distribution of the cosine similarity between two masks of an image, and what clustering leaves of them.
+    """Distribution of the cosine similarity between two masks of an image, and the number of clusters of masks.
 
-    A vision transformer's masks are those of ViT-CX; a convolutional network's are made in the same way of its last
-    convolutional features, and clustered at the same threshold as a plain vision transformer's.
+    The masks of a vision transformer are those of ViT-CX. Those of a convolutional network are made in the same way
+    from its last convolutional features, and are clustered with the threshold of a plain vision transformer.
 
     Reference: Xie et al., ViT-CX, IJCAI 2023, arXiv:2211.03064, figure 4 and section 3.
 
     Args:
-        images: Most evaluated images.
+        images: Maximum number of evaluated images.
     """
 
     kind = "mask_similarity"
@@ -55,12 +55,12 @@ class MaskSimilarity(Section):
             rows.append(row | with_intervals(columns, resamples))
             if found["histogram"].any():
                 counts[pipeline.name] = found["histogram"].sum(dim=0).numpy()
-        caption = "All pairs of masks of an image, images together"
+        caption = "All pairs of masks of the same image, over all images"
         evaluation.report.add(
             self.titled("Similarity of feature masks", name),
-            "Each plane of features becomes a mask of the image. Similarity: cosine of two masks, averaged over an "
-            "image's pairs; 1 where all are alike. Clusters: masks that are left when similar ones are merged. "
-            "Intervals: 95 %, from resampling images.",
+            "Each channel of features becomes a mask of the image. Similarity is the cosine of two masks, averaged "
+            "over all pairs of an image; it is 1 if all masks are alike. Clusters is the number of masks after similar "
+            "ones are merged. Intervals are 95 % bootstrap intervals over images.",
             {(name, "Masks per image"): pd.DataFrame(rows)},
             {(name, caption): densities(counts, edges, "cosine similarity")} if counts else {},
         )
@@ -75,7 +75,7 @@ class MaskSimilarity(Section):
                     {
                         "masks": torch.tensor(len(masks)),
                         "clusters": torch.tensor(len(cluster(masks, threshold, linkage))),
-                        "similarity": found.mean(),  # NaN of a single mask
+                        "similarity": found.mean(),  # NaN if there is a single mask
                         "histogram": torch.histc(found, BINS, 0, 1),
                     }
                 )

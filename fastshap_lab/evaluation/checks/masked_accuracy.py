@@ -1,6 +1,6 @@
-"""How well the surrogate recognizes images from which the players that matter are missing, or of which they alone show.
+"""Accuracy of the surrogate on images without their most important players, or with these players only.
 
-ROAR without the retraining: the surrogate has learned to do without players.
+The check replaces ROAR's retraining: the surrogate has already learned to classify images with absent players.
 """
 
 from functools import partial
@@ -28,13 +28,13 @@ _WAYS = ("deletion", "insertion")
 
 
 class MaskedAccuracy(Section):
-    """Accuracy of the surrogate without the players that an explanation ranks highest, and with those alone.
+    """Accuracy of the surrogate without the players that an explanation ranks highest, and with these players only.
 
     Reference: Covert et al., ViT-Shapley, ICLR 2023, arXiv:2206.05282, on ROAR with a masked classifier in place of
     retraining; Hooker et al., NeurIPS 2019, arXiv:1806.10758, on the retraining.
 
     Args:
-        fractions: Of the players removed or, in insertion, shown.
+        fractions: Fractions of the players that are removed (deletion) or shown (insertion).
     """
 
     kind = "masked_accuracy"
@@ -50,7 +50,7 @@ class MaskedAccuracy(Section):
         rows, points, figures, refused = [], [], {}, []
         for pipeline in evaluation.pipelines:
             if pipeline.surrogate is None:
-                refused.append(f"Not applicable to {pipeline.name}: no surrogate.")
+                refused.append(f"Not applicable to {pipeline.name}: it has no surrogate.")
                 continue
             right, key = {}, evaluation.result_key(pipeline, slice(None), ("classifier", "surrogate"))
             labels = evaluation.test.labels[evaluation.evaluated.to(evaluation.test.device)]
@@ -78,10 +78,10 @@ class MaskedAccuracy(Section):
                 for method, accuracies in by_share.to_dict("index").items():
                     points.append({"model": pipeline.name, "method": method, "players": way} | accuracies)
         text = (
-            f"{right_name.capitalize()} of the surrogate against the labels of {len(evaluation.evaluated)} images "
-            "without the players that rank highest (deletion: lower is better), and with these alone (insertion: "
-            f"higher is better). Ranked by each method's map of the target: {task.target_in_words}. In the first "
-            f"table, means over {', '.join(f'{share:.0%}' for share in self.fractions)} of the players. {INTERVALS}"
+            f"The tables show the surrogate's {right_name} on {len(evaluation.evaluated)} images without the players "
+            "that rank highest (deletion, lower is better), and with these players only (insertion, higher is better). "
+            f"Players are ranked by each method's map of the target, {task.target_in_words}. The first table shows "
+            f"means over {', '.join(f'{share:.0%}' for share in self.fractions)} of the players. {INTERVALS}"
         )
         tables = {}
         if rows:
@@ -93,7 +93,7 @@ class MaskedAccuracy(Section):
     def _right(
         evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod, labels: Tensor, shares: list[float]
     ) -> dict[str, Tensor]:
-        """Return whether the surrogate is right (N, 2, shares) in deletion and insertion, NaN without a label."""
+        """Return whether the surrogate is right (N, 2, shares) under deletion and insertion; NaN without a label."""
         numbers, parts = [round(share * pipeline.grid.num_players) for share in shares], []
         for _, chunk, classes in evaluation.evaluated_chunks(pipeline):
             maps = applied.explain(chunk, classes)["maps"][:, :1].to(evaluation.device)  # of the target

@@ -1,4 +1,4 @@
-"""How much explanations change where the image hardly does."""
+"""Change of explanations when the image changes little."""
 
 from functools import partial
 
@@ -23,16 +23,17 @@ from fastshap_lab.seeding import derive_seed
 
 
 class MaxSensitivity(Section):
-    """Largest relative change of the target's map over random changes of the image that are hardly seen.
+    """Largest relative change of the target's map under small random changes of the image.
 
     Reference: Yeh et al., On the (in)fidelity and sensitivity of explanations, NeurIPS 2019, arXiv:1901.09392,
-    section 4. As there, what leaves the range of pixels is not brought back, and the class stays that of the original.
-    Differs from the paper: relative to the norm of the original's map, as in captum, since maps have different units.
+    section 4. As in the paper, changed pixels are not clipped to their range, and the class stays that of the original
+    image. Differs from the paper: the change is divided by the norm of the original map, as in captum, since maps have
+    different units.
 
     Args:
-        draws: Changes tried on each image.
-        radius: Of the ball they are uniform in, by the largest absolute value, in the model's normalized space.
-        images: Of the evaluated ones, the first so many.
+        draws: Number of random changes of each image.
+        radius: Largest absolute change of a value in the model's normalized space; changes are uniform.
+        images: Number of evaluated images, the first ones.
     """
 
     kind = "max_sensitivity"
@@ -42,12 +43,12 @@ class MaxSensitivity(Section):
         self.draws, self.radius, self.images = draws, radius, images
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
-        """Add a table of the changes, and how they grow with the number of draws."""
+        """Add a table of the changes, and curves of the largest change by the number of draws."""
         resamples = evaluation.settings.bootstrap
         rows, curves = [], {}
         for pipeline in evaluation.pipelines:
             largest, key = {}, evaluation.result_key(pipeline, slice(self.images))
-            key |= {"indices": evaluation.evaluated[: self.images].tolist()}  # which the noise depends on
+            key |= {"indices": evaluation.evaluated[: self.images].tolist()}  # the noise depends on them
             for method, applied in track(evaluation.methods(pipeline).items(), f"max-sensitivity on {pipeline.name}"):
                 make = partial(self._changes, evaluation, pipeline, applied)
                 changes = self.stored(evaluation, key | {"method": applied.key}, make)["changes"]
@@ -65,16 +66,17 @@ class MaxSensitivity(Section):
         figure = method_curves(curves, "draws", "change", evaluation.baseline)
         evaluation.report.add(
             self.titled("Max-sensitivity", name),
-            f"Largest relative change of the target's map over {self.draws} draws of noise, uniform within "
-            f"±{self.radius:g} of the normalized space. Less is steadier, which is not better in itself: a map that "
-            "ignores the image has none; Random is drawn anew for every image, and two such maps differ by √2 times "
-            f"their size. {INTERVALS} Images: those on which it is defined, the map not being zero.",
+            f"The table shows the largest relative change of the target's map over {self.draws} draws of noise, "
+            f"uniform within ±{self.radius:g} in the normalized space. A smaller change is not better in itself: a map "
+            "that ignores the image does not change. Random maps are drawn independently for every image; the norm of "
+            f"their difference is √2 times that of a map. {INTERVALS} The column images counts those whose map is not "
+            "zero, so that the change is defined.",
             {(name, "Largest relative change"): pd.DataFrame(rows)},
-            {(name, "Largest relative change so far, by draws"): figure},
+            {(name, "Largest relative change by the number of draws"): figure},
         )
 
     def _changes(self, evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod) -> dict[str, Tensor]:
-        """Return the relative change (draws, B) under each draw."""
+        """Return the relative change of the maps for each draw (draws, B)."""
         indices = evaluation.evaluated[: self.images]
         image, target = evaluation.images(indices), evaluation.classes(pipeline)[: self.images, 0]
         explain = applied.method.attribute

@@ -1,4 +1,4 @@
-"""Images with more than one sufficient cause of what a classifier says of them."""
+"""Images whose prediction has more than one sufficient cause."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -22,26 +22,24 @@ _COLUMNS = ("sufficient", "rest sufficient", "overdetermined")
 
 
 class Overdetermined(Section):
-    """Share of images whose class the classifier recognizes in each of two parts that have no player in common.
+    """Fraction of images whose prediction is the same for each of two parts that have no player in common.
 
-    An image is overdetermined at a share if its most important players up to that share, alone, and all other players,
-    alone, both leave the classifier's prediction what it is for the whole image: of labels that do not exclude each
-    other all of them, of a regression within its tolerance. It is at any share if it is
-    at one of those tried, at least: other ways to halve it may exist. Images of which nothing at all need be seen, for
-    what shows of absent players alone is of that class, are left out.
+    An image is overdetermined at a share if the prediction for the whole image is also that for its most important
+    players up to that share, and that for all other players. Predictions of several labels must agree in all of them,
+    those of a regression within its tolerance. An image is overdetermined at any share if it is at one of those tried;
+    other partitions are not tried. Images with the same prediction when all players are absent are left out.
 
     Reference: Xie et al., ViT-CX, IJCAI 2023, arXiv:2211.03064, on causal overdetermination, which counts such images.
-    The definition is ours, theirs could not be consulted.
+    The definition is ours, as theirs could not be consulted.
 
     Args:
-        methods: Whose maps say what is important; those not chosen, or not applicable, are passed over.
-        shares: Of the players, the most important first.
-        removal: One of ``maskings.removals``, which shows absent players.
-        images: Most evaluated images.
+        methods: Names of methods whose maps rank the players; those that are not chosen or do not apply are skipped.
+        shares: Fractions of the players that are the first part, the most important ones.
+        removal: How absent players are removed, a name in ``maskings.removals``.
+        images: Maximum number of evaluated images.
     """
 
     kind = "overdetermined"
-    version = 2
     uncounted = ("images", "methods")
 
     def __init__(
@@ -61,11 +59,11 @@ class Overdetermined(Section):
             methods = evaluation.methods(pipeline)
             for method in self.methods:
                 if method not in methods:
-                    refused.append(f"{method} on {pipeline.name}: not chosen, or not applicable.")
+                    refused.append(f"Method {method} on {pipeline.name} is not chosen, or does not apply.")
                     continue
                 found = self._of(evaluation, pipeline, methods[method])
                 # (N, shares, 2)
-                unchanged = found["unchanged"].double().masked_fill(found["empty"][:, None, None], torch.nan)
+                unchanged = found["kept"].double().masked_fill(found["empty"][:, None, None], torch.nan)
                 both = unchanged.prod(dim=2)
                 columns = [
                     (unchanged[:, place, 0], unchanged[:, place, 1], both[:, place])
@@ -79,17 +77,18 @@ class Overdetermined(Section):
                     row |= with_intervals(values, evaluation.settings.bootstrap)
                     rows.append(row | {"images": int((~found["empty"]).sum())})
         text = (
-            "Sufficient: share of images whose prediction stays, were only their most important players shown, up "
-            "to a share of all players; rest sufficient: were only the others shown. Overdetermined: both, so that two "
-            "parts without a player in common each cause the prediction; any: at one of these shares, at least. Images "
-            f"of which nothing need be shown are left out. Absent players show: {in_words(self.removal)}. "
-            "Intervals: 95 %, from resampling images."
+            "Sufficient is the fraction of images whose prediction stays the same if only their most important "
+            "players, up to a share of all players, are shown; rest sufficient is that fraction if only the other "
+            "players are shown. Overdetermined images have both, so that two parts without a common player each "
+            "suffice for the prediction; in the row any, they have both at one of the shares at least. Images with the "
+            "same prediction when all players are absent are left out. Absent players are removed by "
+            f"{in_words(self.removal)}. Intervals are 95 % bootstrap intervals over images."
         )
         tables = {(name, "Shares of images"): pd.DataFrame(rows)} if rows else {}
         evaluation.report.add(self.titled("Overdetermined images", name), "\n\n".join([text, *refused]), tables)
 
     def _of(self, evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod) -> dict[str, Tensor]:
-        """Return whether each part alone keeps the class (N, shares, 2), and whether nothing does so, too (N,)."""
+        """Return whether each part keeps the prediction (N, shares, 2), and whether all players absent do (N,)."""
         grid = pipeline.grid
         sizes = [min(max(1, round(share * grid.num_players)), grid.num_players - 1) for share in self.shares]
         game = pipeline.removal_game(grid, self.removal)
@@ -104,7 +103,7 @@ class Overdetermined(Section):
             outputs = coalition_values(game.values, image, coalitions, pipeline.max_batch)
             whole = pipeline.outputs[evaluation.evaluated[place]].to(outputs.device)
             unchanged = pipeline.task.right(outputs, pipeline.task.decide(whole))
-            return {"unchanged": unchanged[:, :-1].unflatten(1, (len(sizes), 2)), "empty": unchanged[:, -1]}
+            return {"kept": unchanged[:, :-1].unflatten(1, (len(sizes), 2)), "empty": unchanged[:, -1]}
 
         key = {"method": applied.key, "removal": removal_key(self.removal)}
         return of_images(self, evaluation, pipeline, self.images, key, make)

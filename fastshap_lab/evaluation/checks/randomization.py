@@ -1,4 +1,4 @@
-"""Whether explanations notice that the network has forgotten what it learned."""
+"""Change of explanations when weights of the network are randomized."""
 
 import copy
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ from fastshap_lab.progress import track
 from fastshap_lab.report import method_curves
 from fastshap_lab.seeding import derive_seed
 
-_MIN_STEPS, _MAX_STEPS = 8, 12  # steps
+_MIN_STEPS, _MAX_STEPS = 8, 12  # number of steps, if the network has as many layers
 
 Mode = Literal["cascading", "independent"]
 
 
 class Randomization(Section):
-    """Similarity of maps before and after layers of the network are drawn at random, from the output to the input.
+    """Similarity of maps before and after the weights of layers are randomized, from the output to the input.
 
-    The class explained stays the one that the trained network names. Every layer and seed has a generator of its own.
+    The explained class stays the one that the trained network predicts. Random weights depend on layer and seed only.
 
     Reference: Adebayo et al., Sanity checks for saliency maps, NeurIPS 2018, arXiv:1810.03292, section 3.
 
     Args:
-        mode: ``cascading``: each step adds a layer to those drawn; ``independent``: each draws one layer alone.
-        seeds: Networks drawn in each step, whose similarities are averaged.
-        images: Of the evaluated ones, the first so many.
+        mode: ``cascading`` adds a layer to the randomized ones in each step, ``independent`` randomizes one at a time.
+        seeds: Number of random networks in each step, whose similarities are averaged.
+        images: Number of evaluated images, the first ones.
     """
 
     kind = "randomization"
@@ -80,13 +80,13 @@ class Randomization(Section):
         last = {"cascading": "once all layers are drawn", "independent": "with one layer drawn, mean over layers"}
         evaluation.report.add(
             self.titled(f"Randomization, {self.mode}", name),
-            f"Similarity of the target's maps on {min(self.images, len(evaluation.evaluated))} images to those of the "
-            f"trained network, mean over {self.seeds} draws: Spearman correlation of signed and of absolute values, "
-            "and SSIM, at the maps' own resolution. Similarity that stays high says that a map shows the image, not "
-            "what the network has learned; Random, which never asks the network, stays at 1. Layers are drawn from "
-            "their own initialization, running statistics with them; parameters without one (tokens, position "
-            "embeddings) from a normal distribution with their own mean and standard deviation. Intervals: 95 %, from "
-            "resampling images.",
+            f"Maps of the target on {min(self.images, len(evaluation.evaluated))} images are compared with those of "
+            f"the trained network, and similarities are averaged over {self.seeds} random networks: Spearman "
+            "correlation of signed and of absolute values, and SSIM, at the maps' own resolution. If the similarity "
+            "stays high, a map shows the image rather than what the network has learned; Random, which does not use "
+            "the network, stays at 1. Layers and their running statistics are initialized again; parameters without an "
+            "initialization (tokens, position embeddings) are drawn from a normal distribution with their own mean and "
+            "standard deviation. Intervals are 95 % bootstrap intervals over images.",
             {(place, f"Similarity {last[self.mode]}"): pd.DataFrame(rows)} | tables,
             figures,
         )
@@ -94,7 +94,7 @@ class Randomization(Section):
     def _similarity(
         self, evaluation: Evaluation, pipeline: Pipeline, applied: AppliedMethod, steps: list[list[str]]
     ) -> dict[str, Tensor]:
-        """Return the similarity (steps, seeds, B, columns) after each step; before the first, to itself."""
+        """Return the similarity (1 + steps, seeds, B, columns): of the original maps to themselves, then by step."""
         image, target = (
             evaluation.images(evaluation.evaluated[: self.images]),
             evaluation.classes(pipeline)[: self.images, 0],
@@ -115,11 +115,11 @@ class Randomization(Section):
 
 
 def layers(classifier: Classifier, image: Tensor) -> dict[str, list[str]]:
-    """Return the steps of a randomization, by a label: names of modules of the network, from the output to the input.
+    """Return the steps of a randomization, from the output to the input: names of the network's modules, by a label.
 
-    All modules that have parameters or running statistics of their own, in the order in which a pass enters them. A
-    step is one branch of the module tree, cut at the coarsest level with enough of them; where these are too many,
-    neighbours are joined, but never with the last.
+    The steps contain all modules that have parameters or running statistics of their own, ordered by when a pass enters
+    them. A step is a branch of the module tree at the coarsest level with at least 8 branches. If there are more than
+    12, neighbours are joined, except with the last one.
 
     Args:
         classifier: Classifier whose network is randomized.
@@ -163,7 +163,7 @@ def redrawn(classifier: Classifier, names: list[str], seed: int) -> Classifier:
         seed: Seed for drawing weights.
     """
     device = classifier.mean.device
-    clone = copy.deepcopy(classifier).cpu()  # where random numbers are the same on every machine
+    clone = copy.deepcopy(classifier).cpu()  # random numbers on a CPU are the same on every machine
     for name in names:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(derive_seed("randomization", seed, name))
@@ -177,12 +177,12 @@ def _redraw(module: nn.Module) -> None:
         module.reset_parameters()
     for name, parameter in module.named_parameters(recurse=False):
         was = before[name]
-        if torch.equal(parameter, was):  # what has no initialization, or none of its own
+        if torch.equal(parameter, was):  # reset_parameters is missing, or leaves this parameter alone
             parameter.normal_(was.mean().item(), was.std(correction=0).item())
 
 
 def _has_state(module: nn.Module) -> bool:
-    """Return whether a module has parameters of its own, or the running statistics of a norm without any."""
+    """Return whether a module has parameters of its own, or running statistics."""
     return any(True for _ in module.parameters(recurse=False)) or getattr(module, "running_mean", None) is not None
 
 
@@ -191,7 +191,7 @@ def _enter(entered: dict[str, int], name: str, *_: object) -> None:
 
 
 def _place(entered: Mapping[str, int], name: str) -> int:
-    """Return when a pass enters a module or, where it is never called itself, the nearest one around it."""
+    """Return the position of a module in a pass or, if it is never called itself, that of its nearest called parent."""
     while name not in entered:
         name = name.rpartition(".")[0]
     return entered[name]

@@ -1,4 +1,4 @@
-"""What a classifier still learns from images without what matters by an explanation."""
+"""Remove and retrain: accuracy of classifiers that are trained without the most important players of the images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -38,7 +38,7 @@ from fastshap_lab.training.classifier import ClassifierTraining
 from fastshap_lab.training.training import Loaders, fit
 
 _SOBEL = "sobel"
-_BLOCK = 128  # images explained at once
+_BLOCK = 128  # number of images in a batch
 
 Splits = dict[Split, TensorImages]
 
@@ -46,18 +46,18 @@ Splits = dict[Split, TensorImages]
 class ROAR(Section):
     """Accuracy of classifiers trained and tested on images without the players that an explanation ranks highest.
 
-    Players are replaced by the training images' mean colour. Rankings are made once, by maps of the class that the
-    original classifier predicts. Each training starts from random weights, and otherwise follows the classifier's own
-    recipe, but for a teacher and given or pretrained weights, which have seen whole images.
+    Removed players get the training images' mean colour. Players are ranked once, by maps of the class that the
+    original classifier predicts. Each training starts from random weights and otherwise has the settings of the
+    classifier's training, without a teacher and without pretrained weights, as these have seen whole images.
 
     Reference: Hooker et al., A benchmark for interpretability methods in deep neural networks, NeurIPS 2019,
     arXiv:1806.10758.
 
     Args:
-        methods: Names of those chosen; by default all. Random and an edge detector come with them.
-        fractions: Of the players that are removed.
-        seeds: Trainings for each method and fraction.
-        epochs: Of each training; by default the recipe's own.
+        methods: Names of methods of the evaluation. None: all. Random and an edge detector are always included.
+        fractions: Fractions of the players that are removed.
+        seeds: Number of trainings for each method and fraction.
+        epochs: Number of epochs of each training. None: that of the classifier's training.
     """
 
     kind = "roar"
@@ -72,7 +72,7 @@ class ROAR(Section):
         self.methods, self.fractions, self.seeds, self.epochs = methods, fractions, seeds, epochs
 
     def check(self, settings: EvaluateConfig, name: str) -> None:
-        """Raise a ``UserError`` where a method is not among those of the evaluation.
+        """Raise a ``UserError`` if a method is not among those of the evaluation.
 
         Args:
             settings: Settings of the evaluation.
@@ -91,7 +91,7 @@ class ROAR(Section):
         rows, panels, refused = [], {}, []
         for pipeline in evaluation.pipelines:
             if not self._epochs(pipeline):
-                refused.append(f"{pipeline.name}: not applicable: its classifier has no recipe of training.")
+                refused.append(f"Not applicable to {pipeline.name}: its classifier was not trained here.")
                 continue
             rankings = {
                 method: ranking
@@ -107,11 +107,12 @@ class ROAR(Section):
             panels[pipeline.name] = pd.DataFrame(accuracies, index=shares)
         tables = {(name, "Test accuracy by share of the players removed"): pd.DataFrame(rows)} if rows else {}
         text = (
-            "Test accuracy of the classifier trained anew, from random weights, on images whose highest-ranking "
-            "players are replaced by the mean colour, in training, validation and test images alike. Lower is better: "
-            "what is gone was needed. Ranked by each method's map of the class that the original classifier predicts, "
-            "made once; Random and Sobel, the mean strength of edges, know nothing of the classifier. "
-            f"Mean over {self.seeds} trainings. Intervals: 95 %, from resampling images.\n\n" + "\n\n".join(refused)
+            "The table shows the test accuracy of classifiers that are trained from random weights on images whose "
+            "highest-ranking players are replaced by the mean colour, in training, validation and test images alike. "
+            "Lower is better, as the classifier then needed the removed players. Players are ranked once, by each "
+            "method's map of the class that the original classifier predicts; Random and Sobel, the mean strength of "
+            f"edges, do not use the classifier. Accuracies are means over {self.seeds} trainings; intervals are 95 % "
+            "bootstrap intervals over images.\n\n" + "\n\n".join(refused)
         )
         figures = {}
         if panels:
@@ -121,26 +122,26 @@ class ROAR(Section):
         evaluation.report.add(self.titled("ROAR: remove and retrain", name), text, tables, figures)
 
     def _epochs(self, pipeline: Pipeline) -> int:
-        """Return how long to train; not at all where nobody has said how."""
+        """Return the number of epochs, 0 for a classifier that comes from a model folder or from a user's code."""
         config = pipeline.runs["classifier"].config.classifier
         return 0 if config.path is not None else self.epochs or config.epochs
 
     def _right(
         self, evaluation: Evaluation, pipeline: Pipeline, rankings: Mapping[str, "_Ranking"]
     ) -> dict[tuple[str, float], Tensor]:
-        """Return for each method and share how many of the trainings get each test image right (N,), as a share."""
+        """Return for each method and share the fraction of trainings that get each test image right (N,)."""
         recipe = {"classifier": pipeline.runs["classifier"].settings, "epochs": self._epochs(pipeline)}
         found: dict[tuple[str, float], list[Tensor]] = {}
         jobs = list(product(rankings.items(), (0.0, *self.fractions), range(self.seeds)))
         for (name, ranking), share, seed in track(jobs, f"retraining {pipeline.name}"):
             number = round(share * pipeline.grid.num_players)
-            # With nothing removed, the ranking does not matter.
+            # If no players are removed, the result does not depend on the ranking.
             removed = {"players": pipeline.grid.shape, "number": number, "ranking": ranking.key} if number else None
             key = {"recipe": recipe, "removed": removed, "seed": seed, "version": self.version}
             unfinished = evaluation.store.folder / "unfinished" / key_digest("retrainings", key)[:32]
             make = partial(self._retrained, evaluation, pipeline, ranking, number, seed, unfinished)
             unfinished.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{unfinished}.lock"):  # another evaluation may be at it, whose result then serves both
+            with FileLock(f"{unfinished}.lock"):  # if another evaluation trains the same, this one uses its result
                 right = evaluation.store.get("retrainings", key, make)["right"]
             found.setdefault((name, share), []).append(right.double())
         return {key: torch.stack(right).mean(dim=0) for key, right in found.items()}
@@ -148,7 +149,7 @@ class ROAR(Section):
     def _retrained(
         self, evaluation: Evaluation, pipeline: Pipeline, ranking: "_Ranking", number: int, seed: int, folder: Path
     ) -> dict[str, Tensor]:
-        """Return what one training gets right, on images without their ``number`` highest-ranking players."""
+        """Return which test images one training gets right, without the ``number`` highest-ranking players."""
         values = None
         if number:
             key = {"ranking": ranking.key, "data": evaluation.data_key, "players": pipeline.grid.shape}
@@ -161,7 +162,7 @@ class ROAR(Section):
     def _trained_right(
         self, evaluation: Evaluation, pipeline: Pipeline, data: Splits, seed: int, folder: Path
     ) -> Tensor:
-        """Train, going on from what is in a folder, and return which test images are right (N,)."""
+        """Train, or resume the training in a folder, and return which test images are right (N,)."""
         run, trainer = pipeline.runs["classifier"], evaluation.trainer
         config = replace(run.config.classifier, epochs=self._epochs(pipeline), freeze=False)
         with torch.random.fork_rng(devices=[]):
@@ -182,11 +183,11 @@ class ROAR(Section):
 
 @dataclass
 class _Ranking:
-    """What ranks the players of an image.
+    """A function whose maps rank the players of an image.
 
     Attributes:
-        key: What its maps depend on beside the images.
-        explain: Takes images (B, 3, H, W) and the class of each (B,) to maps (B, rows, columns).
+        key: What the maps depend on beside the images, for keys of the store.
+        explain: Function from images (B, 3, H, W) and their classes (B,) to maps (B, rows, columns).
     """
 
     key: Any
@@ -195,7 +196,7 @@ class _Ranking:
 
 def _rankings(evaluation: Evaluation, pipeline: Pipeline) -> dict[str, _Ranking]:
     methods = evaluation.methods(pipeline)
-    digest = {"classifier": pipeline.digests["classifier"]}  # whose predictions are explained
+    digest = {"classifier": pipeline.digests["classifier"]}  # its predictions are the explained classes
     found = {name: _Ranking(method.key | digest, method.method.attribute) for name, method in methods.items()}
     return {_SOBEL: _Ranking(_SOBEL, edges)} | found
 
@@ -213,7 +214,7 @@ def edges(image: Tensor, target: Tensor) -> Tensor:
 def _player_values(
     evaluation: Evaluation, pipeline: Pipeline, explain: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Return what ranks the players (N, P) of all images of each split."""
+    """Return the values that rank the players of all images (N, P), by split."""
     found = {}
     for split in SPLITS:
         data, parts = evaluation.data.dataset(split), []
@@ -227,7 +228,7 @@ def _player_values(
 
 
 def _without(evaluation: Evaluation, pipeline: Pipeline, values: dict[str, Tensor] | None, number: int) -> Splits:
-    """Return all images, the highest-ranking players replaced by the training images' mean colour."""
+    """Return all splits, with the highest-ranking players replaced by the training images' mean colour."""
     mean, _ = evaluation.data.dataset("train").pixel_statistics()
     found: Splits = {}
     for split in SPLITS:

@@ -1,4 +1,4 @@
-"""Maps over the images they explain, and cut into object and ground."""
+"""Maps over the images that they explain, and their segmentation into object and background."""
 
 import math
 
@@ -12,7 +12,7 @@ from fastshap_lab.report import overlays
 
 
 class SegmentationOverlay(Section):
-    """Each method's map over the image, and what of it lies above Otsu's threshold.
+    """Each method's map over the image, and the pixels whose value is above Otsu's threshold.
 
     Reference: Coporan, Visualization techniques for improving explainability in visual transformers, section 5.
     """
@@ -20,9 +20,9 @@ class SegmentationOverlay(Section):
     kind = "segmentation_overlay"
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
-        """Add a figure per pipeline."""
+        """Add a figure for each pipeline."""
         indices = evaluation.evaluated[: evaluation.settings.images_shown]
-        shown, figures = math.ceil(len(indices) / CHUNK), {}  # in whole chunks, as they are kept
+        shown, figures = math.ceil(len(indices) / CHUNK), {}  # maps are cached in whole chunks
         chunks = evaluation.chunks(evaluation.evaluated)[:shown]
         for pipeline in evaluation.pipelines:
             classes = evaluation.classes(pipeline)[: shown * CHUNK]
@@ -35,5 +35,5 @@ class SegmentationOverlay(Section):
             figures[f"{name}-{pipeline.name}", pipeline.name] = overlays(
                 evaluation.pictures(indices), maps, cut, titles
             )
-        text = "Maps of the predicted class, named above, and what lies above Otsu's threshold of each."
+        text = "Maps of the predicted class, whose name is above the image, and the pixels above Otsu's threshold."
         evaluation.report.add(self.titled("Maps as segmentations", name), text, figures=figures)

@@ -1,4 +1,4 @@
-"""What ViT-CX owes to its settings and to each of its parts."""
+"""The effect of ViT-CX's settings and of each of its parts."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -33,18 +33,18 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 class ViTCXSettings(Section):
     """Deletion, insertion and seconds of ViT-CX for values of its threshold and noise, and without each of its parts.
 
-    One setting changes at a time; the others are those of the method ``vit_cx`` if that is chosen, else its defaults.
+    One setting changes at a time; the others are those of the first chosen method that is ViT-CX, or else its defaults.
 
-    Reference: Xie et al., ViT-CX, IJCAI 2023, arXiv:2211.03064, table 2 on the parts, δ the threshold and σ the noise.
+    Reference: Xie et al., ViT-CX, IJCAI 2023, arXiv:2211.03064, table 2 on the parts; δ is the threshold, σ the noise.
 
     Args:
-        thresholds: Values of δ.
-        noises: Values of σ, in the model's normalized space.
-        units: What is deleted and inserted, players or pixels.
-        step: Units at a time.
-        deletion: One of ``maskings.removals``, which shows deleted units.
-        insertion: The same of units that are yet to be inserted.
-        images: Most evaluated images.
+        thresholds: Values of δ, the distance below which masks are merged.
+        noises: Values of σ, the standard deviation of the noise in the model's normalized space.
+        units: Units that are deleted and inserted, ``players`` or ``pixels``.
+        step: Number of units that are deleted or inserted in a step.
+        deletion: How deleted units are removed, a name in ``maskings.removals``.
+        insertion: How units that are not inserted yet are removed, a name in ``maskings.removals``.
+        images: Maximum number of evaluated images.
     """
 
     kind = "vit_cx_settings"
@@ -67,7 +67,7 @@ class ViTCXSettings(Section):
             check_removal(removal, f"params.{curve}")
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
-        """Add a table per setting, their curves, and a table of variants."""
+        """Add a table for each setting, curves, and a table of variants without one part."""
         applicable, refused = with_vit_cx(evaluation)
         by_setting = {
             setting: pd.DataFrame(
@@ -85,12 +85,13 @@ class ViTCXSettings(Section):
             for variant, changes in ABLATIONS.items()
         ]
         text = (
-            f"Of {min(self.images, len(evaluation.evaluated))} test images, {self.step} of their {self.units} at a "
-            f"time: areas under the curves of the target's {evaluation.data.task.answer} when they are deleted, lower "
-            "is better, and inserted, higher is better; masks, passes through the classifier and seconds per image. "
-            + ", ".join(f"{curve}: {in_words(removal).replace('_', ' ')}" for curve, removal in self.removals.items())
-            + " where units are absent. δ: distance at which masks are no longer merged; σ: noise, in the model's "
-            "normalized space. Intervals: 95 %, from resampling images."
+            f"The tables show means over {min(self.images, len(evaluation.evaluated))} test images: areas under the "
+            f"curves of the target's {evaluation.data.task.answer} while {self.units} are deleted (lower is better) or "
+            f"inserted (higher is better), {self.step} in each step; numbers of masks and of passes through the "
+            "classifier; and seconds. Absent units are removed by "
+            + ", ".join(f"{in_words(removal).replace('_', ' ')} in {curve}" for curve, removal in self.removals.items())
+            + ". δ is the distance below which masks are merged, σ the noise in the model's normalized space. "
+            "Intervals are 95 % bootstrap intervals over images."
         )
         tables, figures = {}, {}
         if applicable:
@@ -103,7 +104,7 @@ class ViTCXSettings(Section):
         evaluation.report.add(self.titled("Settings of ViT-CX", name), "\n\n".join([text, *refused]), tables, figures)
 
     def _row(self, evaluation: Evaluation, pipeline: Pipeline, **changes: Any) -> dict[str, float]:
-        """Return means over images; made with some arguments of the method changed."""
+        """Return means over images of ViT-CX with some arguments changed."""
         grid = pipeline.grid if self.units == "players" else PlayerGrid(*[pipeline.grid.image_size] * 2)
         most = pipeline.max_batch
         games = {curve: pipeline.removal_game(grid, removal) for curve, removal in self.removals.items()}

@@ -1,4 +1,4 @@
-"""Images against all classes."""
+"""Maps of the same images for all classes."""
 
 from fastshap_lab.evaluation.evaluation import Evaluation
 from fastshap_lab.evaluation.section import Section
@@ -6,12 +6,12 @@ from fastshap_lab.report import class_maps
 
 
 class Maps(Section):
-    """The same test images against all classes, a figure for each explainer."""
+    """Maps of the same test images for all classes, in a figure for each explainer."""
 
     kind = "maps"
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
-        """Add the figures."""
+        """Add a figure for each explainer."""
         if not evaluation.explained:
             return
         number = evaluation.settings.images_shown
@@ -37,5 +37,5 @@ class Maps(Section):
                 said=[pipeline.task.in_words(one, evaluation.class_names) for one in predictions],
                 answer_format=pipeline.task.answer_format,
             )
-        text = f"Under each map the classifier's {task.answer} of the {task.nouns[0]}."
+        text = f"Under each map is the classifier's {task.answer} of the {task.nouns[0]}."
         evaluation.report.add("Maps", text, figures=figures)

@@ -1,4 +1,4 @@
-"""Methods of attribution side by side: maps of the same images, what they cost, and what metrics say of them."""
+"""The comparison of attribution methods: maps of the same images, their cost, and metrics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,19 +12,20 @@ from fastshap_lab.evaluation.metrics import ChosenMetric, choose_metrics
 from fastshap_lab.evaluation.pipeline import Pipeline
 from fastshap_lab.evaluation.section import Section
 from fastshap_lab.metrics import Deletion, PerImage
-from fastshap_lab.report import gallery, removal_curves
+from fastshap_lab.report import Table, gallery, removal_curves
 
-_COLUMNS = 9  # methods in a figure of the gallery
+_COLUMNS = 9  # largest number of methods in a figure of the gallery
+_NOTICED = 0.05  # largest p-value at which a method counts as different from the best one
 
 
 class Methods(Section):
-    """The comparison of methods of attribution: cost, maps, and a table for each metric."""
+    """The comparison of attribution methods: cost, maps, and a table for each metric."""
 
     kind = "methods"
     tables = ("methods", "methods-*")
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
-        """Add the comparison, if methods were chosen."""
+        """Add the comparison if methods are configured."""
         if not evaluation.settings.methods:
             return
         methods = {pipeline.name: evaluation.methods(pipeline) for pipeline in evaluation.pipelines}
@@ -40,26 +41,27 @@ def _add_costs(evaluation: Evaluation, methods: Mapping[str, Mapping[str, Applie
         for pipeline in evaluation.pipelines
         for method in methods[pipeline.name].values()
     ]
-    tables = {("methods", "What an image's explanation costs"): pd.DataFrame(rows)}
+    tables = {("methods", "Cost of an image's explanation"): pd.DataFrame(rows)}
     if evaluation.refused:
         tables["methods-refused", "Not applicable"] = pd.DataFrame(evaluation.refused)
     classes, task = min(evaluation.settings.classes, len(evaluation.class_names)), evaluation.data.task
     number = len(evaluation.evaluated)
     evaluation.report.add(
         "Methods",
-        f"Each explains {classes} {task.nouns[classes > 1]} of {number} test images, {task.first} first, which is "
-        "the target. Per image: seconds, passes through the classifier, copies of the image counted each "
-        "(the trained explainer: through itself and the surrogate), and the most memory that explaining "
-        f"{min(CHUNK, number)} images took at once. Attributions are signed; scores are "
-        "answers, which have a constant part; saliencies are not negative. Unit: the space of which a map's values are "
-        "differences that add up, if they are. Settings: those that are not the method's defaults. Costs are those of "
-        "when the maps were made, which may have been an earlier evaluation, on other hardware.",
+        f"Each method explains {classes} {task.nouns[classes > 1]} of {number} test images, {task.first} first, which "
+        "is the target. The table shows seconds for an image, passes through the classifier for an image (each masked "
+        "copy counts; of the trained explainer, passes through itself and the surrogate), and the peak of the memory "
+        f"while {min(CHUNK, number)} images were explained together. An attribution is signed, and zero means no "
+        "influence; a score is a model output with an arbitrary offset; a saliency is a non-negative magnitude. The "
+        "unit is the space in which a map's values are differences that add up, if they do. Settings are those that "
+        "differ from the method's defaults. Costs were measured when the maps were computed, perhaps in an earlier "
+        "evaluation on other hardware.",
         tables,
     )
 
 
 def _cost(evaluation: Evaluation, pipeline: Pipeline, method: AppliedMethod) -> dict[str, Any]:
-    """Return the row of a method in the table of costs."""
+    """Return a method's row of the table of costs."""
     chunks = evaluation.evaluated_chunks(pipeline)
     costs = torch.stack([method.explain(chunk, classes)["cost"] for _, chunk, classes in chunks])
     seconds, forward, backward = (costs[:, :3].sum(dim=0) / len(evaluation.evaluated)).tolist()
@@ -98,7 +100,7 @@ def _add_gallery(evaluation: Evaluation, methods: Mapping[str, Mapping[str, Appl
 def _add_metric(
     evaluation: Evaluation, chosen: ChosenMetric, methods: Mapping[str, Mapping[str, AppliedMethod]]
 ) -> None:
-    """Add a metric's table, tests between methods, and curves if it has any."""
+    """Add a metric's table, tests between methods and, if the metric has curves, a figure of them."""
     resamples, kind = evaluation.settings.bootstrap, chosen.kind
     main = kind.main_column or chosen.empty(evaluation.pipelines[0]).columns[0]
     sign = -1 if kind.higher_is_better is False else 1
@@ -106,11 +108,11 @@ def _add_metric(
     for pipeline in evaluation.pipelines:
         reason = chosen.feeder.refusal(evaluation, pipeline)
         if reason is not None:
-            refused.append(f"{pipeline.name}: not applicable: {reason}.")
+            refused.append(f"Not applicable to {pipeline.name}: {reason}.")
             continue
         by_method = chosen.evaluate(evaluation, pipeline, methods[pipeline.name])
         means = {one: metric.compute() for one, metric in by_method.items()}
-        # Best first; undefined ones last.
+        # The best method comes first; methods whose mean is undefined come last.
         order = sorted(by_method, key=lambda one: (means[one][main] != means[one][main], -sign * means[one][main]))
         for one in order:
             row: dict[str, str | float] = {"model": pipeline.name, "method": one}
@@ -127,23 +129,27 @@ def _add_metric(
             figures[f"methods-{chosen.name}-{pipeline.name}", pipeline.name] = removal_curves(
                 curves, "inserted" if kind.insert else "deleted", main, evaluation.baseline
             )
-    title, tables = chosen.name.replace("_", " "), {}
+    title = chosen.name.replace("_", " ")
+    tables: dict[tuple[str, str], Table | pd.DataFrame] = {}
     if rows:
-        tables[f"methods-{chosen.name}", title.capitalize()] = pd.DataFrame(rows)
-        tables[f"methods-{chosen.name}-tests", f"Paired tests on {main}"] = pd.DataFrame(tests)
+        frame, tested_frame = pd.DataFrame(rows), pd.DataFrame(tests)
+        better = dict.fromkeys(frame, kind.higher_is_better) | {"images": None}
+        as_good = (tested_frame["p (minus the best)"] > _NOTICED).tolist()
+        tables[f"methods-{chosen.name}", title.capitalize()] = Table(frame, better, ("model",), {main: as_good})
+        tables[f"methods-{chosen.name}-tests", f"Paired tests on {main}"] = tested_frame
     tested = (
-        "Intervals: 95 %, from resampling images. Tests: sign flips of the differences on the same images, two-sided, "
-        "not corrected for their number."
+        "Intervals are 95 % bootstrap intervals over images. Tests are two-sided sign-flip tests of the differences on "
+        "the same images; their p-values are not corrected for the number of tests."
     )
     summary = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-    text = [f"{summary} {kind.note}".strip(), f"With {chosen.words(evaluation.pipelines)}.", tested, *refused]
+    text = [f"{summary} {kind.note}".strip(), f"Settings: {chosen.words(evaluation.pipelines)}.", tested, *refused]
     evaluation.report.add(f"Methods by {title}", "\n\n".join(text), tables, figures)
 
 
 def _tests(
     model: str, column: str, by_method: Mapping[str, PerImage], baseline: str, resamples: int
 ) -> list[dict[str, Any]]:
-    """Return how each method differs from the best one, which comes first, and from Random, on the same images."""
+    """Return rows with the difference of each method from the best one, which comes first, and from Random."""
     best = next(iter(by_method))
     rows = []
     for name, metric in by_method.items():

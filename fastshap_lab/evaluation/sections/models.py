@@ -1,4 +1,4 @@
-"""How good classifiers, surrogates and explainers are, and how their trainings went."""
+"""Measures of classifiers, surrogates and explainers, and the curves of their trainings."""
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from fastshap_lab.runs.run import METRICS_FILE
 
 
 def _panels(task: Task) -> dict[str, dict[str, list[str]]]:
-    """Return the curves of each stage's training, by panel."""
+    """Return the columns to draw, by stage and title of the panel."""
     right, minimized, imitation = task.measure_names[0], task.minimized, task.imitation
     return {
         "pretrain": {"Reconstruction error": ["train/loss", "val/loss"]},
@@ -38,7 +38,7 @@ def _capital(title: str) -> str:
 
 
 class Models(Section):
-    """What each stage measured of its own result on the test images."""
+    """Measures of classifiers, surrogates and explainers on the test images."""
 
     kind = "models"
     tables = ("classifiers", "surrogates", "explainers")
@@ -49,7 +49,7 @@ class Models(Section):
 
 
 class Trainings(Section):
-    """The course of every training."""
+    """Curves of all trainings."""
 
     kind, appendix = "trainings", True
 
@@ -88,11 +88,11 @@ def _models(evaluation: Evaluation) -> None:
     if evaluation.explained:
         tables["explainers", "Explainers"] = pd.DataFrame([_explainer(pipeline) for pipeline in evaluation.explained])
     text = (
-        f"{evaluation.pipelines[0].task.measures_in_words()} Masked: coalitions of uniformly drawn size, the same for "
-        "every surrogate.\n\n"
-        "An explainer's validation loss is in squared units of its game, which additive R² takes out: how much of the "
-        "game's values the explanations account for, beyond giving every player the same share. Efficiency gap: "
-        f"what the network's values miss of the total before they are normalized.{task.units_in_words}"
+        f"{evaluation.pipelines[0].task.measures_in_words()} Masked images show coalitions of uniformly drawn size, "
+        "the same for every surrogate.\n\n"
+        "An explainer's validation loss is in squared units of its game. Additive R² has no unit: it is the fraction "
+        "of the variance of the game's values that the explanations account for beyond the equal split. The "
+        f"efficiency gap is the absolute gap before the values are normalized.{task.units_in_words}"
     )
     evaluation.report.add("Models", text, tables)
 
@@ -104,14 +104,16 @@ def _trainings(evaluation: Evaluation) -> None:
             pipeline.classifier_name if stage in ("pretrain", "classifier") else pipeline.name: run.history()
             for pipeline in evaluation.pipelines
             if (run := pipeline.runs.get(stage)) is not None
-            and (run.folder / METRICS_FILE).is_file()  # a classifier with given weights may never have been trained
+            and (
+                run.folder / METRICS_FILE
+            ).is_file()  # a classifier with weights from a file may never have been trained
         }
         if histories:
             figures[f"curves-{stage}", stage.capitalize()] = training_curves(histories, panels)
     text = (
-        "Measures by epoch. An explainer's training and validation losses are over coalitions of different kinds. "
-        "Additive R²: how much of the game's values the explanations account for, against the explanation that gives "
-        "every player the same share; at zero or below, an explainer has collapsed."
+        "The curves show measures by epoch. An explainer's training and validation losses are over coalitions of "
+        "different kinds and cannot be compared. Additive R² is the fraction of the variance of the game's values that "
+        "the explanations account for beyond the equal split; at zero or below, an explainer has collapsed."
     )
     evaluation.report.add("Training", text, figures=figures)
 

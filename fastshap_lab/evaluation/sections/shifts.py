@@ -1,4 +1,4 @@
-"""Do maps lie in the centre because objects do, or because explainers look there? Shifted pictures tell."""
+"""A test with shifted images: are maps in the centre because objects are, or because explainers prefer it?"""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ from fastshap_lab.evaluation.statistics import with_intervals
 from fastshap_lab.metrics.map_statistics import central_share, centroid
 from fastshap_lab.report import subset_maps
 
-# Quarters of the picture, down and to the right.
+# Shifts down and to the right, in quarters of the image's height and width.
 _STILL = (0, 0)
 _SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 _SHOWN = {_STILL: "", (0, 1): "shifted right", (1, 0): "shifted down"}
@@ -26,7 +26,7 @@ Maps = Mapping[tuple[int, int], Tensor]  # by shift
 
 
 class Shifts(Section):
-    """Where maps go when the picture is shifted."""
+    """Change of the maps when the image is shifted."""
 
     kind = "shifts"
 
@@ -46,21 +46,21 @@ def _shifts(evaluation: Evaluation) -> None:
         rows.append({"pipeline": pipeline.name, "images": len(evaluation.evaluated)} | means)
         shown[pipeline.name] = {shift: maps[shift][:_IMAGES_SHOWN] for shift in _SHOWN}
     evaluation.report.add(
-        "Shifted pictures",
-        "Do maps lie in the centre because objects do, or because the explainer looks there? Pictures are shifted by a "
-        "quarter of their side up, down, left and right, mirrored at the border, and explained for the target of the "
-        f"unshifted one: {evaluation.data.task.target_in_words}.\n\n"
-        "How to read the table. Central share is how much of a map's absolute values lies in the middle half of rows "
-        "and columns: 0.25 if it is spread evenly. Slope is how far the centroid of the absolute values moves, as a "
-        "multiple of how far the picture does: 1 if the map follows the object, 0 if it stays where it was. What is "
-        "spread evenly, or mirrored at the border, does not move: so the last two columns say what the unshifted map "
-        "itself would give if it were shifted like the picture. An explainer that follows the object comes near "
-        "these, one that looks at the centre keeps its central share and has a slope near 0. Means over images, and "
-        "over the four shifts of each; intervals: 95 %, from resampling images.\n\n"
-        "Over each unshifted picture: its label; under its maps: the class explained; under those of shifted ones: "
-        "their slopes.",
-        {("shifts", "Maps of unshifted and of shifted pictures"): pd.DataFrame(rows)},
-        {("shifts", "Unshifted and shifted pictures"): _figure(evaluation, shown)},
+        "Shifted images",
+        "Are maps in the centre because objects are, or because the explainer prefers the centre? Images are shifted "
+        "by a quarter of their side up, down, left and right, mirrored at the border, and explained for the target of "
+        f"the unshifted image, which is {evaluation.data.task.target_in_words}.\n\n"
+        "How to read the table: the central share is the fraction of a map's absolute values in the middle half of "
+        "rows and columns, 0.25 for an even map. The slope is the shift of the centroid of the absolute values, "
+        "divided by the shift of the image: 1 if the map follows the object, 0 if it stays. Values that are spread "
+        "evenly, or mirrored at the border, do not move; so the last two columns show central share and slope of the "
+        "unshifted map after the same shift. An explainer that follows the object has values near these; one that "
+        "prefers the centre keeps its central share and has a slope near 0. All are means over images and the four "
+        "shifts; intervals are 95 % bootstrap intervals over images.\n\n"
+        "Above each unshifted image is its label, under its maps the explained class, and under the maps of shifted "
+        "images their slopes.",
+        {("shifts", "Maps of unshifted and shifted images"): pd.DataFrame(rows)},
+        {("shifts", "Unshifted and shifted images"): _figure(evaluation, shown)},
     )
 
 
@@ -69,7 +69,7 @@ def shifted(images: Tensor, shift: tuple[int, int]) -> Tensor:
 
     Args:
         images: Images (..., H, W).
-        shift: Shift down and to the right, in quarters of a player.
+        shift: Shift down and to the right, in quarters of the image's height and width.
     """
     height, width = images.shape[-2:]
     rows, columns = (
@@ -83,7 +83,7 @@ def map_columns(maps: Maps, image_size: tuple[int, int]) -> dict[str, Tensor]:
     """Return the columns of the table, a value for each image (N,).
 
     Args:
-        maps: Maps (N, rows, columns) under every shift.
+        maps: Maps (N, rows, columns) of the images under every shift, by the shift.
         image_size: Height and width in pixels.
     """
     still = maps[_STILL]
@@ -107,7 +107,7 @@ def map_columns(maps: Maps, image_size: tuple[int, int]) -> dict[str, Tensor]:
 
 
 def _slope(before: Tensor, after: Tensor, shift: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Return how far maps (N, _, _) moved, (N,), in units of the picture's way."""
+    """Return the shift of the maps' centroids along the image's shift, divided by the image's shift (N,)."""
     way = torch.tensor(
         [quarters * (side // 4) / side for quarters, side in zip(shift, image_size, strict=True)], dtype=torch.float64
     )
@@ -130,7 +130,7 @@ def _maps(evaluation: Evaluation, pipeline: Pipeline) -> dict[tuple[int, int], T
 
 
 def _figure(evaluation: Evaluation, shown: Mapping[str, Maps]) -> Figure:
-    """Return a few images, each still and shifted, with the maps of all pipelines."""
+    """Return a figure of a few images, unshifted and shifted, with the maps of all pipelines."""
     indices, names = evaluation.evaluated[:_IMAGES_SHOWN], evaluation.class_names
     labels = evaluation.labels_of(indices)
     pictures = np.moveaxis(evaluation.pictures(indices), 3, 1).copy()

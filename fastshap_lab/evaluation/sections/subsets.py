@@ -1,4 +1,4 @@
-"""Two classifiers: who is right where, and whether their explanations differ there."""
+"""Subsets of the test images by which of two classifiers is right, and differences of explanations between them."""
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations, repeat
@@ -15,22 +15,22 @@ from fastshap_lab.evaluation.statistics import columns_of, with_intervals
 from fastshap_lab.metrics import MapAgreement, MapStatistics, correctness_subsets, holm, two_sample_p_values
 from fastshap_lab.report import subset_maps
 
-# Of each subset, of each row of its table: columns of numbers per image.
+# Columns of numbers per image, by the subset and the row of the table.
 Found = Mapping[str, Mapping[tuple[str, ...], Mapping[str, Tensor]]]
 
-_REFERENCE = "both right"  # what other subsets are tested against
+_REFERENCE = "both right"  # subset that others are tested against
 _PREDICTED, _LABEL = "predicted", "label"
-_RELABELLINGS = 100  # of each test in a table, so that Holm's correction leaves p-values down to 1 %
+_RELABELLINGS = 100  # permutations for each test of a table, so that Holm-adjusted p-values can be as small as 0.01
 
 
 class Subsets(Section):
-    """How test images fall into those that both of two classifiers, one or none get right, and their maps."""
+    """Test images that both of two classifiers, only one or none get right, and the maps in these subsets."""
 
     kind = "subsets"
     tables = ("subsets-*", "subset_maps-*", "subset_correlations-*")
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
-        """Add a section for each two classifiers."""
+        """Add a section for each pair of classifiers."""
         if not evaluation.labelled:
             return
         for a, b in combinations(evaluation.distinct("classifier"), 2):
@@ -47,7 +47,7 @@ def _compare(evaluation: Evaluation, a: Pipeline, b: Pipeline) -> None:
     places: dict[str, dict[tuple[str, ...], dict[str, Tensor]]] = {}
     pairs: dict[str, dict[tuple[str, ...], dict[str, Tensor]]] = {}
     for subset, members in members_of.items():
-        # At once: the name of A may hold a B.
+        # Both letters are replaced at once, as the name of A may contain a B.
         subset = subset.translate({ord("A"): a.classifier_name, ord("B"): b.classifier_name})
         agreement = agree[members].float().mean().item() if members.any() else float("nan")
         count = int(members.sum())
@@ -83,44 +83,47 @@ def _compare(evaluation: Evaluation, a: Pipeline, b: Pipeline) -> None:
     rows.append({"subset": "all", "images": len(labels), "share": 1.0, "agreement": agree.float().mean().item()})
     tables = {(f"subsets-{a.classifier_name}-{b.classifier_name}", "Correctness subsets"): pd.DataFrame(rows)}
     text = (
-        "Test images by which of the two classifiers is right. Agreement: the share on which the first would be right, "
-        "were the second's answer the label. Each map in the figures explains its own pipeline's target, under which "
-        f"the classifier's {a.task.answer} stands; the label stands over the image. Target: {a.task.target_in_words}."
+        "The table counts test images by which of the two classifiers is right. Agreement is the fraction of images on "
+        "which the first classifier is right if the second's prediction is taken as the label. Each map in the figures "
+        f"explains its own pipeline's target, which is {a.task.target_in_words}; under the map is the classifier's "
+        f"{a.task.answer}, and over the image is its label."
     )
     if explained:
         name = f"subset_maps-{a.classifier_name}-{b.classifier_name}"
         tables[name, "Maps of the target"] = _table(places, ("pipeline",), settings.bootstrap)
         text += (
-            f"\n\nDo maps differ between subsets? Over up to {settings.images} images of each. Of a map's absolute "
-            "values: central share, how much lies in the middle half of rows and columns (0.25 if spread evenly), and "
-            "entropy (1 spread evenly, 0 all in one player). Intervals: 95 %, from resampling images. p: of a "
-            f'permutation test of the difference from "{_REFERENCE}", with Holm\'s correction for all tests of the '
-            "table; none can be much below 0.01."
+            f"\n\nDo maps differ between subsets? Up to {settings.images} images of each subset are compared. The "
+            "central share is the fraction of a map's absolute values in the middle half of rows and columns (0.25 for "
+            "an even map); the entropy is that of the absolute values, from 0 (one player has all) to 1 (an even map). "
+            "Intervals are 95 % bootstrap intervals over images. The p-values are of permutation tests of the "
+            f'difference from "{_REFERENCE}", adjusted by Holm\'s method for all tests of the table; they cannot be '
+            "much below 0.01."
         )
     if len(explained) > 1:
         name = f"subset_correlations-{a.classifier_name}-{b.classifier_name}"
         tables[name, "Correlation between maps"] = _table(pairs, ("pipelines", "class"), settings.bootstrap)
         text += (
-            "\n\nCorrelation is over players, of two pipelines' maps of one image: of each pipeline's own target"
-            f"{', and of the label' * a.task.exclusive}. Finer grids are summed to the coarser one's players."
+            "\n\nCorrelations are over the players of two pipelines' maps of the same image, for each pipeline's own "
+            f"target{' and for the label' * a.task.exclusive}. Maps on a finer grid are summed to the players of the "
+            "coarser one."
         )
     evaluation.report.add(f"{a.classifier_name} and {b.classifier_name}: who is right", text, tables, figures)
 
 
 def _maps(evaluation: Evaluation, pipeline: Pipeline, indices: Tensor, number: int, labels: Tensor) -> Tensor:
-    """Return an explainer's maps (number, E, rows, columns) of the first images of a list, of what is explained."""
+    """Return an explainer's maps (number, E, rows, columns) of the first images of a list, for target and label."""
     classes = {_PREDICTED: pipeline.foremost, _LABEL: labels}
     chosen = torch.stack([classes[kind][indices] for kind in _explained(pipeline)], dim=1)
     return evaluation.explainer_maps(pipeline, indices, number, chosen)
 
 
 def _explained(pipeline: Pipeline) -> list[str]:
-    """Return of which classes there are maps: of the target and, where labels are classes, of the label."""
+    """Return the names of the classes that have maps: the target and, if every image has one class, the label."""
     return [_PREDICTED, _LABEL] if pipeline.task.exclusive else [_PREDICTED]
 
 
 def _right(pipeline: Pipeline, labels: Tensor) -> Tensor:
-    """Return whether a classifier is right (N,) about all test images."""
+    """Return whether a classifier is right for each test image (N,)."""
     return pipeline.task.right(pipeline.outputs.unsqueeze(1), labels).squeeze(1)
 
 
@@ -134,7 +137,7 @@ def _figure(evaluation: Evaluation, explained: list[Pipeline], members: Tensor, 
 
 
 def _table(found: Found, text: tuple[str, ...], resamples: int) -> pd.DataFrame:
-    """Return means with intervals, and what tells each subset from the reference, of every row's columns."""
+    """Return a table of means with intervals, and the p-values of their differences from the reference subset."""
     rows, p_values = [], _p_values(found, resamples)
     for key in next(iter(found.values())):
         for subset, of in found.items():
@@ -147,8 +150,8 @@ def _table(found: Found, text: tuple[str, ...], resamples: int) -> pd.DataFrame:
 
 
 def _p_values(found: Found, resamples: int) -> dict[str, Iterator[float]]:
-    """Return, of each subset, corrected p-values of all rows' columns in turn; NaN for the reference."""
-    # All at once: the columns of a subset have their images, and so their relabellings, in common.
+    """Return for each subset the adjusted p-values of all columns of all rows in turn, NaN for the reference."""
+    # The columns of a subset are tested together, as they have the same images and so the same permutations.
     columns = {
         subset: torch.stack([values for row in of.values() for values in row.values()], dim=1)
         for subset, of in found.items()

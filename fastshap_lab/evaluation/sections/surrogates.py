@@ -1,4 +1,4 @@
-"""What the choice of a surrogate does to explanations, and how measures of surrogates go together."""
+"""Explanations by different surrogates of one classifier, and correlations between measures of surrogates."""
 
 from itertools import combinations
 
@@ -15,17 +15,17 @@ from fastshap_lab.metrics import MapAgreement
 from fastshap_lab.metrics.correlation import spearman
 from fastshap_lab.report import relations, subset_maps
 
-_MIN_SURROGATES = 3  # surrogates: any two are in some order
+_MIN_SURROGATES = 3  # smallest number with a rank correlation other than 1 and -1
 
 
 class Surrogates(Section):
-    """Explanations of one classifier by several surrogates, and the relation of measures over all surrogates."""
+    """Explanations of one classifier by several surrogates, and correlations between measures over all surrogates."""
 
     kind = "surrogates"
     tables = ("surrogate_similarity",)
 
     def __call__(self, evaluation: Evaluation, name: str) -> None:
-        """Add a section for each of both."""
+        """Add a section about explanations and one about correlations, if there are enough surrogates."""
         _explanations(evaluation)
         _relations(evaluation)
 
@@ -49,18 +49,18 @@ def _explanations(evaluation: Evaluation) -> None:
         return
     evaluation.report.add(
         "Explanations by different surrogates",
-        f"Maps of the target, which is the same in every row: {evaluation.data.task.target_in_words}. Under each map: "
-        f"its name, and the {evaluation.data.task.answer} according to the surrogate, whose game the map explains; "
-        "over the image: the label.\n\n"
-        "How alike the maps of two pipelines are, over players: means over images, with 95 % intervals from resampling "
-        "images. Finer grids are summed to the coarser one's players.",
+        f"The maps are of the target, which is the same in every row: {evaluation.data.task.target_in_words}. Under "
+        f"each map are the target and the {evaluation.data.task.answer} of the surrogate whose game the map explains; "
+        "over the image is its label.\n\n"
+        "The table shows the similarity of two pipelines' maps over players: means over images, with 95 % bootstrap "
+        "intervals over images. Maps on a finer grid are summed to the players of the coarser one.",
         {("surrogate_similarity", "Similarity of explanations of the same predictions"): pd.DataFrame(rows)},
         figures,
     )
 
 
 def _maps(evaluation: Evaluation, pipeline: Pipeline, number: int) -> Tensor:
-    """Return maps (number, rows, columns) of the targets of the first test images."""
+    """Return maps (number, rows, columns) of the targets of the first test images of the evaluation's order."""
     classes = pipeline.foremost[evaluation.order].unsqueeze(1)
     return evaluation.explainer_maps(pipeline, evaluation.order, number, classes)[:, 0]
 
@@ -77,7 +77,7 @@ def _figure(evaluation: Evaluation, pipelines: list[Pipeline]) -> Figure:
 
 
 def _relations(evaluation: Evaluation) -> None:
-    pipelines = evaluation.distinct("surrogate")  # which those share that differ in their explainers alone
+    pipelines = evaluation.distinct("surrogate")  # pipelines may differ in their explainers only
     if len(pipelines) < _MIN_SURROGATES:
         return
     task = evaluation.data.task
@@ -94,12 +94,12 @@ def _relations(evaluation: Evaluation) -> None:
     )
     imitation, *others = measures
     evaluation.report.add(
-        "How measures of surrogates go together",
-        "Does a surrogate that is near its classifier under masks do well on whole images, too? The "
+        "Correlations between measures of surrogates",
+        "Is a surrogate that is near its classifier on masked images good on whole images, too? The "
         f"{task.title(task.imitation, long=True)} from the classifier is over coalitions of uniformly drawn size, of "
-        f"each surrogate's own players; {' and '.join(others)} are against the labels of whole images. A colour is a "
-        "classifier.\n\n"
-        f"Rank correlations over {len(pipelines)} surrogates: {ranks}.",
+        f"each surrogate's own players; {' and '.join(others)} are measured against the labels of whole images. Points "
+        "of the same colour have the same classifier.\n\n"
+        f"The rank correlations over {len(pipelines)} surrogates are: {ranks}.",
         figures={
             ("surrogates", "Surrogates"): relations(
                 measures, imitation, others, [one.classifier_name for one in pipelines]

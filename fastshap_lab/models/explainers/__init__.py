@@ -1,4 +1,4 @@
-"""Explainer networks, image -> raw values; one per file."""
+"""Explainer networks, which map images to raw values; one per file."""
 
 from fastshap_lab.models.explainers.base import Explainer
 from fastshap_lab.models.explainers.unet import UNetExplainer

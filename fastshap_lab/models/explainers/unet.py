@@ -1,4 +1,4 @@
-"""A U-shaped convolutional explainer."""
+"""A convolutional explainer network, the UNet."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,18 +14,18 @@ from fastshap_lab.shapley.players import PlayerGrid
 
 
 class UNetExplainer(Explainer):
-    """Down to a coarse view of the whole image, up again to the player grid, a value per class at each player.
+    """A UNet that goes down to a coarse resolution and up again to the player grid, where it predicts the values.
 
-    After the UNet of Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436, whose up path likewise ends at the players'
-    resolution. Differs from it: pixel coordinates are two further input channels (what a patch is worth depends on
-    where it is), and the head starts small.
+    Reference: the UNet of Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436, whose up path ends at the players'
+    resolution, too. Differs from it: pixel coordinates are two further input channels, since the value of a patch
+    depends on its position, and the head's initial weights are small.
 
     Args:
-        grid: The players, any rows and columns.
-        num_classes: K.
-        mean: Mean colour of the training images.
+        grid: The players, any number of rows and columns.
+        num_classes: Number of classes K.
+        mean: Mean colour of the training images in [0, 1], one number per channel.
         std: Standard deviation of each channel.
-        channels: Width at full resolution and after each halving.
+        channels: Numbers of channels at full resolution and after each halving.
     """
 
     coordinates: Tensor
@@ -47,7 +47,7 @@ class UNetExplainer(Explainer):
         self.down = nn.ModuleList(
             _block(inputs[level], channels[level], stride=1 if level == 0 else 2) for level in range(len(channels))
         )
-        # The way up ends at the coarsest level whose positions the players share without remainder.
+        # The up path ends at the coarsest level whose rows and columns the player grid divides.
         last = max(
             level for level, size in enumerate(sizes) if not (size[0] % grid.shape[0] or size[1] % grid.shape[1])
         )
@@ -59,7 +59,7 @@ class UNetExplainer(Explainer):
         )
         self.last = last
         self.head = shrink_init(nn.Conv2d(channels[last], num_classes, 1))
-        # Computed on the CPU: on the meta device, where checkpoints try descriptions, this imports PyTorch's compiler.
+        # Computed on the CPU: on the meta device, where descriptions are checked, this would import PyTorch's compiler.
         rows, columns = (torch.linspace(-1, 1, side, device="cpu") for side in grid.image_size)
         coordinates = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).to(self.mean.device)
         self.register_buffer("coordinates", coordinates, persistent=False)

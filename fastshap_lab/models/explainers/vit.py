@@ -1,4 +1,4 @@
-"""A vision transformer as explainer."""
+"""A vision transformer as explainer network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,20 +16,20 @@ from fastshap_lab.shapley.players import PlayerGrid
 
 
 class ViTExplainer(Explainer):
-    """A backbone started from the surrogate's weights, one more attention block, an MLP on every patch token.
+    """A backbone that starts from the surrogate's weights, one more attention block, and an MLP on every patch token.
 
     Reference: Covert et al., Learning to estimate Shapley values with vision transformers, ICLR 2023,
-    arXiv:2206.05282, section 4.2 and appendix C. Differs from it: no tanh on the outputs, the head starts small, and
-    patches and players need not be the same: a patch of several players has as many outputs, a player of several
-    patches takes their mean.
+    arXiv:2206.05282, section 4.2 and appendix C. Differs from it: there is no tanh on the outputs, the head's initial
+    weights are small, and patches may differ from players. A patch of several players has an output for each; a player
+    of several patches gets the mean of their outputs.
 
     Args:
-        grid: The players, any rows and columns.
-        num_classes: K.
-        mean: Mean colour of the training images.
+        grid: The players, any number of rows and columns.
+        num_classes: Number of classes K.
+        mean: Mean colour of the training images in [0, 1], one number per channel.
         std: Standard deviation of each channel.
-        backbone: A vision transformer on RGB images; its classification head is dropped.
-        mlp_ratio: Width of the MLP's hidden layers over the width of the tokens.
+        backbone: Vision transformer for RGB images; its classification head is removed.
+        mlp_ratio: Width of the MLP's hidden layers divided by the width of the tokens.
 
     Raises:
         UserError: The backbone is no vision transformer.
@@ -52,14 +52,14 @@ class ViTExplainer(Explainer):
             )
         width = backbone.embed_dim
         backbone.reset_classifier(0, global_pool="")
-        backbone.fc_norm = nn.Identity()  # belongs to the pooling that is gone
+        backbone.fc_norm = nn.Identity()  # it belongs to the pooling, which is removed
         self.backbone, self.tokens = backbone, token_grid(backbone)
-        # Several players per patch, where the grid is finer by whole numbers.
+        # Rows and columns of players per patch, where the player grid is finer than the patches.
         finer = [max(players // tokens, 1) for players, tokens in zip(grid.shape, self.tokens, strict=True)]
         self.players_per_token = tuple(finer)
         last: Any = backbone.blocks[-1]
         self.block = Block(width, last.attn.num_heads, mlp_ratio=mlp_ratio, qkv_bias=True)
-        if not isinstance(backbone.norm, nn.Identity):  # else the block's own first norm would be the second in a row
+        if not isinstance(backbone.norm, nn.Identity):  # tokens are normalized already
             self.block.norm1 = nn.Identity()
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(
@@ -76,10 +76,10 @@ class ViTExplainer(Explainer):
         return F.adaptive_avg_pool2d(raw, self.grid.shape).flatten(2).transpose(1, 2)
 
     def start_from(self, surrogate_network: nn.Module) -> None:
-        """Take the surrogate's weights as the backbone's, where shapes allow."""
+        """Copy the surrogate's weights to the backbone where shapes allow."""
         state = surrogate_network.state_dict()
         first = self.backbone.patch_embed.proj.weight
         for name, tensor in state.items():
             if name == "patch_embed.proj.weight" and tensor.shape[1] > first.shape[1]:
-                state[name] = tensor[:, : first.shape[1]]  # leave the surrogate's mask channel behind
+                state[name] = tensor[:, : first.shape[1]]  # without the surrogate's mask channel
         load_matching(self.backbone, state)

@@ -1,4 +1,4 @@
-"""How a model sees a coalition; one masking per file."""
+"""Maskings, which show a model that players are absent; one per file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +34,7 @@ __all__ = [
 
 MASKINGS: dict[str, type[Masking]] = {
     "mask_channel": MaskChannel,
-    "zero": Constant,  # what it is called without a colour
+    "zero": Constant,  # the name without a colour
     "mean": Mean,
     "blur": Blur,
     "attention": AttentionMask,
@@ -51,13 +51,13 @@ def build_masking(
     """Return a masking of a classifier.
 
     Args:
-        masking: An entry of ``MASKINGS``: its name, or ``{name: …, params: {…}}``.
-        classifier: Takes images to logits.
-        players: The players.
-        key: Where it stands in the configuration, for error lines.
+        masking: Entry of ``MASKINGS``: its name, or ``{name: …, params: {…}}``.
+        classifier: Model that maps images to logits.
+        players: Players of the images.
+        key: Configuration key of the masking, for error lines.
 
     Raises:
-        UserError: It is unknown, its arguments are wrong, or it does not fit the classifier or the players.
+        UserError: The masking is unknown, its arguments are wrong, or it does not fit the classifier or the players.
     """
     name, params = name_and_params(masking, key)
     lookup(MASKINGS, key, name)
@@ -65,5 +65,5 @@ def build_masking(
 
 
 def removals() -> dict[str, type[Masking]]:
-    """Return the maskings that any classifier takes as it is: those of pixels that need no channel of their own."""
+    """Return the maskings that fit any classifier: those of pixels that need no additional channel."""
     return {name: kind for name, kind in MASKINGS.items() if issubclass(kind, PixelMasking) and not kind.extra_channels}

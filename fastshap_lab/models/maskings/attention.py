@@ -1,4 +1,4 @@
-"""Absent players are tokens that nobody attends to."""
+"""Masking in which no token attends to the tokens of absent players."""
 
 from typing import ClassVar, cast
 
@@ -22,16 +22,20 @@ from fastshap_lab.shapley.players import Players
 
 
 class AttentionMask(TokenMasking):
-    """Hide the tokens of absent players as keys in every attention of a vision transformer.
+    """Excludes the tokens of absent players from the keys of every attention of a vision transformer.
 
-    Prefix tokens (class, distillation, registers) are always visible. A network whose head reads the mean of its patch
-    tokens takes that of the present ones; of none, a learned null feature.
+    Prefix tokens (class, distillation, registers) are always visible. If the network's head reads the mean of the patch
+    tokens, it gets the mean of the present ones, and for the null coalition a learned feature.
 
     Reference: Covert et al., Learning to estimate Shapley values with vision transformers, ICLR 2023,
     arXiv:2206.05282, section 4.1.
 
+    Args:
+        classifier: Model whose network is a vision transformer.
+        players: Player grid, each player of one or several whole patches.
+
     Raises:
-        UserError: The network is no such transformer, or the players are no grid that its patches fit.
+        UserError: The network is no such transformer, or its patches do not fit the players.
     """
 
     name: ClassVar[str] = "attention"
@@ -73,11 +77,11 @@ class AttentionMask(TokenMasking):
         """
         prefix, mask, nobody = network.num_prefix_tokens, None, ~present.any(dim=1, keepdim=True)
         if not everyone:
-            # Without any prefix token the null coalition would leave attention nothing to look at; its answer is
-            # learned, and what it looks at does not matter.
+            # Without prefix tokens, the null coalition would leave no key. All keys are visible then; it does not
+            # matter, since the feature of the null coalition is learned.
             visible = present if prefix else present | nobody
             keys = torch.cat([visible.new_ones(visible.shape[0], prefix), visible], dim=1)  # (N, T)
-            mask = keys[:, None, None, :].expand(-1, 1, keys.shape[1], -1)  # for every head, every query the same
+            mask = keys[:, None, None, :].expand(-1, 1, keys.shape[1], -1)  # the same for all heads and queries
         features = transform(network, tokens, rope, mask)
         if self.null is None:
             return network.forward_head(features)

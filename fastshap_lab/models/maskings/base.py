@@ -1,4 +1,4 @@
-"""The contract of a masking: how a model is shown that players are absent."""
+"""The base of all maskings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,21 +12,21 @@ from fastshap_lab.shapley.players import Players
 
 
 class Masking(nn.Module, ABC):
-    """Run a classifier on images of which some players are absent.
+    """Runs a classifier on images from which some players are removed.
 
-    A subclass checks in its constructor that it fits the classifier, before anything is trained. What it learns (a
-    token, a feature) are parameters of its own. What does not depend on the coalition it computes once per image.
+    A subclass checks in its constructor that it fits the classifier, before anything is trained. A token or feature
+    that it learns is a parameter of its own. Results that do not depend on the coalition are computed once per image.
 
     Args:
-        classifier: Takes images to logits.
-        players: The players.
+        classifier: Model that maps images to logits.
+        players: Players of the images.
     """
 
     extra_channels: ClassVar[int] = 0
     """Input channels that the classifier's network needs beyond RGB."""
 
     null_ignores_image: ClassVar[bool] = True
-    """Whether the answer to the null coalition is the same for every image."""
+    """Whether the output for the null coalition is the same for every image."""
 
     players: Players
 
@@ -38,8 +38,8 @@ class Masking(nn.Module, ABC):
     def forward(self, classifier: Model, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
         """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P).
 
-        No pass of the network has more than ``max_rows`` rows, one per image and coalition; they change values by
-        rounding only.
+        No pass of the network has more than ``max_rows`` rows, one per image and coalition. The number changes logits
+        by rounding only.
         """
 
 

@@ -1,4 +1,4 @@
-"""Absent players are blurred."""
+"""Masking that blurs absent players."""
 
 from typing import ClassVar
 
@@ -12,19 +12,19 @@ from fastshap_lab.shapley.players import Players
 
 
 class Blur(PixelMasking):
-    """Show absent pixels as they are in a blurred copy of the image; any network.
+    """Replaces absent pixels by those of a blurred copy of the image; fits any network.
 
     The blur is Gaussian; near the border it averages over the pixels that exist. The null coalition shows the blurred
-    image: what that says of the class is in the null value, not in the players'.
+    image: whatever that reveals about the class is part of the null value, not of the players' values.
 
     Reference: Fong and Vedaldi, Interpretable explanations of black boxes by meaningful perturbation, ICCV 2017,
     arXiv:1704.03296, section 4.2, on blurring as a perturbation.
 
     Args:
-        classifier: Any.
-        players: The players.
-        width: The Gaussian's standard deviation in pixels; by default the size of a player, down and across, so that
-            nothing finer than a player is left.
+        classifier: Any model.
+        players: Players of the images.
+        width: Standard deviation of the Gaussian in pixels. By default it is the height of a player vertically and its
+            width horizontally, so that no detail within a player is left.
     """
 
     null_ignores_image: ClassVar[bool] = False
@@ -39,7 +39,7 @@ class Blur(PixelMasking):
             self.register_buffer(name, _gaussian(length, sigma), persistent=False)
 
     def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the pixels, and the blurred ones."""
+        """Return the pixels, and the blurred pixels."""
         return pixels, self.down.to(pixels) @ pixels @ self.across.to(pixels).T
 
 
@@ -47,4 +47,4 @@ def _gaussian(length: int, sigma: float) -> Tensor:
     """Return the matrix (length, length) that blurs a line of pixels; rows sum to one."""
     position = torch.arange(length, dtype=torch.float64)
     distance = position.unsqueeze(1) - position
-    return torch.softmax(distance.square_().div_(-2 * sigma**2), dim=1).float()  # in place: it may be large
+    return torch.softmax(distance.square_().div_(-2 * sigma**2), dim=1).float()  # in place, since it may be large

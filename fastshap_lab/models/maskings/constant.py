@@ -1,4 +1,4 @@
-"""Absent players take a colour."""
+"""Masking that gives absent players one colour."""
 
 import torch
 from torch import Tensor
@@ -11,15 +11,15 @@ from fastshap_lab.shapley.players import Players
 
 
 class Constant(PixelMasking):
-    """Give absent pixels one colour; any network.
+    """Gives absent pixels one colour; fits any network.
 
-    A present patch of that colour looks as an absent one does: ``MaskChannel`` tells them apart.
+    A present patch of this colour looks like an absent one; ``MaskChannel`` distinguishes them.
 
     Args:
-        classifier: Any.
-        players: The players.
-        colour: A number per channel, in units of the image; by default what is zero for the network, which is the mean
-            colour of the training images for a ``Classifier``, and black for a module that takes [0, 1] as it is.
+        classifier: Any model.
+        players: Players of the images.
+        colour: Colour in [0, 1], one number per channel. By default it is zero after normalization: the mean colour of
+            the training images for a ``Classifier``, and black for a module that takes [0, 1] itself.
     """
 
     def __init__(self, classifier: Model, players: Players, colour: Color | None = None) -> None:
@@ -33,13 +33,13 @@ class Constant(PixelMasking):
         return pixels, None if self.colour is None else self.of_colour(pixels)
 
     def of_colour(self, pixels: Tensor) -> Tensor:
-        """Return images of the colour, as many and as large as the pixels are.
+        """Return images of the colour alone, in the shape of the pixels.
 
         Raises:
-            UserError: It has not one number per channel.
+            UserError: The colour does not have one number per channel.
         """
         if self.colour is None:
             return torch.zeros_like(pixels)
         if len(self.colour) != pixels.shape[1]:
-            raise UserError(f"colour: {pixels.shape[1]} numbers wanted, one per channel, not {len(self.colour)}")
+            raise UserError(f"colour: has {len(self.colour)} numbers; must have {pixels.shape[1]}, one per channel")
         return self.colour.to(pixels).expand_as(pixels)

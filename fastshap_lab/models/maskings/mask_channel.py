@@ -1,4 +1,4 @@
-"""Absent players take the mean colour of the data, and a channel of its own says where."""
+"""Masking that gives absent players the mean colour of the data, and shows the mask in an additional channel."""
 
 from typing import ClassVar
 
@@ -12,12 +12,18 @@ from fastshap_lab.shapley.players import Players
 
 
 class MaskChannel(PixelMasking):
-    """Zero absent pixels in normalized space and append the mask as a fourth channel (1 = present); any network.
+    """Sets absent pixels to zero after normalization, and appends the mask as a channel (1 = present).
+
+    It fits any network that is built with this additional channel.
 
     Reference: the CNN surrogates of Jethani et al., FastSHAP, ICLR 2022, arXiv:2107.07436.
 
+    Args:
+        classifier: A ``Classifier`` whose network has the additional channel.
+        players: Players of the images.
+
     Raises:
-        UserError: The model is no ``Classifier``, whose network may have been built with a fourth channel.
+        UserError: The model is no ``Classifier``, so that its network has no channel for the mask.
     """
 
     extra_channels: ClassVar[int] = 1
@@ -30,5 +36,5 @@ class MaskChannel(PixelMasking):
             )
 
     def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the pixels with a channel of ones, and no others: absent pixels are zero in every channel."""
+        """Return the pixels with a channel of ones, and None: absent pixels are zero in every channel."""
         return torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1), None

@@ -1,4 +1,4 @@
-"""Absent players take the mean colour of their own image."""
+"""Masking that gives absent players the mean colour of their own image."""
 
 from typing import ClassVar
 
@@ -8,9 +8,11 @@ from fastshap_lab.models.maskings.pixels import PixelMasking
 
 
 class Mean(PixelMasking):
-    """Give absent pixels the mean colour of their image, absent pixels included; any network.
+    """Gives absent pixels the mean colour of their image, computed from all its pixels; fits any network.
 
-    The null coalition still shows that colour: what it says of the class is in the null value, not in the players'.
+    The null coalition still shows this colour: whatever it reveals about the class is part of the null value, not of
+        the
+    players' values.
     """
 
     null_ignores_image: ClassVar[bool] = False

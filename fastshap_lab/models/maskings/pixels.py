@@ -1,4 +1,4 @@
-"""What maskings at the pixels share: any network takes them."""
+"""The base of maskings that replace pixels, which fit any network."""
 
 from abc import abstractmethod
 
@@ -11,14 +11,14 @@ from fastshap_lab.shapley.players import PlayerGrid
 
 
 class PixelMasking(Masking):
-    """Show other pixels in the place of absent ones."""
+    """Replaces absent pixels by other pixels."""
 
     @abstractmethod
     def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return what the network sees where players are present, and where they are absent (none: zeros).
+        """Return the images that present and absent pixels are taken from, (B, C, H, W) each; None stands for zeros.
 
-        From pixels (B, 3, H, W) in the network's own space, where zero is the mean colour if it normalizes, both
-        (B, C, H, W).
+        Args:
+            pixels: Pixels (B, 3, H, W) after the model's normalization, if it has one.
         """
 
     def forward(self, classifier: Model, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
@@ -28,21 +28,21 @@ class PixelMasking(Masking):
         def one_pass(image: Tensor, coalitions: Tensor) -> Tensor:
             present, absent = self.layers(normalize(image))
             rows = self._rows(present, absent, coalitions)
-            if network is classifier:  # anybody's: it may ``view`` as it can only be where channels come first
+            if network is classifier:  # an unknown module may call ``view``, which needs channels first
                 rows = rows.contiguous()
             return network(rows).unflatten(0, coalitions.shape[:2])
 
         return in_chunks(one_pass, image, coalitions, max_rows)
 
     def _rows(self, present: Tensor, absent: Tensor | None, coalitions: Tensor) -> Tensor:
-        """Return each image under each coalition (B·M, C, H, W), channels-last.
+        """Return each image under each coalition (B·M, C, H, W), in the channels-last layout.
 
-        In that layout a patch's pixels of one line are neighbours in memory, so that images and coalitions meet in a
-        single operation, without copies of either.
+        In this layout the pixels of one line of a patch are neighbours in memory, so that a single operation combines
+        images and coalitions without copies of either.
         """
         (batch, num_coalitions, _), (height, width) = coalitions.shape, self.players.image_size
         owners, together = self.players, 1
-        if isinstance(owners, PlayerGrid):  # a patch's pixels of one line go together, as if they were one
+        if isinstance(owners, PlayerGrid):  # the pixels of one line of a patch are treated as one
             owners, together = PlayerGrid((height, owners.shape[1]), owners.shape), owners.patch_size[1]
         lines = owners.to_pixels(coalitions).squeeze(2).unsqueeze(-1)
 

@@ -1,4 +1,4 @@
-"""Absent players are blurred as in RISE."""
+"""Masking that blurs absent players as the authors of RISE do."""
 
 from typing import ClassVar
 
@@ -15,17 +15,18 @@ _SIZE, _SIGMA = 11, 5.0
 
 
 class RISEBlur(Constant):
-    """Show absent pixels blurred as by the authors of RISE, with a colour beyond the border; any network.
+    """Replaces absent pixels by those of a copy blurred as by the authors of RISE; fits any network.
 
     The kernel is a unit impulse in an 11×11 array filtered with σ = 5 and reflecting borders, which makes it much
-    flatter than a Gaussian cut off at 11×11. Theirs pads with zeros after normalization, which is the mean colour.
+    flatter than a Gaussian cut off at 11×11. The image is padded with one colour; the authors' code pads with zeros
+    after normalization, which is the mean colour.
 
     Reference: Petsiuk et al., RISE, BMVC 2018, arXiv:1806.07421, and the code published with it.
 
     Args:
-        classifier: Any.
-        players: The players.
-        colour: As ``Constant``, beyond the border.
+        classifier: Any model.
+        players: Players of the images.
+        colour: Colour beyond the image's border, see ``Constant``.
     """
 
     null_ignores_image: ClassVar[bool] = False
@@ -39,14 +40,14 @@ class RISEBlur(Constant):
             self.register_buffer(name, _filter(length), persistent=False)
 
     def layers(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the pixels, and the blurred ones."""
+        """Return the pixels, and the blurred pixels."""
         beyond = self.of_colour(pixels)
         return pixels, self.down.to(pixels) @ (pixels - beyond) @ self.across.to(pixels).T + beyond
 
 
 def _filter(length: int) -> Tensor:
-    """Return the matrix (length, length) that filters a line of pixels, zero beyond its ends."""
-    from scipy.ndimage import gaussian_filter1d  # takes long to import, and most models are without it
+    """Return the matrix (length, length) that filters a line of pixels with zeros beyond its ends."""
+    from scipy.ndimage import gaussian_filter1d  # a slow import that most models do not need
 
     taps = torch.from_numpy(gaussian_filter1d(np.eye(1, _SIZE, _SIZE // 2)[0], _SIGMA))
     position = torch.arange(length)

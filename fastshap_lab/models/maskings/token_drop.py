@@ -1,4 +1,4 @@
-"""Absent players are tokens that leave the sequence."""
+"""Masking that removes the tokens of absent players from the sequence."""
 
 from itertools import groupby
 from typing import ClassVar, cast
@@ -12,24 +12,28 @@ from fastshap_lab.models.maskings.attention import AttentionMask
 from fastshap_lab.models.tokens import TokenNetwork, embed, rope_of, with_positions
 
 BUCKET = 8
-"""Sequences whose lengths round up to the same multiple go through the network together."""
+"""Sequences whose lengths round up to the same multiple of this number form a batch."""
 
 
 class TokenDrop(AttentionMask):
-    """Leave the tokens of absent players out of the sequence: the answers of ``AttentionMask`` at half the price.
+    """Leaves the tokens of absent players out of the sequence: the outputs of ``AttentionMask`` at half the cost.
 
-    What is left keeps its position. Sequences of about the same length form a batch, the shorter ones padded with
-    hidden tokens; patches are embedded once per image. Weights trained with either masking fit the other.
+    The other tokens keep their positions. Sequences of similar length form a batch, in which shorter ones are padded
+    with hidden tokens. Patches are embedded once per image. Weights trained with either masking fit the other.
+
+    Args:
+        classifier: Model whose network is a vision transformer.
+        players: Player grid, each player of one or several whole patches.
 
     Raises:
-        UserError: The network is no such transformer, or the players are no grid that its patches fit.
+        UserError: The network is no such transformer, or its patches do not fit the players.
     """
 
     name: ClassVar[str] = "token_drop"
 
     def forward(self, classifier: Model, image: Tensor, coalitions: Tensor, max_rows: int | None = None) -> Tensor:
         """Return logits (B, M, K) of images (B, 3, H, W), each under its coalitions (B, M, P)."""
-        if image.is_meta or torch.compiler.is_exporting():  # no sizes to group by: hiding does as well
+        if image.is_meta or torch.compiler.is_exporting():  # sizes are unknown, so tokens are hidden instead
             return super().forward(classifier, image, coalitions, max_rows)
         normalize, network = cast(tuple[Model, TokenNetwork], opened(classifier))
         tokens, rope = with_positions(network, embed(network, normalize(image)))
@@ -56,7 +60,7 @@ class TokenDrop(AttentionMask):
 
 
 def _batches(sizes: list[int], max_rows: int | None) -> list[tuple[int, int, int, int]]:
-    """Return first row, row after the last, smallest and largest size of each batch of rows sorted by size."""
+    """Return the first row, the row after the last, and the smallest and largest size of each batch of sorted rows."""
     batches = []
     for _, group in groupby(range(len(sizes)), key=lambda row: -(-sizes[row] // BUCKET)):
         rows = list(group)
@@ -67,7 +71,14 @@ def _batches(sizes: list[int], max_rows: int | None) -> list[tuple[int, int, int
 
 
 def _gather(tokens: Tensor, owner: Tensor, patches: Tensor, num_prefix_tokens: int) -> Tensor:
-    """Return of tokens (B, T, D) the prefix and the given patches (N, width) of image ``owner`` (N,)."""
+    """Return the prefix tokens and some patch tokens of images, one sequence per row.
+
+    Args:
+        tokens: Tokens of all images (B, T, D), prefix tokens first.
+        owner: Index of each row's image (N,).
+        patches: Indices of each row's patches (N, width).
+        num_prefix_tokens: Number of prefix tokens.
+    """
     prefix = torch.arange(num_prefix_tokens, device=owner.device).expand(len(owner), -1)
     index = torch.cat([prefix, patches + num_prefix_tokens], dim=1) + owner.unsqueeze(1) * tokens.shape[1]
-    return F.embedding(index, tokens.flatten(0, 1))  # whose backward pass is quicker than indexing's
+    return F.embedding(index, tokens.flatten(0, 1))  # its backward pass is faster than that of indexing

@@ -1,4 +1,4 @@
-"""What maskings of tokens share: the networks that they take."""
+"""The base of maskings that hide tokens, with a check of the networks that they fit."""
 
 from typing import ClassVar
 
@@ -13,14 +13,18 @@ from fastshap_lab.shapley.players import PlayerGrid, Players
 
 
 class TokenMasking(Masking):
-    """Hide tokens of a vision transformer. A player may own several.
+    """Hides tokens of a vision transformer. A player may own several tokens.
+
+    Args:
+        classifier: Model whose network is a vision transformer.
+        players: Player grid, each player of one or several whole patches.
 
     Raises:
-        UserError: The network is no such transformer, or the players are no grid that its patches fit.
+        UserError: The network is no such transformer, or its patches do not fit the players.
     """
 
     name: ClassVar[str]
-    """Entry of ``MASKINGS``, for errors."""
+    """Entry of ``MASKINGS``, for error lines."""
 
     def __init__(self, classifier: Model, players: Players) -> None:
         super().__init__(classifier, players)
@@ -46,8 +50,8 @@ class TokenMasking(Masking):
                 f"surrogate.masking={self.name}: a player must own whole patches, and {tokens[0]}×{tokens[1]} patches "
                 f"do not make {players.shape[0]}×{players.shape[1]} players; choose data.grid or the patch size"
             )
-        self.token_players = PlayerGrid(tokens, players.shape)  # a patch is a "pixel" here
+        self.token_players = PlayerGrid(tokens, players.shape)  # its "pixels" are the patches
 
     def present(self, coalitions: Tensor) -> Tensor:
-        """Return the patch tokens (B, M, T) of present players of coalitions (B, M, P)."""
+        """Return whether each patch token belongs to a present player, bool (B, M, T), for coalitions (B, M, P)."""
         return self.token_players.to_pixels(coalitions).flatten(2)

@@ -1,4 +1,4 @@
-"""Exact Shapley values, from all coalitions."""
+"""Exact Shapley values, computed from all coalitions."""
 
 import math
 
@@ -13,9 +13,18 @@ from fastshap_lab.shapley.game import Game
 
 
 def exact_coefficients(num_players: int) -> tuple[Float[Tensor, " sizes"], Float[Tensor, " sizes"]]:
-    """Return what a coalition's value counts for its members, and for the others, by its size 0 … P; float64.
+    """Return the coefficients of a coalition's value in its members' and in the others' Shapley values, float64.
 
-    ``phi_i = sum over S of +(|S|-1)! (P-|S|)! / P! v(S)`` where i is in S and ``-|S|! (P-|S|-1)! / P! v(S)`` where not.
+    Both are listed by the coalition's size 0 … P. A Shapley value is the sum over coalitions S of ``+(|S|-1)! (P-|S|)!
+    / P! v(S)`` where i is in S, and of ``-|S|! (P-|S|-1)! / P! v(S)`` where it is not.
+
+    Args:
+        num_players: Number of players P.
+
+    Example:
+        >>> members, others = exact_coefficients(2)
+        >>> members.tolist(), others.tolist()
+        ([0.0, 0.5, 0.5], [-0.5, -0.5, 0.0])
     """
     members = [0.0] + [1 / (size * math.comb(num_players, size)) for size in range(1, num_players + 1)]
     others = [-1 / ((num_players - size) * math.comb(num_players, size)) for size in range(num_players)] + [0.0]
@@ -23,18 +32,29 @@ def exact_coefficients(num_players: int) -> tuple[Float[Tensor, " sizes"], Float
 
 
 class Exact(SequentialEstimator):
-    """Enumerates all coalitions; says nothing before the last of them, and has no error after it.
+    """Enumerates all coalitions: the values have no meaning before the last coalition, and are exact after it.
 
     Reference: Shapley, A value for n-person games, 1953.
 
     Args:
-        game: Its values are asked for the 2^P - 2 coalitions between null and grand.
-        inputs: What the game takes.
-        seed: Nothing is drawn.
-        max_players: Refuse larger games: the cost doubles with every player.
+        game: The game to explain; 2^P - 2 coalitions are evaluated beside the grand and the null coalition.
+        inputs: Inputs of the game, one per entry of the first axis.
+        seed: Not used, since nothing is drawn.
+        max_players: Largest number of players allowed; the cost doubles with every player.
 
     Raises:
         UserError: The game has more than ``max_players`` players.
+
+    Example:
+        Player 0 has a left glove, players 1 and 2 a right one each; a pair of gloves is worth 1.
+
+        >>> from fastshap_lab.shapley import FunctionGame
+        >>> def gloves(inputs, present):
+        ...     return (present[..., :1] & present[..., 1:].any(dim=2, keepdim=True)).double()
+        >>> estimator = Exact(FunctionGame(gloves, 3), torch.zeros(1, 1))
+        >>> estimator.advance(6)
+        >>> estimator.estimate().phi.flatten()
+        tensor([0.6667, 0.1667, 0.1667], dtype=torch.float64)
     """
 
     sample_size = 1
@@ -43,7 +63,7 @@ class Exact(SequentialEstimator):
     def __init__(self, game: Game, inputs: Shaped[Tensor, "B ..."], seed: int = 0, max_players: int = 20) -> None:
         if game.num_players > max_players:
             raise UserError(
-                f"exact values: {game.num_players} players make 2^{game.num_players} coalitions; "
+                f"estimator=exact: {game.num_players} players have 2^{game.num_players} coalitions; "
                 f"at most {max_players} players are allowed"
             )
         super().__init__(game, inputs, seed)
@@ -51,16 +71,16 @@ class Exact(SequentialEstimator):
 
     @classmethod
     def smallest_budget(cls, num_players: int) -> int:
-        """Return the number of all coalitions but the null and the grand one."""
+        """Return the number of coalitions without the null and the grand coalition."""
         return 2**num_players - 2
 
     @property
     def max_samples(self) -> int:
-        """All coalitions but the null and the grand one."""
+        """Number of coalitions without the null and the grand coalition."""
         return 2**self.num_players - 2
 
     def estimate(self) -> Estimate:
-        """Return the values, which mean nothing before all coalitions are counted: their error is infinite."""
+        """Return the values; before all coalitions are evaluated they have no meaning, and their error is infinite."""
         stderr = torch.full_like(self._sums, 0.0 if self.complete else math.inf)
         return Estimate(self._sums.clone(), stderr, self.evaluations)
 
@@ -70,28 +90,30 @@ class Exact(SequentialEstimator):
     def _learn(self, start: int, samples: Bool[Tensor, "N M P"], values: Float[Tensor, "B N M K"]) -> None:
         coalitions = samples.squeeze(1)
         sizes = coalitions.sum(dim=1, keepdim=True)
-        of_members, of_others = exact_coefficients(self.num_players)
-        coefficients = torch.where(coalitions, of_members[sizes], of_others[sizes])  # (N, P)
+        members, others = exact_coefficients(self.num_players)
+        coefficients = torch.where(coalitions, members[sizes], others[sizes])  # (N, P)
         self._sums = self._sums + coefficients.T @ values.squeeze(2)
 
 
 def exact_shapley_values(game: Game, inputs: Shaped[Tensor, "B ..."], max_players: int = 16) -> Float[Tensor, "B P K"]:
-    """Return the Shapley values of every player for every class from all coalitions, in float64 on the CPU.
+    """Return the exact Shapley values of every player for every class, float64 on the CPU.
 
     Args:
-        game: Its values are asked for 2^P coalitions of each input.
-        inputs: What the game takes.
-        max_players: Refuse larger games: the cost doubles with every player.
+        game: The game to explain; all 2^P coalitions are evaluated.
+        inputs: Inputs of the game, one per entry of the first axis.
+        max_players: Largest number of players allowed; the cost doubles with every player.
 
     Raises:
         UserError: The game has more than ``max_players`` players.
 
     Example:
+        Player 0 has a left glove, players 1 and 2 a right one each; a pair of gloves is worth 1.
+
         >>> from fastshap_lab.shapley import FunctionGame
-        >>> def gloves(inputs, present):  # player 0 has a left glove, the others right ones; a pair is worth 1
+        >>> def gloves(inputs, present):
         ...     return (present[..., :1] & present[..., 1:].any(dim=2, keepdim=True)).double()
-        >>> exact_shapley_values(FunctionGame(gloves, 3), torch.zeros(1, 1)).squeeze().mul(6).round().tolist()
-        [4.0, 1.0, 1.0]
+        >>> exact_shapley_values(FunctionGame(gloves, 3), torch.zeros(1, 1)).flatten()
+        tensor([0.6667, 0.1667, 0.1667], dtype=torch.float64)
     """
     estimator = Exact(game, inputs, max_players=max_players)
     estimator.advance(estimator.max_samples)

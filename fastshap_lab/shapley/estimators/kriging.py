@@ -1,4 +1,4 @@
-"""Kriging: Shapley values by Gaussian-process regression on the part of a game that they depend on."""
+"""Kriging: Shapley values by Gaussian-process regression on the odd part of a game, which determines them."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,52 +16,69 @@ from fastshap_lab.shapley.estimators.base import Estimate
 from fastshap_lab.shapley.estimators.pairs import PairEstimator
 from fastshap_lab.shapley.estimators.regression import PairRegression
 
-# What the prior is averaged over, see ``PairKriging``. The largest interaction is nearly white noise.
+# Candidates for the parameters of the prior, over which the posterior is averaged, see ``PairKriging``. With the
+# largest interaction the prior is nearly white noise.
 INTERACTIONS = (0.05, 0.2, 0.45, 0.8)
 ADDITIVITIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
-# Pairs whose covariance is factorized, once for each interaction. So many take 2.2 GB and some seconds; both grow, with
-# the square and with the cube.
+# Largest number of pairs, whose covariance is factorized once for each interaction. With this number a factorization
+# takes 2.2 GB, which grow with the square of the number, and some seconds, which grow with its cube.
 MAX_PAIRS = 8192
 
-# Variance of what depends on a coalition's size alone, as a share of the interactions'.
+# Variance of the part that depends on a coalition's size alone, relative to the variance of the interactions.
 _SYMMETRY = 0.3
 
-# Variance of an error that values are taken to have, as a share of the interactions': it keeps factorizations stable.
+# Variance of an assumed error of the values, relative to that of the interactions: it keeps factorizations stable.
 _NUGGET = 1e-8
 
-# Columns (inputs times classes) that are worked on at a time, which bounds the memory.
+# Number of columns (inputs times classes) that are processed together, which bounds the memory.
 _COLUMNS = 1024
 
-# Pairs up to which factorizations are remembered, since inputs are often explained one by one: 40 to 220 MB each.
+# Factorizations of up to this number of pairs, of 40 to 220 MB each, are cached: inputs are often explained one by one.
 _REMEMBERED = 1024
 
 
 def order_variances(num_players: int, interaction: float) -> Float[Tensor, " orders"]:
-    """Return the share of the interactions' variance that coalitions of each size 0 … P have; they add up to 1.
+    """Return the share of the interactions' variance on the coefficients of each size 0 … P; the sum is 1.
 
-    Only odd sizes from 3 on have one: of single players the prior knows more, and even sizes do not matter. With two
-    players there are none.
+    Only odd sizes from 3 on have a share: single players have a variance of their own, and even sizes do not affect
+    Shapley values. With two players all shares are 0.
 
     Args:
-        num_players: P.
+        num_players: Number of players P.
         interaction: Variance of one coefficient of size u + 1 relative to one of size u, above 0 and below 1.
+
+    Example:
+        Of three players, size 3 is the only odd size from 3 on.
+
+        >>> order_variances(3, interaction=0.2)
+        tensor([0., 0., 0., 1.], dtype=torch.float64)
     """
     sizes = torch.arange(num_players + 1, dtype=torch.float64)
     odd = (sizes % 2 == 1) & (sizes >= 3)
     if not bool(odd.any()):
         return torch.zeros_like(sizes)
-    # In logarithms: there are too many coalitions for a float.
+    # Logarithms, since the number of coalitions may exceed the range of a float.
     log_count = -torch.lgamma(sizes + 1) - torch.lgamma(num_players - sizes + 1)
     return (log_count + sizes * math.log(interaction)).masked_fill(~odd, -torch.inf).softmax(dim=0)
 
 
 @lru_cache(maxsize=16)
 def mean_products(num_players: int) -> Float[Tensor, "sizes distances"]:
-    """Return the mean of ``prod_{i in U} x_i y_i`` over all U of a size 0 … P, by the distance 0 … P of x and y.
+    """Return the mean of ``prod_{i in U} x_i y_i`` over all U of each size 0 … P, for each distance 0 … P of x and y.
 
-    These are Krawtchouk polynomials divided by their values at distance 0, so that none is larger than 1. For more
-    than half of the players the recurrence would lose all digits; there ``p[P - u](h) = (-1)^h p[u](h)``.
+    x and y are vectors of P signs, and their distance is the number of signs that differ. The means are Krawtchouk
+    polynomials divided by their values at distance 0, so that none is larger than 1. For sizes above P / 2 the
+    recurrence would lose all digits; there ``p[P - u](h) = (-1)^h p[u](h)``.
+
+    Args:
+        num_players: Number of players P.
+
+    Example:
+        If one of two signs differs, the products of size 1 are 1 and -1, and that of size 2 is -1.
+
+        >>> mean_products(2)[:, 1]
+        tensor([ 1.,  0., -1.], dtype=torch.float64)
     """
     distances = torch.arange(num_players + 1, dtype=torch.float64)
     rows = [torch.ones_like(distances), 1 - 2 * distances / max(num_players, 1)]
@@ -72,42 +89,61 @@ def mean_products(num_players: int) -> Float[Tensor, "sizes distances"]:
 
 
 def size_covariances(present: Bool[Tensor, "rows P"]) -> Float[Tensor, "rows rows"]:
-    """Return the covariance of values of the odd part that depend on the size of a coalition alone.
+    """Return the prior covariance of the part of a game that depends on the size of a coalition alone.
 
-    With u and v the sizes of two coalitions, from -1 for nobody to 1 for everybody, ``exp(-|u - v|) - exp(-|u + v|)``:
-    what is odd of an Ornstein-Uhlenbeck process.
+    It is ``exp(-|u - v|) - exp(-|u + v|)`` for two coalitions of sizes u and v, which are scaled from -1 for the null
+    to
+    1 for the grand coalition: the odd part of an Ornstein-Uhlenbeck process.
+
+    Args:
+        present: Coalitions.
+
+    Example:
+        A half of the players has the size 0, where an odd function is 0.
+
+        >>> size_covariances(torch.tensor([[True, False]]))
+        tensor([[0.]], dtype=torch.float64)
     """
     share = 2 * present.double().mean(dim=1) - 1
     return (-(share.unsqueeze(1) - share).abs()).exp() - (-(share.unsqueeze(1) + share).abs()).exp()
 
 
 class PairKriging:
-    """The posterior of Shapley values, given the differences of some pairs of complements, and the total.
+    """The posterior of Shapley values, given the differences between some pairs of complements, and the total.
 
     With x_i = 1 for present and -1 for absent players, every game is a sum over coalitions U of ``c_U prod_{i in U}
-    x_i``. Its Shapley values are ``phi_i = sum over U with i, |U| odd, of 2 c_U / |U|``, those of its odd part ``o(S) =
-    (v(S) - v(N without S)) / 2``. The prior takes the c_U to be independent and Gaussian, with variances that depend on
-    |U| alone: of all that the odd part varies, interactions have 1, shared out by ``order_variances``, and single
-    players ``additivity``; both times an unknown scale. What one pair tells about triples of players then serves all
-    pairs that hold them, where a regression takes interactions for noise. A part that depends on the size of S alone,
-    which most networks have, adds ``size_covariances``: all players share it equally, and without it would be taken for
-    interactions.
+    x_i``. Its Shapley values are ``phi_i = sum over U with i, |U| odd, of 2 c_U / |U|``: they depend on the odd part
+    ``o(S) = (v(S) - v(N without S)) / 2`` alone. In the prior the c_U are independent and Gaussian, with variances that
+    depend on |U|. The interactions' variances add up to 1 and are distributed by ``order_variances``, those of single
+    players add up to ``additivity``, and both are multiplied by an unknown scale. A pair's information about the
+    interaction of three players then serves all pairs, where a regression treats interactions as noise. Most networks
+    also have a part that depends on the size of S alone, with the covariance ``size_covariances``. All players share it
+    equally; without it in the prior it would be mistaken for interactions.
 
-    The posterior is averaged over all ``INTERACTIONS`` and ``ADDITIVITIES``, each counting as much as it makes the
-    evidence likely, for every input and class by itself. Factorizations depend on the coalitions alone and serve all of
-    them: one for each of ``INTERACTIONS``.
+    The posterior is averaged over all ``INTERACTIONS`` and ``ADDITIVITIES``, separately for every input and class, with
+    weights proportional to the likelihood of the differences. Factorizations depend on the coalitions alone, so there
+    is one for each of ``INTERACTIONS``, which all inputs and classes share.
 
     Reference: the theorem is OddSHAP's, arXiv:2602.01399; Gaussian processes of games: ShaplEIG, arXiv:2606.02247;
-    kriging: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, sections 2.2 and 5.4. Combined by
-    us; ``docs/kriging.md`` derives the formulas.
+    kriging: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, sections 2.2 and 5.4. The
+    combination is ours; ``docs/kriging.md`` derives the formulas.
 
     Args:
-        coalitions: One of each evaluated pair, bool (M, P).
+        coalitions: One coalition of each evaluated pair, bool (M, P).
+
+    Example:
+        One of two players is worth 1 more than the other, and both together 3.
+
+        >>> kriging = PairKriging(torch.tensor([[True, False]]))
+        >>> one, three = torch.ones(1, 1, 1, dtype=torch.float64), torch.full((1, 1), 3.0, dtype=torch.float64)
+        >>> phi, stderr = kriging.fit(differences=one, total=three)
+        >>> phi.flatten().round(decimals=3)
+        tensor([2., 1.], dtype=torch.float64)
     """
 
     def __init__(self, coalitions: Bool[Tensor, "M P"]) -> None:
         everyone = torch.ones(1, coalitions.shape[1], dtype=torch.bool)
-        present = torch.cat([coalitions, everyone])  # (rows, P): the last row's value makes answers efficient
+        present = torch.cat([coalitions, everyone])  # (rows, P): the last row's value makes the estimate efficient
         self.signs = 2 * present.double() - 1
         self._factorizations = [_Factorization(present, interaction) for interaction in INTERACTIONS]
 
@@ -117,8 +153,8 @@ class PairKriging:
         """Return the Shapley values and their standard errors.
 
         Args:
-            differences: Value of each pair's coalition less that of its complement.
-            total: Value of the grand coalition less that of the null coalition.
+            differences: Value of each pair's coalition minus that of its complement.
+            total: Value of the grand coalition minus that of the null coalition.
         """
         ((phi, stderr),) = self._averaged(differences, total, None, [0.0])
         return phi, stderr
@@ -130,15 +166,17 @@ class PairKriging:
         answer: Float[Tensor, "B P K"],
         errors: Sequence[float],
     ) -> list[tuple[Float[Tensor, "B P K"], Float[Tensor, "B P K"]]]:
-        """Return the same where an explainer's answer is evidence, too: the Shapley values plus independent errors.
+        """Return the Shapley values and their standard errors, given an explainer's answer as well.
+
+        The answer is modelled as the Shapley values plus independent errors.
 
         Args:
-            differences: See ``fit``.
-            total: See ``fit``.
-            answer: Efficient values.
-            errors: Variances of the answer's error, relative to the mean square of its deviations from the equal split,
-                or of what the evaluations tell of these, whichever is larger; each makes a pair of values and
-                standard errors.
+            differences: Value of each pair's coalition minus that of its complement.
+            total: Value of the grand coalition minus that of the null coalition.
+            answer: The explainer's values, which must be efficient.
+            errors: Relative variances of the answer's error. The unit is the mean square of the values' deviations from
+                the equal split, by the answer or by the evaluations, whichever is larger. The list that is returned has
+                a pair of values and standard errors for each of them.
         """
         return self._averaged(differences, total, answer, errors)
 
@@ -146,7 +184,8 @@ class PairKriging:
         self, differences: Tensor, total: Tensor, answer: Tensor | None, errors: Sequence[float]
     ) -> list[tuple[Tensor, Tensor]]:
         (inputs, _, classes), players = differences.shape, self.signs.shape[1]
-        split = total.flatten() / players  # (N,) of N columns, inputs times classes: what the prior expects of everyone
+        # The prior mean of each Shapley value, (N,), where the N columns are inputs times classes.
+        split = total.flatten() / players
         odd = torch.cat([differences, total.unsqueeze(1)], dim=1).transpose(0, 1).flatten(1) / 2
         odd = odd - self.signs.sum(dim=1, keepdim=True) * split / 2  # (rows, N)
         known = None if answer is None else answer.transpose(0, 1).flatten(1) - split  # (P, N)
@@ -159,21 +198,22 @@ class PairKriging:
         found = torch.cat(parts, dim=3).unflatten(3, (inputs, classes)).transpose(2, 3)  # (errors, 2, B, P, K)
         results = []
         for change, variance in found:
-            gap = total.unsqueeze(1) / players - change.mean(dim=1, keepdim=True)  # the split, but for rounding
+            # The equal split, with a correction of rounding errors that makes the values efficient.
+            gap = total.unsqueeze(1) / players - change.mean(dim=1, keepdim=True)
             results.append((change + gap, variance.sqrt()))
         return results
 
 
 @dataclass(frozen=True)
 class _Posterior:
-    """What one candidate says about N columns.
+    """The posterior of N columns under one candidate for the parameters of the prior.
 
     Attributes:
-        evidence: Logarithm of the likelihood of the values, but for a constant.
-        mean: Shapley values less the equal split.
-        scale: The likeliest factor of all variances.
-        variance: Variance of each player's Shapley value, in units of the scale.
-        covariance: Computes the covariance (P, P) of all of them, in units of the scale.
+        evidence: Logarithm of the likelihood of the values, up to a constant.
+        mean: Posterior mean of the Shapley values minus the equal split.
+        scale: Maximum-likelihood estimate of the factor of all variances.
+        variance: Posterior variance of each player's Shapley value, in units of the scale.
+        covariance: Function that computes the posterior covariance (P, P), in units of the scale.
     """
 
     evidence: Float[Tensor, " N"]
@@ -185,12 +225,17 @@ class _Posterior:
     def with_answer(
         self, answer: Float[Tensor, "P N"] | None, error: float
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, "P N"], Float[Tensor, "P N"]]:
-        """Return evidence, mean and variances, once an answer with an error of its own is known, too."""
+        """Return log evidence, mean and variances after an explainer's answer, or without it if None.
+
+        Args:
+            answer: The explainer's values minus the equal split.
+            error: Relative variance of the answer's error.
+        """
         if answer is None:
             return self.evidence, self.mean, self.variance.clamp_min(0).unsqueeze(1) * self.scale
         values, basis = torch.linalg.eigh(self.covariance())
         before = values.clamp_min(0).unsqueeze(1) * self.scale  # (P, N)
-        # An answer that is flatter than the evaluations allow is no better known for that.
+        # An answer whose values vary less than the evaluations suggest does not have a smaller error for that.
         spread = torch.maximum(answer.square().mean(dim=0), self.mean.square().mean(dim=0) + before.mean(dim=0))
         noise = (error * spread).clamp_min(torch.finfo(torch.float64).tiny)  # (N,)
         surprise = basis.T @ (answer - self.mean)
@@ -200,7 +245,7 @@ class _Posterior:
 
 
 def _mixture(posteriors: Sequence[_Posterior], answer: Tensor | None, error: float) -> Float[Tensor, "2 P N"]:
-    """Return mean and variance over the candidates, each as likely as it makes the evidence."""
+    """Return mean and variance of the mixture of the candidates' posteriors, weighted by their evidence."""
     parts = zip(*[one.with_answer(answer, error) for one in posteriors], strict=True)
     evidence, means, variances = (torch.stack(part) for part in parts)
     weights = evidence.softmax(dim=0).unsqueeze(1)  # (candidates, 1, N)
@@ -209,9 +254,13 @@ def _mixture(posteriors: Sequence[_Posterior], answer: Tensor | None, error: flo
 
 
 class _Factorization:
-    """The prior covariance of values at the pairs for one interaction and the lowest additivity, factorized.
+    """The factorized prior covariance of the values of the pairs, for one interaction and the lowest additivity.
 
-    A higher additivity adds a matrix of rank P, of which the Woodbury identity gives inverse and determinant.
+    A higher additivity adds a matrix of rank P; the Woodbury identity gives the inverse and the determinant of the sum.
+
+    Args:
+        present: One coalition of each pair, and the grand coalition in the last row.
+        interaction: One of ``INTERACTIONS``.
     """
 
     def __init__(self, present: Bool[Tensor, "rows P"], interaction: float) -> None:
@@ -220,24 +269,24 @@ class _Factorization:
         variances = shares.clone()
         variances[1] = ADDITIVITIES[0]
         by_distance = mean_products(num_players).T @ variances  # (P + 1,)
-        signs = 2 * present.float() - 1  # small integers, which single precision multiplies exactly
+        signs = 2 * present.float() - 1  # products of small integers are exact in single precision
         covariance = by_distance[((num_players - signs @ signs.T) / 2).int()]
         by_size = _SYMMETRY * size_covariances(present)
         covariance += by_size
         covariance.diagonal().add_(_NUGGET)
         self.factor = torch.linalg.cholesky(covariance)
-        # Covariance of a player's Shapley value and a coalition's value, by how many of the other players are absent.
+        # Covariance of a player's Shapley value and a coalition's value, by the number of other players absent from it.
         of_player = 2 / num_players * (mean_products(num_players - 1).T @ variances[1:])  # (P,)
         absent = num_players - present.sum(dim=1, keepdim=True) - (~present).long()
         signs = signs.double()
         of_players = signs * of_player[absent] + 2 / num_players * by_size[:, -1:]
         whitened = self._whitened(torch.cat([of_players, signs / num_players**0.5], dim=1))
         self.players, additive = whitened.split(num_players, dim=1)  # (rows, P) each
-        # In the basis in which the additive part's evidence is diagonal, every additivity is a division.
+        # In this basis the additive part is diagonal, so each additivity costs only a division.
         self.eigenvalues, self.basis = torch.linalg.eigh(additive.T @ additive)
         self.additive = additive @ self.basis  # (rows, P)
         self.shared = self.players.T @ self.additive  # (P, P)
-        # Prior covariance of two players' Shapley values less what the values tell at the lowest additivity.
+        # Posterior covariance of the players' Shapley values at the lowest additivity: the prior's minus the reduction.
         sizes = torch.arange(1, num_players + 1, dtype=torch.float64)
         equal = 4 / num_players**2 * by_size[-1, -1]
         alone = equal + 4 / num_players * (shares[1:] / sizes).sum()
@@ -246,7 +295,7 @@ class _Factorization:
         self.covariance -= self.players.T @ self.players
 
     def posteriors(self, odd: Float[Tensor, "rows N"]) -> Iterator[_Posterior]:
-        """Yield what each additivity says, from values of the odd part less the prior's mean."""
+        """Yield the posterior for each additivity, given the values of the odd part minus the prior mean."""
         rows, num_players = self.players.shape
         values = self._whitened(odd)
         along, squares = self.additive.T @ values, values.square().sum(dim=0)  # (P, N), (N,)
@@ -264,7 +313,10 @@ class _Factorization:
             yield _Posterior(evidence, mean + weights @ along, scale, variance, covariance)
 
     def _terms(self, additivity: float) -> tuple[Float[Tensor, "P P"], Float[Tensor, " P"], Float[Tensor, "P P"]]:
-        """Return what the players' covariance with the values gains, Woodbury's divisor, and that covariance."""
+        """Return three terms of the Woodbury identity for one additivity.
+
+        They are the increase of the players' covariance with the additive part, the divisor, and that covariance.
+        """
         added = additivity - ADDITIVITIES[0]
         lift = 2 * added / len(self.basis) ** 0.5 * self.basis
         return lift, 1 + added * self.eigenvalues, self.shared + lift * self.eigenvalues
@@ -282,51 +334,58 @@ class _Factorization:
 
 
 class Kriging(PairEstimator):
-    """Gaussian-process regression on pairs, which learns from interactions instead of averaging them out.
+    """Gaussian-process regression on pairs, which models interactions instead of averaging them out.
 
-    Every estimate adds up to the total; once all pairs are in, values are exact. Standard errors are the posterior's:
-    they hold as far as the game looks like one that the prior might have drawn. They are no bounds that a sampling
-    design guarantees, which those of ``KernelSHAP`` are.
+    Every estimate is efficient, and values are exact once all pairs are evaluated. Standard errors are those of the
+    posterior: they are right if the game is a plausible draw from the prior. Those of ``KernelSHAP`` rest on the random
+    draw of the pairs instead, and hold for every game.
 
     Reference: see ``PairKriging``.
 
+    Args:
+        game: The game to explain.
+        inputs: Inputs of the game, one per entry of the first axis.
+        seed: Seed for drawing coalitions.
+
     Example:
+        Player 0 has a left glove, players 1 and 2 a right one each; a pair of gloves is worth 1.
+
         >>> from fastshap_lab.shapley import FunctionGame
-        >>> worth = torch.tensor([[3.0], [2.0], [1.0]]).double()
-        >>> game = FunctionGame(lambda inputs, present: present.double() @ worth, 3)
-        >>> estimator = Kriging(game, torch.zeros(1, 1))
+        >>> def gloves(inputs, present):
+        ...     return (present[..., :1] & present[..., 1:].any(dim=2, keepdim=True)).double()
+        >>> estimator = Kriging(FunctionGame(gloves, 3), torch.zeros(1, 1))
         >>> estimator.advance(6)
-        >>> [round(value, 4) for value in estimator.estimate().phi.flatten().tolist()]
-        [3.0, 2.0, 1.0]
+        >>> estimator.estimate().phi.flatten()
+        tensor([0.6667, 0.1667, 0.1667], dtype=torch.float64)
     """
 
     allocation = "mixed"
 
     @classmethod
     def check_budget(cls, num_players: int, budget: int) -> None:
-        """Raise a ``UserError`` if the budget makes more pairs than can be factorized, and fewer than there are."""
+        """Raise a ``UserError`` if the budget has more pairs than can be factorized, but not all pairs."""
         if MAX_PAIRS < budget // 2 < num_pairs(num_players):
-            otherwise = f"or all {2 * num_pairs(num_players):,}" if num_players <= 20 else "take kernel_shap for more"
+            otherwise = f"or all {2 * num_pairs(num_players):,}" if num_players <= 20 else "choose kernel_shap for more"
             raise UserError(
-                f"budget={budget}: kriging makes use of {2 * MAX_PAIRS:,} evaluations of {num_players} players at "
-                f"most, {otherwise}"
+                f"budget={budget}: kriging can use at most {2 * MAX_PAIRS:,} evaluations of {num_players} players, "
+                f"{otherwise}"
             )
 
     @classmethod
     def next_look(cls, num_players: int, wanted: int, budget: int) -> int:
-        """Return where to look at a tolerance next: where more cannot be made use of, not before all pairs are in."""
+        """Return the number of evaluations of the next check; past what can be factorized it is the whole budget."""
         return min(wanted, budget) if wanted // 2 <= MAX_PAIRS else budget
 
     def estimate(self) -> Estimate:
-        """Return the posterior."""
+        """Return the posterior mean and standard deviation of the Shapley values."""
         return self._estimates(None, [0.0])[0]
 
     def refine(self, answer: Float[Tensor, "B P K"], errors: Sequence[float]) -> list[Estimate]:
-        """Return the posterior with an explainer's answer as further evidence, once for each of ``errors``.
+        """Return the posterior given the evaluations and an explainer's answer, once for each of ``errors``.
 
         Args:
-            answer: The explainer's values; made efficient first.
-            errors: See ``PairKriging.fit_with``.
+            answer: The explainer's values, which are made efficient first.
+            errors: Relative variances of the answer's error, see ``PairKriging.fit_with``.
         """
         return self._estimates(additive_normalization(answer.cpu().double(), self.grand, self.null), errors)
 

@@ -1,4 +1,4 @@
-"""What estimators share that evaluate coalitions together with their complements."""
+"""The base of estimators that evaluate coalitions together with their complements."""
 
 import torch
 from jaxtyping import Shaped
@@ -10,18 +10,37 @@ from fastshap_lab.shapley.game import Game
 
 
 class PairEstimator(Estimator):
-    """Evaluates the pairs of a design that grows with the budget, none of them twice."""
+    """An estimator that evaluates the pairs of a design, which grows with the budget, each pair once.
+
+    Args:
+        game: The game to explain.
+        inputs: Inputs of the game, one per entry of the first axis.
+        seed: Seed for drawing coalitions.
+
+    Example:
+        The only pair of two players is a single player and the other one; its values are 1 and 2.
+
+        >>> from fastshap_lab.shapley import FunctionGame, KernelSHAP
+        >>> def worth(inputs, present):
+        ...     alone = present.double() @ torch.tensor([[1.0], [2.0]]).double()
+        ...     return alone + 2 * present.all(dim=2, keepdim=True)
+        >>> estimator: PairEstimator = KernelSHAP(FunctionGame(worth, 2), torch.zeros(1, 1))
+        >>> estimator.advance(2)
+        >>> estimator.differences.abs()
+        tensor([[[1.]]], dtype=torch.float64)
+    """
 
     allocation: str = "kernel"  # entry of ``designs.ALLOCATIONS``
     _evidence = ("differences",)
 
     def __init__(self, game: Game, inputs: Shaped[Tensor, "B ..."], seed: int = 0) -> None:
         super().__init__(game, inputs, seed)
-        self.differences = self.grand.new_empty(len(inputs), 0, self.grand.shape[1])  # (B, M, K), of the design's pairs
+        # v(S) - v(N without S) of each pair of the design, (B, M, K).
+        self.differences = self.grand.new_empty(len(inputs), 0, self.grand.shape[1])
 
     @classmethod
     def from_pairs(cls, other: "PairEstimator") -> "PairEstimator":
-        """Return an estimator with the evidence of another one and its design; nothing is evaluated."""
+        """Return an estimator with the evaluations and the design of another one; nothing is evaluated."""
         estimator = cls.__new__(cls)
         vars(estimator).update(vars(other), allocation=other.allocation)
         return estimator

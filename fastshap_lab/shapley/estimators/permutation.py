@@ -1,4 +1,4 @@
-"""Antithetic permutation sampling."""
+"""Antithetic permutation sampling: marginal contributions in random orders and their reverses."""
 
 import math
 
@@ -11,9 +11,18 @@ from fastshap_lab.shapley.game import Game
 
 
 def arrivals(orders: Int[Tensor, "N P"]) -> Bool[Tensor, "N M P"]:
-    """Return the coalitions of sizes 1 … P-1 that form as players arrive in each order."""
+    """Return the coalitions of sizes 1 … P-1 that form as players arrive in each order.
+
+    Args:
+        orders: Permutations of the players 0 … P-1, int64.
+
+    Example:
+        >>> arrivals(torch.tensor([[2, 0, 1]])).int()
+        tensor([[[0, 0, 1],
+                 [1, 0, 1]]], dtype=torch.int32)
+    """
     num_players = orders.shape[1]
-    rank = orders.argsort(dim=1)  # when each player comes
+    rank = orders.argsort(dim=1)  # the position of each player in the order
     return rank.unsqueeze(1) < torch.arange(1, num_players).view(1, -1, 1)
 
 
@@ -23,13 +32,20 @@ def marginal_contributions(
     grand: Float[Tensor, "B K"],
     null: Float[Tensor, "B K"],
 ) -> Float[Tensor, "B N P K"]:
-    """Return what each player adds on arrival (B, N, P, K). The contributions of an order add up to grand - null.
+    """Return what each player adds to the value on arrival; the contributions in an order add up to ``grand - null``.
 
     Args:
-        orders: Orders in which players arrive (N, P).
-        values: Values (B, N, M, K) of the coalitions that ``arrivals(orders)`` returns.
-        grand: Value of the coalition of all players (B, K).
-        null: Value of the empty coalition (B, K).
+        orders: Permutations of the players 0 … P-1, int64.
+        values: Values of the coalitions ``arrivals(orders)``.
+        grand: Value of the grand coalition of each input.
+        null: Value of the null coalition of each input.
+
+    Example:
+        Player 1 comes first and makes the value 2; player 0 makes it 5.
+
+        >>> values, null, grand = torch.tensor([[[[2.0]]]]), torch.tensor([[0.0]]), torch.tensor([[5.0]])
+        >>> marginal_contributions(torch.tensor([[1, 0]]), values, grand, null).flatten()
+        tensor([3., 2.])
     """
     first, last = (end[:, None, None].expand(-1, len(orders), -1, -1) for end in (null, grand))
     added = torch.cat([first, values, last], dim=2).diff(dim=2)  # (B, N, P, K), in order of arrival
@@ -37,13 +53,30 @@ def marginal_contributions(
 
 
 class Permutation(SequentialEstimator):
-    """Averages marginal contributions over random orders of arrival, each with its reverse.
+    """Averages marginal contributions over random orders of the players, each with its reverse.
 
-    Each pair of orders costs 2 (P-1) evaluations and is efficient by itself. Standard errors come from the variance
-    between pairs, whose two orders are not independent.
+    A pair of orders costs 2 (P-1) evaluations, and its mean is efficient. Standard errors are computed from the
+    variance between pairs, since the two orders of a pair are not independent.
 
     Reference: Castro et al., Computers & Operations Research 36, 2009, on sampling orders; Mitchell et al., JMLR 23,
     2022, arXiv:2104.12199, section 4, on antithetic ones.
+
+    Args:
+        game: The game to explain.
+        inputs: Inputs of the game, one per entry of the first axis.
+        seed: Seed for drawing orders.
+
+    Example:
+        Of two players, an order and its reverse are all orders.
+
+        >>> from fastshap_lab.shapley import FunctionGame
+        >>> def worth(inputs, present):
+        ...     alone = present.double() @ torch.tensor([[1.0], [2.0]]).double()
+        ...     return alone + 2 * present.all(dim=2, keepdim=True)
+        >>> estimator = Permutation(FunctionGame(worth, 2), torch.zeros(1, 1))
+        >>> estimator.advance(2)
+        >>> estimator.estimate().phi.flatten()
+        tensor([2., 3.], dtype=torch.float64)
     """
 
     _evidence = ("_mean", "_squares")
@@ -51,17 +84,17 @@ class Permutation(SequentialEstimator):
     def __init__(self, game: Game, inputs: Shaped[Tensor, "B ..."], seed: int = 0) -> None:
         super().__init__(game, inputs, seed)
         self.sample_size = 2 * (self.num_players - 1)
-        # Before the first pair: everybody the same.
+        # Before the first pair the estimate is the equal split.
         self._mean = (self.grand - self.null).unsqueeze(1).repeat(1, self.num_players, 1) / self.num_players
-        self._squares = torch.zeros_like(self._mean)  # of deviations from the mean
+        self._squares = torch.zeros_like(self._mean)  # sums of squared deviations from the mean
 
     @classmethod
     def smallest_budget(cls, num_players: int) -> int:
-        """Return the evaluations of two pairs of orders."""
+        """Return the number of evaluations of two pairs of orders."""
         return 4 * (num_players - 1)
 
     def estimate(self) -> Estimate:
-        """Return the mean over pairs of orders; it has an error from the second pair on."""
+        """Return the mean over pairs of orders; its standard error is known from the second pair on."""
         pairs = self.num_samples
         stderr = torch.full_like(self._mean, math.inf)
         if pairs > 1:

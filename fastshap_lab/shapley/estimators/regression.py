@@ -11,66 +11,73 @@ from fastshap_lab.shapley.estimators.pairs import PairEstimator
 
 
 class PairRegression:
-    """The weighted least-squares fit of efficient values to the differences between complements.
+    """The weighted least-squares fit of efficient values to the differences between complementary coalitions.
 
-    What a coalition is worth beyond its complement, ``v(S) - v(N without S)``, is all that Shapley values depend on
-    beside the total, and for an additive game it is ``z @ phi`` with z = 1 for members and -1 for others. Minimized is
+    Shapley values depend on the total ``v(N) - v(null)`` and on the differences ``v(S) - v(N without S)`` alone. In an
+    additive game a difference is ``z @ phi``, with z = 1 for the members of S and -1 for the other players. The fit
+    minimizes
 
-        ``sum over pairs of w (difference - z @ phi)²``  where phi adds up to the total,
+        ``sum over pairs of w (difference - z @ phi)²``  over all phi that add up to the total,
 
-    w being the design's weights. The fit is linear, and the same for all inputs under one design, so that it is
-    prepared once.
+    where w are the design's weights. It is linear in the differences, and the same matrix serves all inputs, so it is
+    computed once.
 
     Reference: Lundberg and Lee, NeurIPS 2017, arXiv:1705.07874; Covert and Lee, AISTATS 2021, arXiv:2012.01536,
     section 3, on the constraint and on pairs.
 
     Args:
-        design: At least P - 1 pairs of different directions; ``determined`` says whether they are.
+        design: The evaluated pairs. They must span P - 1 directions; ``determined`` says whether they do.
 
     Example:
-        >>> import torch
+        In an additive game with the values 1 and 2, the difference of a single player and the other is -1 or 1.
+
         >>> from fastshap_lab.shapley import pair_design
-        >>> regression = PairRegression(pair_design(3, 3, "kernel", seed=0))  # each player alone against the others
-        >>> truth = torch.tensor([3.0, 2.0, 1.0]).double()
-        >>> differences = (2 * regression.design.coalitions.double() - 1) @ truth
-        >>> phi, _ = regression.fit(differences.view(1, 3, 1), torch.full((1, 3, 1), 2.0).double())
-        >>> [round(value, 4) for value in phi.flatten().tolist()]
-        [3.0, 2.0, 1.0]
+        >>> design = pair_design(num_players=2, pairs=1, allocation="kernel", seed=0)
+        >>> difference = 2 * design.coalitions.double() @ torch.tensor([1.0, 2.0], dtype=torch.float64) - 3
+        >>> equal = torch.full((1, 2, 1), 1.5, dtype=torch.float64)
+        >>> phi, residuals = PairRegression(design).fit(difference.view(1, 1, 1), start=equal)
+        >>> phi.flatten().round(decimals=6)
+        tensor([1., 2.], dtype=torch.float64)
     """
 
     def __init__(self, design: PairDesign) -> None:
         self.design = design
         num_players = design.coalitions.shape[1]
         self.signs = 2 * design.coalitions.double() - 1  # (M, P)
-        # Changes of phi add up to zero: only a pair's departures from its mean sign meet them.
+        # Changes of phi add up to zero, so only the deviations of a pair's signs from their mean matter.
         centered = self.signs - self.signs.mean(dim=1, keepdim=True)
         weighted = centered * design.relative_weights.unsqueeze(1)
         gram = weighted.T @ centered
         scale = gram.diagonal().mean()
-        factor, failed = torch.linalg.cholesky_ex(gram + scale / num_players)  # the constant direction, left out above
+        # The constant direction, which centering has removed, is added for the factorization, and removed afterwards.
+        factor, failed = torch.linalg.cholesky_ex(gram + scale / num_players)
         self.determined = not failed and bool(factor.diagonal().min() > 1e-6 * scale.sqrt())
         if self.determined:
-            inverse = torch.cholesky_inverse(factor) - 1 / (scale * num_players)  # zero on the constant direction
+            inverse = torch.cholesky_inverse(factor) - 1 / (scale * num_players)
             self.gain = inverse @ weighted.T  # (P, M)
 
     def fit(
         self, differences: Float[Tensor, "B M K"], start: Float[Tensor, "B P K"]
     ) -> tuple[Float[Tensor, "B P K"], Float[Tensor, "B M K"]]:
-        """Return values that add up as the starting values do, and the residuals of the differences.
+        """Return the fitted values and the residuals of the differences.
 
         Args:
-            differences: Value of each pair's coalition minus that of its complement (B, M, K).
-            start: Values to start from (B, P, K).
+            differences: Value of each pair's coalition minus that of its complement.
+            start: Any values with the right sum, for example the equal split; the fitted values have the same sum.
         """
         left = differences - self.signs @ start
         change = self.gain @ left
         return start + change, left - self.signs @ change
 
     def sampling_stderr(self, residuals: Float[Tensor, "B M K"]) -> Float[Tensor, "B P K"]:
-        """Return the standard errors that come from having drawn these pairs and not others.
+        """Return the standard errors that are due to the random draw of the pairs.
 
-        The sandwich estimate for strata drawn without replacement, with residuals corrected for the fit's having seen
-        them (HC3 of MacKinnon and White, Journal of Econometrics 29, 1985): strata that are complete add nothing.
+        They are the sandwich estimate for strata drawn without replacement. Residuals are corrected for their own
+        influence on the fit (HC3 of MacKinnon and White, Journal of Econometrics 29, 1985). Complete strata add
+        nothing.
+
+        Args:
+            residuals: Residuals that ``fit`` has returned.
         """
         leverage = (self.signs * self.gain.T).sum(dim=1).clamp(max=1 - 1e-6)  # (M,)
         corrected = residuals / (1 - leverage).unsqueeze(1)
@@ -87,32 +94,41 @@ class PairRegression:
 
 
 class KernelSHAP(PairEstimator):
-    """KernelSHAP on pairs without replacement: sizes as the Shapley kernel has them, the smallest soon complete.
+    """KernelSHAP on pairs drawn without replacement; the Shapley kernel allocates them to sizes.
+
+    The smallest sizes are soon complete.
 
     Reference: Lundberg and Lee, NeurIPS 2017, arXiv:1705.07874; paired sampling as in Covert and Lee, AISTATS 2021,
-    arXiv:2012.01536, section 4.1. Differs from them: no coalition comes twice, which ends at the exact values.
+    arXiv:2012.01536, section 4.1. Differs from them: no coalition is drawn twice, so the values become exact in the
+    end.
+
+    Args:
+        game: The game to explain.
+        inputs: Inputs of the game, one per entry of the first axis.
+        seed: Seed for drawing coalitions.
 
     Example:
-        >>> import torch
+        Player 0 has a left glove, players 1 and 2 a right one each; a pair of gloves is worth 1.
+
         >>> from fastshap_lab.shapley import FunctionGame
-        >>> def gloves(inputs, present):  # player 0 has a left glove, the others right ones; a pair is worth 1
+        >>> def gloves(inputs, present):
         ...     return (present[..., :1] & present[..., 1:].any(dim=2, keepdim=True)).double()
         >>> estimator = KernelSHAP(FunctionGame(gloves, 3), torch.zeros(1, 1))
         >>> estimator.advance(6)
-        >>> estimator.estimate().phi.squeeze().mul(6).round().tolist()
-        [4.0, 1.0, 1.0]
+        >>> estimator.estimate().phi.flatten()
+        tensor([0.6667, 0.1667, 0.1667], dtype=torch.float64)
     """
 
     @classmethod
     def smallest_budget(cls, num_players: int) -> int:
-        """Return the evaluations of twice as many pairs as there are unknowns, or of all pairs where these are fewer.
+        """Return the number of evaluations of twice as many pairs as there are unknowns, or of all pairs if fewer.
 
-        With fewer, the fit leaves too little of the differences to tell its error from.
+        With fewer pairs, the residuals are too small to estimate the error from.
         """
         return 2 * min(2 * (num_players - 1), num_pairs(num_players))
 
     def estimate(self) -> Estimate:
-        """Return the fit, and what it may be off because other pairs might have been drawn."""
+        """Return the fitted values, and their standard errors over random draws of the pairs."""
         total, design = equal_split(self.grand, self.null, self.num_players), self.design()
         regression = PairRegression(design)
         if not regression.determined:
@@ -122,16 +138,30 @@ class KernelSHAP(PairEstimator):
             return Estimate(phi, torch.zeros_like(phi), self.evaluations)
         if self.evaluations < self.smallest_budget(self.num_players):
             return Estimate(phi, torch.full_like(phi, torch.inf), self.evaluations)
-        of_one_pair = (design.remaining * regression.gain.square().sum(dim=1, keepdim=True)).sqrt()  # (P, 1)
-        share = of_one_pair / (len(design.coalitions) + 1) ** 0.5
+        gain_of_one_pair = (design.remaining * regression.gain.square().sum(dim=1, keepdim=True)).sqrt()  # (P, 1)
+        share = gain_of_one_pair / (len(design.coalitions) + 1) ** 0.5
         return Estimate(phi, self._not_certain(regression.sampling_stderr(residuals), share), self.evaluations)
 
 
 class LeverageSHAP(KernelSHAP):
-    """The same regression with as many pairs of each size, as leverage scores ask for.
+    """The regression of ``KernelSHAP`` on pairs that leverage scores allocate: all sizes get the same number of draws.
 
     Reference: Musco and Witter, ICLR 2025, arXiv:2410.01917, algorithm 1. Differs from it: the number of pairs of each
     size is fixed rather than drawn, so that the budget is met exactly.
+
+    Args:
+        game: The game to explain.
+        inputs: Inputs of the game, one per entry of the first axis.
+        seed: Seed for drawing coalitions.
+
+    Example:
+        >>> from fastshap_lab.shapley import FunctionGame
+        >>> def gloves(inputs, present):
+        ...     return (present[..., :1] & present[..., 1:].any(dim=2, keepdim=True)).double()
+        >>> estimator = LeverageSHAP(FunctionGame(gloves, 3), torch.zeros(1, 1))
+        >>> estimator.advance(6)
+        >>> estimator.estimate().phi.flatten()
+        tensor([0.6667, 0.1667, 0.1667], dtype=torch.float64)
     """
 
     allocation = "leverage"

@@ -143,7 +143,7 @@ def test_unknown_methods_and_classifiers_without_a_recipe_are_told(evaluation, c
     for pipeline in evaluation.pipelines:
         monkeypatch.setattr(pipeline.runs["classifier"].config.classifier, "path", "somewhere")
     ROAR()(evaluation, "roar")
-    assert "not applicable" in evaluation.report.sections[-1].text
+    assert "Not applicable" in evaluation.report.sections[-1].text
     assert not count
 
 

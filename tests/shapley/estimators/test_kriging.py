@@ -221,7 +221,7 @@ def test_answers_give_way_to_exact_values():
 
 def test_too_many_pairs_are_refused_before_the_first_is_evaluated():
     game = UnanimityGame.random(1, 24, 1)
-    with pytest.raises(UserError, match="budget=20000: kriging makes use of 16,384 evaluations of 24 players at most"):
+    with pytest.raises(UserError, match="budget=20000: kriging can use at most 16,384 evaluations of 24 players"):
         shapley_values(game, game.image, "kriging", budget=20000)
     assert math.isinf(float(Kriging(game, game.image).estimate().stderr.max()))
     KernelSHAP.check_budget(24, 20000)

@@ -1,0 +1,1 @@
+"""Explanations of any number of pictures: where these come from, and the files that values go to."""
