@@ -168,6 +168,8 @@ def train_explainer(
         if config.stage not in ("explainer", "evaluate", "all"):
             raise UserError(f"overrides: stage={config.stage} trains no explainer; choose explainer, evaluate or all")
         runs = plan(config, chosen_by, STAGES, device_of(config.trainer))
+        if found is None and surrogate is None:
+            console.print(_learned_anew(model, config.surrogate.name), soft_wrap=True, markup=False)
         show(runs, console)
         execute(runs, console)
         conclude(runs, console)
@@ -260,6 +262,14 @@ def _class_names(
         if names is not None and len(names) == number:
             return [str(name) for name in names]
     return [str(index) for index in range(number)]
+
+
+def _learned_anew(model: nn.Module, surrogate: str) -> str:
+    """Return what to know about a surrogate that does not start from the model's weights."""
+    return (
+        f"{type(model).__qualname__}, as it is built, is none of timm's or torchvision's: a {surrogate} learns its "
+        'answers from nothing, and loads anywhere; surrogate="import" starts from a copy of it, and needs its code'
+    )
 
 
 def _names_of_library(found: _Found) -> list[str] | None:
